@@ -1,0 +1,47 @@
+# make demo   set up .venv and run the main job on the embedded default
+# make test   set up .venv and pass the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch goes first: with it in place, pip takes this build and no other.
+TORCH := $(shell grep '^torch==' constraints.txt)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test test-all check format rebuild-world clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "rlaifv needs Python 3.11, 3.12 or 3.13"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(INSTALLED)
+
+# The main job: RLAIF-V on a small real LLaVA, offline, in minutes on two CPU cores.
+demo: setup
+	$(BIN)/python train.py
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+# Also the slow tests: three seeds of the whole demo, rebuilding the embedded weights.
+test-all: setup
+	$(BIN)/python -m pytest -q -m ''
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Train the embedded world's model anew, from random weights.
+rebuild-world: setup
+	$(BIN)/python tools/pretrain_shapes.py
+
+clean:
+	rm -rf $(VENV) outputs multirun .pytest_cache .ruff_cache .mypy_cache

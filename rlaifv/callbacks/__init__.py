@@ -1,0 +1,1 @@
+"""What happens between Lightning's steps and epochs."""

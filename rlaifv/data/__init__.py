@@ -1,0 +1,1 @@
+"""Prompts and images in, batches of preference pairs out."""

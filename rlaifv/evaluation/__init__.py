@@ -1,0 +1,1 @@
+"""Measuring a policy: metrics, and what a world knows to be true."""

@@ -1,0 +1,1 @@
+"""Losses, and the policy/reference pair as a LightningModule."""

@@ -1,0 +1,1 @@
+"""Weights, families, chat templates, prefix trees and sampling on them."""

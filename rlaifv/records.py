@@ -1,0 +1,82 @@
+"""The nouns of the field: what the stages of an iteration take and return.
+
+All are frozen, hold plain values only (so that a shard of them is a parquet table), and are tied together by ids:
+a prompt's id names its responses ("p7/3" is the fourth response to "p7"), and those name their claims ("p7/3/0").
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["accepted", "rejected", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Image(s) and a question. `image_paths` are absolute; `id` is unique in its data set."""
+
+    id: str
+    question: str
+    image_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled answer. `token_ids` is what the policy emitted, its end token included if `finished`."""
+
+    id: str
+    prompt_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An atomic statement of a response and its yes/no form, as it is put to the labeler."""
+
+    id: str
+    response_id: str
+    prompt_id: str
+    text: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the labeler made of a claim.
+
+    `p_yes` and `p_no` are full-vocabulary probabilities summed over {yes, Yes} and {no, No}; `verdict` is `unknown` where
+    both are negligible or not finite.
+    """
+
+    claim_id: str
+    response_id: str
+    prompt_id: str
+    p_yes: float
+    p_no: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference. Scores are minus the number of rejected claims (RLAIF-V, section 3.2), so `chosen_score` is the higher.
+
+    `*_reference_logps` are the reference's log-probs of `*_token_ids`, one per token; empty until they are computed.
+    """
+
+    id: str
+    prompt_id: str
+    chosen_response_id: str
+    rejected_response_id: str
+    chosen: str
+    rejected: str
+    chosen_token_ids: tuple[int, ...]
+    rejected_token_ids: tuple[int, ...]
+    chosen_score: float
+    rejected_score: float
+    chosen_reference_logps: tuple[float, ...] = ()
+    rejected_reference_logps: tuple[float, ...] = ()
+
+
+Record = Prompt | Response | Claim | Judgement | Pair

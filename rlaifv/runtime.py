@@ -1,0 +1,101 @@
+"""Seeds, ranks and the console: what every layer needs of the process it runs in."""
+
+import hashlib
+import logging
+import os
+import sys
+import warnings
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
+
+# Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from what names a piece of work, e.g. (run seed, iteration, "generate", prompt id).
+
+    Work seeded so gives the same result whatever ran before it, in which order, and on which rank.
+    """
+    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def rank() -> int:
+    """This process's rank, 0 where nothing is distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many ranks share the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all ranks; does nothing where there is one."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """One-line messages on the console; libraries speak up from warnings on.
+
+    Known harmless warnings of libraries are silenced here, each with its reason, and nowhere else.
+    """
+    handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("rlaifv").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "transformers", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR if not verbose else logging.INFO)
+    if not verbose:
+        disable_progress_bar()  # of loading weights, which has one bar per file
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Pairs are few and already encoded; worker processes cost more than they bring on the small configurations.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A run directory that holds committed iterations is not empty when training starts.
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    # Lightning's own use of torch's pytree module.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.
+    warnings.filterwarnings(
+        "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
+    )
+
+
+class _Rate(ProgressColumn):
+    """Finished units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")
+
+
+def progress_bar() -> Progress:
+    """The one look of all long work: description, bar, count, rate, time gone and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=rank() != 0,
+    )

@@ -1,0 +1,1 @@
+"""What lies on disk: atomic files, parquet shards, manifests."""
