@@ -1,0 +1,329 @@
+"""One iteration's index: what was planned, what is done, and the commit after which it is final.
+
+    iterations/000/manifest.json             who produces the iteration; once committed, all of its shards with digests
+                   plan-responses.json       how many shards a stage has
+                   responses-00003.json      digest, number of records and drops of the shard beside it
+                   responses-00003.parquet
+
+A shard is done when both its files exist; the small one is written last. So any number of processes put shards of one
+iteration without a lock, and a file's content does not depend on which of them wrote it. `commit` folds the small files
+into manifest.json, which alone is believed from then on. They stay: to have a damaged shard made again, delete its
+parquet file and manifest.json, and the next run makes what is missing and commits anew.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlaifv.records import Claim, Judgement, Pair, Prompt, Record, Response
+from rlaifv.store.atomic import make_directory, remove_leftovers, write_json
+from rlaifv.store.shards import read_shard, verify_shard, write_shard
+
+T = TypeVar("T")
+
+STAGE_RECORDS: dict[str, type[Record]] = {
+    "prompts": Prompt,
+    "responses": Response,
+    "claims": Claim,
+    "judgements": Judgement,
+    "pairs": Pair,
+}
+
+
+class TooFewPairs(ValueError):
+    """An iteration yielded fewer pairs than it takes to train on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What is known of a shard: SHA-256 of its file, number of records, and what was dropped on the way, by reason."""
+
+    sha256: str
+    num_records: int
+    drops: dict[str, int]
+
+
+@dataclass(slots=True)
+class Index:
+    """Content of manifest.json. `stages` (numbers of shards) and `shards` (by file name) are empty until the commit."""
+
+    iteration: int
+    producer: dict[str, str]
+    committed: bool = False
+    stages: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, Shard] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, shards: dict[str, dict[str, Any]], **rest: Any) -> "Index":
+        return cls(**rest, shards={name: Shard(**shard) for name, shard in shards.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A handle on the directory of an iteration. It remembers nothing: what it says is what is on disk."""
+
+    directory: Path
+
+    @classmethod
+    def open(cls, run_dir: Path, iteration: int, producer: Mapping[str, str]) -> "Manifest":
+        """Create the manifest of an iteration, or find the work already done on it.
+
+        Args:
+            run_dir: the run's directory, which gets `iterations/NNN/`.
+            iteration: counted from 0.
+            producer: everything that the records depend on (policy digest, seed, hash of the configuration, …).
+
+        Raises:
+            ValueError: the iteration was begun by another producer.
+        """
+        manifest = cls(run_dir / "iterations" / f"{iteration:03d}")
+        if not manifest.path.exists():
+            make_directory(manifest.directory)
+            write_json(manifest.path, asdict(Index(iteration, dict(producer))))
+        stored = manifest._index().producer
+        for name in sorted({*stored, *producer}):
+            if stored.get(name) != producer.get(name):
+                raise ValueError(
+                    f"{manifest.path}: the iteration was begun with {name} {stored.get(name)!r}, but now it is "
+                    f"{producer.get(name)!r}; go back to the former, or delete the directory to make it again."
+                )
+        return manifest
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "manifest.json"
+
+    @property
+    def committed(self) -> bool:
+        return self._index().committed
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The stages that are planned and their numbers of shards, in the order of `STAGE_RECORDS`."""
+        return self._index().stages
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many were dropped for each reason, over all shards done so far; the most frequent reason first."""
+        counts: Counter[str] = Counter()
+        for stage in self.stages:
+            for shard in self.shards(stage):
+                counts.update(shard.drops if shard else {})
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def shard_path(self, stage: str, shard: int) -> Path:
+        """Where a shard is, or will be."""
+        return self.directory / f"{stage}-{shard:05d}.parquet"
+
+    def shards(self, stage: str) -> list[Shard | None]:
+        """What is known of a stage's shards, None for one that is not done. Raises ValueError if it is not planned."""
+        index = self._index()
+        if stage not in index.stages:
+            raise ValueError(f"{self.directory}: stage {stage!r} is not planned.")
+        return [self._shard(index, stage, number) for number in range(index.stages[stage])]
+
+    def missing(self, stage: str) -> list[int]:
+        """The shards of a stage that are still to be put. Raises ValueError if it is not planned."""
+        return [number for number, shard in enumerate(self.shards(stage)) if shard is None]
+
+    def plan(self, stage: str, num_shards: int) -> None:
+        """Fix the number of shards of a stage. Raises ValueError if it is not positive, or already fixed to another."""
+        if stage not in STAGE_RECORDS:
+            raise ValueError(f"{self.directory}: {stage!r} is not a stage; there are {', '.join(STAGE_RECORDS)}.")
+        if num_shards < 1:
+            raise ValueError(f"{self.directory}: stage {stage!r} needs at least one shard, not {num_shards}.")
+        if not self.committed and stage not in self.stages:
+            write_json(self._plan_path(stage), {"num_shards": num_shards})
+        planned = self.stages.get(stage, 0)
+        if planned != num_shards:
+            raise ValueError(f"{self.directory}: stage {stage!r} has {planned} shards planned, not {num_shards}.")
+
+    def put(self, stage: str, shard: int, records: Sequence[Record], drops: Mapping[str, int] | None = None) -> None:
+        """Store a missing shard.
+
+        Args:
+            stage: a key of `STAGE_RECORDS`.
+            shard: its number, one of `missing(stage)`.
+            records: of the stage's class.
+            drops: how many candidates did not become records, by reason.
+
+        Raises:
+            ValueError: the shard is not planned or already done, or a record is not what the stage holds.
+        """
+        index = self._index()
+        path = self.shard_path(stage, shard)
+        if shard not in range(index.stages.get(stage, 0)):
+            raise ValueError(f"{path} is not planned.")
+        if self._shard(index, stage, shard):
+            raise ValueError(f"{path} is already done; a shard is put once.")
+        sidecar = path.with_suffix(".json")
+        # A sidecar that outlived its parquet file must not vouch for the new one.
+        sidecar.unlink(missing_ok=True)
+        digest = write_shard(path, records, STAGE_RECORDS[stage])
+        write_json(sidecar, asdict(Shard(digest, len(records), dict(drops or {}))))
+
+    def read(self, stage: str, shard: int) -> list[Any]:
+        """One shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if it is not done, or damaged."""
+        path = self.shard_path(stage, shard)
+        entry = self._shard(self._index(), stage, shard)
+        if entry is None:
+            raise ValueError(f"{path} is not done yet.")
+        return read_shard(path, STAGE_RECORDS[stage], entry.sha256)
+
+    def records(self, stage: str) -> list[Any]:
+        """A whole stage's records, in the order of its shards. Raises ValueError if one is not done, or damaged."""
+        records: list[Any] = []
+        for number, shard in enumerate(self._complete(stage)):
+            records += read_shard(self.shard_path(stage, number), STAGE_RECORDS[stage], shard.sha256)
+        return records
+
+    def verified(self) -> "Manifest":
+        """Check the digest of every shard that is done. Raises ValueError naming the first file that differs."""
+        for stage in self.stages:
+            for number, shard in enumerate(self.shards(stage)):
+                path = self.shard_path(stage, number)
+                try:
+                    if shard:
+                        verify_shard(path, shard.sha256)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error} Delete {path.name} and {self.path.name} to have it made again."
+                    ) from error
+        return self
+
+    def commit(self, min_pairs: int) -> "Manifest":
+        """Make the iteration final. Safe to repeat, and to call from every rank.
+
+        Raises:
+            TooFewPairs: there are fewer than `min_pairs`; the message tells how many were dropped and why.
+            ValueError: `min_pairs` is not positive, a shard is not done, or a file does not match its digest.
+        """
+        if min_pairs < 1:
+            raise ValueError(f"min_pairs is {min_pairs}, but without a single pair there is nothing to train on.")
+        stages = {stage: self._complete(stage) for stage in self.stages}
+        num_pairs = sum(shard.num_records for shard in stages.get("pairs", []))
+        if num_pairs < min_pairs:
+            raise TooFewPairs(
+                f"{self.directory} has {num_pairs} pairs, fewer than min_pairs={min_pairs}; "
+                f"dropped: {_enumerate(self.drops)}."
+            )
+        index = self.verified()._index()
+        if not index.committed:
+            # Every shard is in place and none is put twice, so no living process is writing one.
+            remove_leftovers(self.directory, "*.parquet")
+            shards = {
+                self.shard_path(stage, number).name: shard
+                for stage, done in stages.items()
+                for number, shard in enumerate(done)
+            }
+            write_json(self.path, asdict(replace(index, committed=True, shards=shards)))
+        return self
+
+    def _index(self) -> Index:
+        index = _load(self.path, Index.parse)
+        if not index.committed:
+            plans = {stage: self._plan_path(stage) for stage in STAGE_RECORDS}
+            index.stages = {
+                stage: _load(path, lambda num_shards: int(num_shards)) for stage, path in plans.items() if path.exists()
+            }
+        return index
+
+    def _plan_path(self, stage: str) -> Path:
+        return self.directory / f"plan-{stage}.json"
+
+    def _shard(self, index: Index, stage: str, number: int) -> Shard | None:
+        path = self.shard_path(stage, number)
+        if index.committed:
+            return index.shards.get(path.name)
+        sidecar = path.with_suffix(".json")
+        return _load(sidecar, Shard) if sidecar.exists() and path.exists() else None
+
+    def _complete(self, stage: str) -> list[Shard]:
+        shards = self.shards(stage)
+        done = [shard for shard in shards if shard]
+        if len(done) < len(shards):
+            raise ValueError(f"{self.directory}: of stage {stage!r}, shards {self.missing(stage)} are not done yet.")
+        return done
+
+
+def _load(path: Path, parse: Callable[..., T]) -> T:
+    """What `parse` makes of the members of a JSON file."""
+    try:
+        return parse(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of this kind: {error}.") from error
+
+
+def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
+    """Read every shard of an iteration.
+
+    Args:
+        directory: an iteration's directory.
+        last: whether it is the run's last iteration, the only one that may be unfinished.
+
+    Returns:
+        What the iteration holds, in one line, and a sentence for everything that is wrong with it.
+    """
+    manifest = Manifest(directory)
+    try:
+        index = manifest._index()
+        stages = {stage: manifest.shards(stage) for stage in index.stages}
+    except (ValueError, OSError) as error:
+        return "unreadable", [str(error)]
+    problems = []
+    if index.iteration != int(directory.name):
+        problems.append(f"{manifest.path} belongs to iteration {index.iteration}.")
+    if not (index.committed or last):
+        problems.append(f"{manifest.path} is not committed, though a later iteration exists.")
+    unplanned = {*directory.glob("*.parquet")}
+    for stage, shards in stages.items():
+        for number, shard in enumerate(shards):
+            path = manifest.shard_path(stage, number)
+            unplanned.discard(path)
+            try:
+                if shard and len(read_shard(path, STAGE_RECORDS[stage], shard.sha256)) != shard.num_records:
+                    problems.append(f"{path} does not hold {shard.num_records} records, as its index says.")
+                if index.committed and not shard:
+                    problems.append(f"{manifest.path} is committed without {path.name}.")
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+    problems += [f"{path} is no planned shard." for path in sorted(unplanned)]
+    done = [shard for shards in stages.values() for shard in shards if shard]
+    num_pairs = sum(shard.num_records for shard in stages.get("pairs", []) if shard)
+    return (
+        f"{'committed' if index.committed else 'unfinished'}, {len(done)} of {sum(index.stages.values())} shards, "
+        f"{num_pairs} pairs, dropped: {_enumerate(manifest.drops)}"
+    ), problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Audit a run directory: one line for each iteration, below it what is wrong. Returns 1 if anything is, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m rlaifv.store.manifest", description="Audit the data of a run.")
+    parser.add_argument("run_dir", type=Path, help="the directory that holds iterations/")
+    run_dir = parser.parse_args(arguments).run_dir
+    found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
+    if not found:
+        print(f"{run_dir} holds no iterations.")
+        return 1
+    sound = True
+    for iteration in range(max(found) + 1):
+        if iteration in found:
+            line, problems = audit(found[iteration], last=iteration == max(found))
+        else:
+            line, problems = "missing", ["A later iteration exists."]
+        print(f"{iteration:03d}  {line}", *problems, sep="\n     wrong: ")
+        sound = sound and not problems
+    return 0 if sound else 1
+
+
+def _enumerate(drops: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in drops.items()) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
