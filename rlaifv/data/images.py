@@ -1,0 +1,138 @@
+"""Bounded decoding of image files that nobody vouches for: an upright RGB image, or one sentence that says why not."""
+
+import hashlib
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 64 * 2**20
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used.
+
+    `reason` is the name under which it is counted: missing, not_a_file, unreadable, empty_file, too_many_bytes,
+    unknown_format, too_many_pixels, truncated, corrupt or unsupported_pixels.
+    """
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        """Make an error whose `message` is one sentence that names the file."""
+        super().__init__(message)
+        self.reason = reason
+
+
+def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """Decode the first frame of a file to an RGB image, turned as its EXIF orientation says.
+
+    What is transparent is laid over white. Of 16-bit channels the high byte is kept, as Pillow itself does for colour
+    PNGs; CMYK is converted without its colour profile.
+
+    Args:
+        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, whatever its name ends with.
+        max_pixels: the most pixels of a frame, checked before it is decoded; Pillow's own limit of about 179 million
+            holds besides.
+        max_bytes: the largest file, checked before it is opened.
+
+    Raises:
+        ImageError: the file is missing, over a limit, no image, or damaged; a truncated one is never half decoded.
+    """
+    with _opened(path, max_pixels, max_bytes) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, path)
+
+
+def check_header(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
+    """Refuse what `load_image` refuses, as far as that shows without decoding, which is fast enough for a data set.
+
+    Raises:
+        ImageError: see `load_image`.
+    """
+    with _opened(path, max_pixels, max_bytes):
+        pass
+
+
+def image_digest(path: str | Path) -> str:
+    """SHA-256 of the file's bytes in hexadecimal.
+
+    Raises:
+        ImageError: the file is missing or cannot be read.
+    """
+    _size_bytes(path)
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"The image {path} cannot be read: {error.strerror}.", "unreadable") from error
+
+
+def _size_bytes(path: str | Path) -> int:
+    try:
+        status = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError(f"The image {path} does not exist.", "missing") from error
+    except (OSError, ValueError) as error:  # a loop of links, no permission, a name too long or with a NUL in it
+        raise ImageError(f"The image {path} cannot be reached: {error}.", "unreadable") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"The image {path} is not a file.", "not_a_file")
+    return status.st_size
+
+
+@contextmanager
+def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[ImageFile.ImageFile]:
+    num_bytes = _size_bytes(path)
+    if num_bytes == 0:
+        raise ImageError(f"The image {path} is an empty file.", "empty_file")
+    if num_bytes > max_bytes:
+        raise ImageError(
+            f"The image {path} has {num_bytes} bytes, more than the {max_bytes} allowed.", "too_many_bytes"
+        )
+    try:
+        # Pillow warns of harmless metadata and of sizes that are checked here. It is given a stream, not a path, for by
+        # path it maps some files into memory, and a file cut short meanwhile would then kill the process.
+        with warnings.catch_warnings(), open(path, "rb") as stream:
+            warnings.simplefilter("ignore")
+            with Image.open(stream, formats=FORMATS) as image:
+                num_pixels = image.width * image.height
+                if num_pixels > max_pixels:
+                    raise ImageError(
+                        f"The image {path} has {num_pixels} pixels, more than the {max_pixels} allowed.",
+                        "too_many_pixels",
+                    )
+                yield image
+    except ImageError:
+        raise
+    except PermissionError as error:
+        raise ImageError(f"The image {path} cannot be read: {error.strerror}.", "unreadable") from error
+    except Image.DecompressionBombError as error:
+        cap = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageError(f"The image {path} has more pixels than the {cap} allowed.", "too_many_pixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"The image {path} is none of {', '.join(FORMATS)}, or its header is damaged.", "unknown_format"
+        ) from error
+    except Exception as error:  # damaged files make Pillow's decoders fail in a dozen ways, IndexError among them
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise ImageError(f"The image {path} cannot be decoded: {str(error) or repr(error)}.", reason) from error
+
+
+def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            f"The image {path} has pixels of mode {image.mode}, whose brightness range is not defined.",
+            "unsupported_pixels",
+        )
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -1,0 +1,250 @@
+"""Where prompts come from: the protocol of a source, and the one that reads a user's own files.
+
+A list is JSON Lines, one object per line:
+
+    {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
+
+`image` is a path or a list of paths, relative to the list's folder unless absolute; `id` is a string or an integer, the
+line number by default; other fields are ignored.
+"""
+
+import json
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, check_header, load_image
+from rlaifv.records import Prompt
+
+log = logging.getLogger(__name__)
+
+
+class PromptSource(Protocol):
+    """What gives each iteration its prompts. The same arguments give the same prompts, in any process."""
+
+    def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
+        """Prompts to train on in one iteration, with distinct ids; None for an equal share of all."""
+
+    def held_out(self) -> list[Prompt]:
+        """Prompts that are evaluated on and never trained on."""
+
+
+def check_images(
+    prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> tuple[list[Prompt], Counter[str]]:
+    """Decode every image, and split the prompts into the usable ones and counts of why the others are not.
+
+    Every unusable prompt is logged as a warning of one sentence, and dropped: none is replaced by another.
+
+    Returns:
+        the prompts whose images can all be decoded, in order, and how many were dropped by `ImageError.reason`.
+    """
+    good: list[Prompt] = []
+    dropped: Counter[str] = Counter()
+    for prompt in prompts:
+        try:
+            for path in prompt.image_paths:
+                load_image(path, max_pixels, max_bytes)
+        except ImageError as error:
+            log.warning("Prompt %s is dropped: %s", prompt.id, error)
+            dropped[error.reason] += 1
+        else:
+            good.append(prompt)
+    return good, dropped
+
+
+class FilesSource:
+    """Prompts from a JSON Lines file.
+
+    The whole list is read and checked when the source is made. A wrong line or a missing image is an error then. An
+    image that exists but is damaged only costs its prompt, later (`check_images`), unless no header is readable at all.
+
+    Each iteration gets a fresh slice of a seeded shuffle. With `reuse_prompts`, slices run on into further shuffles
+    when all prompts are used up; a prompt that so comes twice in one iteration gets an id of its own the second time.
+    A held-out prompt's question about the same images is never trained on, whatever its id; its images may be.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        num_iterations: int,
+        seed: int,
+        num_held_out: int = 0,
+        reuse_prompts: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Read and check the list.
+
+        Args:
+            path: the JSON Lines file.
+            num_iterations: how many iterations share the prompts.
+            seed: of the shuffles; the first k held-out prompts are the same for every `num_held_out` of at least k.
+            num_held_out: how many prompts are kept for evaluation.
+            reuse_prompts: whether prompts may be used again once all have been.
+            max_pixels: see `load_image`.
+            max_bytes: see `load_image`.
+
+        Raises:
+            ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
+                left to train on.
+        """
+        self.path = path
+        self.num_iterations = num_iterations
+        self.seed = seed
+        self.reuse_prompts = reuse_prompts
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
+        if num_iterations < 1 or num_held_out < 0:
+            raise ValueError(
+                f"num_iterations has to be at least 1 and num_held_out at least 0, "
+                f"but they are {num_iterations} and {num_held_out}."
+            )
+        prompts = read_prompts(path)
+        self._refuse_unreadable(prompts)
+        order = random.Random(f"{seed}/held_out").sample(range(len(prompts)), len(prompts))
+        held_out = set(order[:num_held_out])
+        self._held_out = [prompt for k, prompt in enumerate(prompts) if k in held_out]
+        asked = {(prompt.question, prompt.image_paths) for prompt in self._held_out}
+        self._training = [prompt for prompt in prompts if (prompt.question, prompt.image_paths) not in asked]
+        if not self._training:
+            raise ValueError(
+                f"{path} has {len(prompts)} prompts, so holding out {num_held_out} of them leaves none to train on."
+            )
+
+    def held_out(self) -> list[Prompt]:
+        """Prompts to evaluate on, in the order of the file."""
+        return list(self._held_out)
+
+    def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
+        """Prompts to train on in one iteration.
+
+        Args:
+            iteration: from 0 to `num_iterations` - 1.
+            num_prompts: how many; None divides all prompts among the iterations, to within one.
+
+        Raises:
+            ValueError: no such iteration, or more prompts wanted over all iterations than there are, without
+                `reuse_prompts`.
+        """
+        num_iterations, available = self.num_iterations, len(self._training)
+        if not 0 <= iteration < num_iterations:
+            raise ValueError(f"Iteration {iteration} is not one of the {num_iterations} iterations, counted from 0.")
+        if num_prompts is None and available >= num_iterations:
+            start, stop = available * iteration // num_iterations, available * (iteration + 1) // num_iterations
+            return self._slice(start, stop)
+        wanted = 1 if num_prompts is None else num_prompts
+        if wanted < 1:
+            raise ValueError(f"num_prompts has to be at least 1, but it is {num_prompts}.")
+        if wanted * num_iterations > available and not self.reuse_prompts:
+            raise ValueError(
+                f"{num_iterations} iterations of {wanted} prompts need {wanted * num_iterations}, but {self.path} has "
+                f"{available} to train on; lower num_prompts or set reuse_prompts."
+            )
+        return self._slice(wanted * iteration, wanted * (iteration + 1))
+
+    def check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
+        """Call the function of this name with the limits of this source."""
+        return check_images(prompts, self.max_pixels, self.max_bytes)
+
+    def _slice(self, start: int, stop: int) -> list[Prompt]:
+        size = len(self._training)
+        chosen: dict[str, Prompt] = {}
+        for shuffle in range(start // size, (stop - 1) // size + 1):
+            order = random.Random(f"{self.seed}/{shuffle}").sample(self._training, size)
+            for prompt in order[max(start - shuffle * size, 0) : stop - shuffle * size]:
+                unique_id = prompt.id
+                while unique_id in chosen:
+                    unique_id += f"~{shuffle}"
+                chosen[unique_id] = replace(prompt, id=unique_id)
+        return list(chosen.values())
+
+    def _refuse_unreadable(self, prompts: Sequence[Prompt]) -> None:
+        errors: list[ImageError] = []
+        paths = dict.fromkeys(path for prompt in prompts for path in prompt.image_paths)
+        for path in paths:
+            try:
+                check_header(path, self.max_pixels, self.max_bytes)
+            except ImageError as error:
+                errors.append(error)
+        if len(errors) == len(paths):
+            raise ValueError(f"None of the {len(paths)} images of {self.path} is usable; about the first: {errors[0]}")
+        if errors:
+            log.warning(
+                "%d of the %d images of %s are unusable and will cost their prompts; about the first: %s",
+                len(errors),
+                len(paths),
+                self.path,
+                errors[0],
+            )
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read a list of prompts, in its order.
+
+    Raises:
+        ValueError: the file cannot be read or has no prompts, or a line is no JSON object, lacks a field, has one of
+            the wrong type or without content, repeats an id, or names an image that does not exist.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"The prompt list {path} cannot be read: {error.strerror}.") from error
+    folder = Path(path).absolute().parent
+    prompts: list[Prompt] = []
+    line_of_id: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        prompt = _parse(line, number, folder, where=f"line {number} of {path}")
+        first = line_of_id.setdefault(prompt.id, number)
+        if first != number:
+            raise ValueError(f"Field 'id' in line {number} of {path} repeats {prompt.id!r} from line {first}.")
+        prompts.append(prompt)
+    if not prompts:
+        raise ValueError(f"The prompt list {path} has no prompts.")
+    return prompts
+
+
+def _parse(line: bytes, number: int, folder: Path, where: str) -> Prompt:
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The {where} is not JSON in UTF-8: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"The {where} is not a JSON object with fields, but of type {type(fields).__name__}.")
+    for name in ("image", "question"):
+        if name not in fields:
+            raise ValueError(f"Field {name!r} is missing in {where}.")
+    identifier = fields.get("id", number)
+    if type(identifier) is int:
+        identifier = str(identifier)
+    images = fields["image"] if isinstance(fields["image"], list) else [fields["image"]]
+    if not images:
+        raise ValueError(f"Field 'image' is empty in {where}.")
+    image_paths = tuple(str(folder / _text(image, "image", where)) for image in images)
+    for image_path in image_paths:
+        if not os.path.isfile(image_path):
+            raise ValueError(f"Field 'image' in {where} names {image_path}, which is not an existing file.")
+    return Prompt(_text(identifier, "id", where), _text(fields["question"], "question", where), image_paths)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        kinds = {"id": "a string or an integer", "image": "a path or a list of paths", "question": "a string"}
+        raise ValueError(
+            f"Field {name!r} in {where} has to be {kinds[name]}, but it is of type {type(value).__name__}."
+        )
+    if not value.strip():
+        raise ValueError(f"Field {name!r} is empty in {where}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Field {name!r} in {where} has half of a surrogate pair, which is no text.") from error
+    return value
