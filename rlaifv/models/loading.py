@@ -1,0 +1,104 @@
+"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from rlaifv.models.families import family_of
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Part = Literal["vision", "projector", "language_model"]
+
+
+def load_model(
+    path: str, revision: str | None = None, dtype: Dtype = "auto", attention: str = "sdpa"
+) -> tuple[nn.Module, Any]:
+    """Load a transformers image-text-to-text model and its processor.
+
+    Args:
+        path: a local directory in the hub's layout, or a hub id.
+        revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
+        dtype: of the weights; "auto" takes the checkpoint's.
+        attention: "sdpa", "eager" or "flex_attention".
+
+    Raises:
+        ValueError: the directory or id holds no such model, or one of a family that is not supported.
+    """
+    where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    try:
+        processor = AutoProcessor.from_pretrained(where, revision=revision)
+        model = AutoModelForImageTextToText.from_pretrained(
+            where, revision=revision, dtype=dtype, attn_implementation=attention, use_safetensors=True
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    if not family_of(model.config).counts_positions:
+        raise ValueError(
+            f"model.path={path!r} is a {model.config.model_type!r} model, which numbers image positions on three axes; the "
+            "tree does not do that yet, so such a run can be composed and budgeted, but not started."
+        )
+    return model.eval(), processor
+
+
+def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] | None = None) -> nn.Module:
+    """Freeze all but the named parts, or put LoRA adapters on the language model's linear layers and freeze the rest.
+
+    Args:
+        model: all of whose parameters may be changed.
+        parts: what trains when there is no `lora`.
+        lora: keywords of `peft.LoraConfig` (r, lora_alpha, lora_dropout); adapters then train alone.
+
+    Returns:
+        The model itself, or the PEFT model around it.
+
+    Raises:
+        ValueError: nothing would train.
+    """
+    family = family_of(model.config)
+    if lora is not None:
+        targets = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(family.language_model)
+        ]
+        return get_peft_model(model, LoraConfig(target_modules=targets, **lora))
+    prefixes = tuple(prefix for part in parts for prefix in getattr(family, part))
+    if "language_model" in parts:
+        prefixes += family.head
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(prefixes) if prefixes else False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"learner.train_parts={list(parts)} leaves nothing to train.")
+    return model
+
+
+def backbone(model: nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper, adapters in place; any other model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters: which policy produced a shard."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export_model(model: nn.Module, processor: Any, directory: Path) -> None:
+    """Write weights and processor in the hub's layout; adapters are merged, so that `from_pretrained` needs nothing else."""
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    model.save_pretrained(directory)  # type: ignore[operator]
+    processor.save_pretrained(directory)
