@@ -1,0 +1,134 @@
+"""A transformers model in this process, run on the tree: sampling, claim checking and reference log-probs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.models.loading import backbone
+from rlaifv.models.prompting import Prompter, stack_images
+from rlaifv.models.sampling import Decoding, Sampled, sample_branches
+from rlaifv.models.tree import Branch, PackedTrees, Tree, batches_by_tokens, branch_logps, next_token_logps, pack
+from rlaifv.records import Prompt
+
+# A tree with more question tokens than this is split, so that one image with hundreds of claims still fits.
+MAX_TREE_TOKENS = 8192
+
+
+class LocalEngine:
+    """Runs a policy or a labeler where its weights are.
+
+    Args:
+        model: Hugging Face image-text-to-text model, or a PEFT model around one. It is borrowed: whatever mode it was in is
+            restored after every call.
+        prompter: encodes prompts with the model's processor.
+        batch_tokens: upper bound of the tokens run at a time, padding included.
+    """
+
+    def __init__(self, model: torch.nn.Module, prompter: Prompter, batch_tokens: int = 16_384) -> None:
+        self.model = model
+        self.prompter = prompter
+        self.batch_tokens = batch_tokens
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Any]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield backbone(self.model)
+        finally:
+            self.model.train(was_training)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `protocol.Sampler`."""
+        return self.prompter.decode(token_ids)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        decoding: Decoding,
+        advance: Advance = ignore_progress,
+    ) -> list[list[Sampled]]:
+        """See `protocol.Sampler`."""
+        tokenizer = self.prompter.tokenizer
+        encoded = [self.prompter.encode(prompt) for prompt in prompts]
+        # Half of the new tokens stands for what answers cost on average; the bound is on memory, not on text.
+        sizes = [(len(one.ids) + decoding.max_new_tokens // 2) * len(seeds[0]) for one in encoded]
+        with self._borrowed() as model:
+            ends = _end_ids(model, tokenizer)
+            suppressed = sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends))
+            results: list[list[Sampled]] = []
+            for batch in batches_by_tokens(sizes, self.batch_tokens):
+                results += sample_branches(
+                    model,
+                    [encoded[k].ids for k in batch],
+                    stack_images([encoded[k] for k in batch]),
+                    [seeds[k] for k in batch],
+                    decoding,
+                    end_ids=ends,
+                    suppressed_ids=suppressed,
+                    pad_id=tokenizer.pad_token_id or 0,
+                )
+                advance(len(batch))
+        return results
+
+    def answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
+    ) -> list[list[tuple[float, float]]]:
+        """See `protocol.Labeler`. All questions about a prompt's images hang from one prefix."""
+        yes, no = self.prompter.yes_no_ids()
+        token_ids = torch.tensor(yes + no)
+        trees, owners = [], []
+        for k, (prompt, questions) in enumerate(asked):
+            sequences = [self.prompter.question_ids(prompt, question) for question in questions]
+            whole = Tree.from_sequences(sequences, self.prompter.image_token_id)
+            for tree in whole.split(MAX_TREE_TOKENS):
+                trees.append(tree)
+                owners.append(k)
+        results: list[list[tuple[float, float]]] = [[] for _ in asked]
+        with self._borrowed() as model:
+            for batch, packed, images in self._batches(model, trees, [asked[k][0] for k in owners]):
+                logps = next_token_logps(model, packed, images, token_ids.to(model.device))
+                p_yes, p_no = logps[:, : len(yes)].exp().sum(1), logps[:, len(yes) :].exp().sum(1)
+                pairs = iter(zip(p_yes.tolist(), p_no.tolist(), strict=True))
+                for k in batch:
+                    results[owners[k]] += islice(pairs, len(trees[k].branches))
+                advance(len({owners[k] for k in batch}))
+        return results
+
+    def completion_logps(
+        self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
+    ) -> list[list[list[float]]]:
+        """Log-prob of every token of every completion of each prompt: the reference's side of the DPO ratio."""
+        trees = [
+            Tree(self.prompter.encode(prompt).ids, tuple(Branch(ids) for ids in answers))
+            for prompt, answers in completions
+        ]
+        results: list[list[list[float]]] = []
+        with self._borrowed() as model:
+            for batch, packed, images in self._batches(model, trees, [prompt for prompt, _ in completions]):
+                branches = iter(packed.split(branch_logps(model, packed, images).cpu()))
+                for k in batch:
+                    results.append([branch.tolist() for branch in islice(branches, len(trees[k].branches))])
+                advance(len(batch))
+        return results
+
+    def _batches(
+        self, model: Any, trees: Sequence[Tree], prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[list[int], PackedTrees, dict[str, Any]]]:
+        for batch in batches_by_tokens([tree.num_tokens for tree in trees], self.batch_tokens):
+            packed = pack([trees[k] for k in batch], pad_id=self.prompter.tokenizer.pad_token_id or 0)
+            images = stack_images([self.prompter.encode(prompts[batch[k]]) for k in packed.tree_order])
+            yield batch, packed.to(model.device), {name: tensor.to(model.device) for name, tensor in images.items()}
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the generation config's, and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    return sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})

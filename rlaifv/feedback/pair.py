@@ -1,0 +1,241 @@
+"""From judged responses to preference pairs: margin, cap per prompt, length balance.
+
+The order of the rules is that of RLAIF-V (arXiv 2405.17220, section 3.2 and its released data engine): pairs whose
+scores differ, a few of them per prompt, and of those a subset in which the chosen side is about as long as the rejected
+one. What the paper's engine leaves to chance is seeded here, and what it drops without a word is counted.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from rlaifv.records import Judgement, Pair, Response
+
+RESPONSE_REASONS = ("empty_response", "truncated", "no_claims", "unknown")
+PAIR_REASONS = ("identical", "tie", "over_cap", "length_balance")
+_THRESHOLD_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class PairingRules:
+    """Which pairs of an iteration are kept.
+
+    Attributes:
+        margin: least difference of two scores, in rejected claims; above 0, or neither side would be the better one.
+        max_pairs_per_prompt: how many pairs of one prompt are kept; more are sampled uniformly.
+        length_balance: whether pairs with a short chosen side are dropped until both sides are about equally long.
+
+    Raises:
+        ValueError: a margin that is not above 0, or a cap below 1.
+    """
+
+    margin: float = 1.0
+    max_pairs_per_prompt: int = 2
+    length_balance: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise ValueError(f"The pairing margin must be above 0, but it is {self.margin}.")
+        if self.max_pairs_per_prompt < 1:
+            raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {self.max_pairs_per_prompt}.")
+
+
+def score_responses(responses: Iterable[Response], judgements: Iterable[Judgement]) -> dict[str, float]:
+    """Score each response by minus the number of its rejected claims (RLAIF-V, section 3.2).
+
+    The number is not divided by that of the claims, and unknown verdicts do not count. A response without claims is
+    absent.
+
+    Returns:
+        Response id to score, in the order of `responses`.
+
+    Raises:
+        ValueError: two responses with one id, two judgements of one claim, or a judgement of a response not given.
+    """
+    rejected: dict[str, int] = {}
+    num_claims: Counter[str] = Counter()
+    for response in responses:
+        if response.id in rejected:
+            raise ValueError(f"Two responses carry the id {response.id!r}, so their claims cannot be told apart.")
+        rejected[response.id] = 0
+    judged: set[str] = set()
+    for judgement in judgements:
+        if judgement.response_id not in rejected:
+            raise ValueError(
+                f"Claim {judgement.claim_id!r} belongs to response {judgement.response_id!r}, which is not there."
+            )
+        if judgement.claim_id in judged:
+            raise ValueError(f"Claim {judgement.claim_id!r} was judged twice, so it would count twice.")
+        judged.add(judgement.claim_id)
+        num_claims[judgement.response_id] += 1
+        rejected[judgement.response_id] += judgement.verdict == "rejected"
+    return {key: float(-count) for key, count in rejected.items() if num_claims[key]}
+
+
+def build_pairs(
+    responses: Sequence[Response], judgements: Sequence[Judgement], rules: PairingRules, seed: int
+) -> tuple[list[Pair], Counter[str]]:
+    """Pair the responses of each prompt; the better-scored one is chosen.
+
+    The length balance looks at all pairs at once, so this is called once for a whole iteration. What is kept depends on
+    `seed` and the ids alone, not on the order of prompts or responses.
+
+    Returns:
+        The pairs, prompts in order of first appearance, and how much was dropped by reason: responses for
+        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS`. Each is counted once, under the first
+        reason that applies.
+
+    Raises:
+        ValueError: as for `score_responses`.
+    """
+    scores = score_responses(responses, judgements)
+    unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
+    drops: Counter[str] = Counter()
+    usable: dict[str, list[Response]] = {}
+    for response in responses:
+        group = usable.setdefault(response.prompt_id, [])
+        reason = _unusable(response, scores, unknown)
+        if reason is None:
+            group.append(response)
+        else:
+            drops[reason] += 1
+    pairs: list[Pair] = []
+    for prompt_id, group in usable.items():
+        pairs += _cap(list(_candidates(group, scores, rules.margin, drops)), prompt_id, rules, seed, drops)
+    if rules.length_balance:
+        pairs = _balance(pairs, drops)
+    return pairs, drops
+
+
+def length_threshold(chosen_words: Sequence[int], rejected_words: Sequence[int]) -> float:
+    """How much shorter than its rejected side a chosen side may be for both to be about equally long on average.
+
+    A pair is kept under a threshold if `(rejected - chosen) / rejected` is not above it. Of 0, 0.02, ..., 0.98 this is
+    the first
+    that minimises `|mean chosen - mean rejected| / mean rejected` over the kept pairs (released code of RLAIF-V).
+
+    Args:
+        chosen_words: whitespace words of each chosen response.
+        rejected_words: whitespace words of the rejected response of the same pair.
+
+    Returns:
+        The threshold as a fraction; 1.0, which keeps everything, where each of them would leave no pair at all.
+
+    Raises:
+        ValueError: sequences of different lengths.
+
+    >>> length_threshold([10, 10, 12], [20, 11, 10])
+    0.1
+    """
+    if len(chosen_words) != len(rejected_words):
+        raise ValueError(
+            f"A pair has two lengths, but there are {len(chosen_words)} chosen and {len(rejected_words)} rejected ones."
+        )
+    lengths = list(zip(chosen_words, rejected_words, strict=True))
+    best_threshold, best_gap = 1.0, float("inf")
+    for step in range(_THRESHOLD_STEPS):
+        threshold = step / _THRESHOLD_STEPS
+        kept = [(chosen, rejected) for chosen, rejected in lengths if not _too_short(chosen, rejected, threshold)]
+        # Sums of integers stand in for the means, so that the order of the pairs cannot move the minimum.
+        total_chosen, total_rejected = sum(pair[0] for pair in kept), sum(pair[1] for pair in kept)
+        gap = abs(total_chosen - total_rejected) / total_rejected if total_rejected else float("inf")
+        if gap < best_gap:
+            best_threshold, best_gap = threshold, gap
+    return best_threshold
+
+
+def pair_statistics(
+    responses: Sequence[Response],
+    judgements: Sequence[Judgement],
+    pairs: Sequence[Pair],
+    drops: Mapping[str, int],
+) -> dict[str, float]:
+    """The figures of an iteration's feedback, by name.
+
+    `drops` is what `build_pairs` returns; other reasons than its own may be added to it.
+
+    Returns:
+        Counts, rates between 0 and 1 over all claims, and mean lengths in whitespace words; a rate or mean of nothing
+        is 0. `pairs_possible` counts the pairs that differ in text and, by the margin, in score: before cap and length
+        balance.
+    """
+    verdicts = Counter(judgement.verdict for judgement in judgements)
+    num_claims = len(judgements)
+    statistics = {
+        "responses": float(len(responses)),
+        "claims": float(num_claims),
+        "claims_per_response": num_claims / max(len(responses), 1),
+        "rejection_rate": verdicts["rejected"] / max(num_claims, 1),
+        "unknown_rate": verdicts["unknown"] / max(num_claims, 1),
+        "pairs_kept": float(len(pairs)),
+        "pairs_possible": float(len(pairs) + drops.get("over_cap", 0) + drops.get("length_balance", 0)),
+        "length/chosen_words": sum(_num_words(pair.chosen) for pair in pairs) / max(len(pairs), 1),
+        "length/rejected_words": sum(_num_words(pair.rejected) for pair in pairs) / max(len(pairs), 1),
+    }
+    reasons = dict.fromkeys((*RESPONSE_REASONS, *PAIR_REASONS, *drops))
+    return statistics | {f"dropped/{reason}": float(drops.get(reason, 0)) for reason in reasons}
+
+
+def _unusable(response: Response, scores: Mapping[str, float], unknown: set[str]) -> str | None:
+    if not response.text.strip():
+        return "empty_response"
+    if not response.finished:
+        return "truncated"
+    if response.id not in scores:
+        return "no_claims"
+    return "unknown" if response.id in unknown else None
+
+
+def _candidates(
+    group: Sequence[Response], scores: Mapping[str, float], margin: float, drops: Counter[str]
+) -> Iterator[Pair]:
+    for first, second in combinations(group, 2):
+        if first.text.strip() == second.text.strip():
+            drops["identical"] += 1
+        elif abs(scores[first.id] - scores[second.id]) < margin:
+            drops["tie"] += 1
+        else:
+            chosen, rejected = (first, second) if scores[first.id] > scores[second.id] else (second, first)
+            yield Pair(
+                id=f"{chosen.id}>{rejected.id}",
+                prompt_id=chosen.prompt_id,
+                chosen_response_id=chosen.id,
+                rejected_response_id=rejected.id,
+                chosen=chosen.text,
+                rejected=rejected.text,
+                chosen_token_ids=chosen.token_ids,
+                rejected_token_ids=rejected.token_ids,
+                chosen_score=scores[chosen.id],
+                rejected_score=scores[rejected.id],
+            )
+
+
+def _cap(candidates: Sequence[Pair], prompt_id: str, rules: PairingRules, seed: int, drops: Counter[str]) -> list[Pair]:
+    ordered = sorted(candidates, key=lambda pair: pair.id)
+    excess = len(ordered) - rules.max_pairs_per_prompt
+    if excess <= 0:
+        return ordered
+    drops["over_cap"] += excess
+    # A generator of its own for each prompt: what one prompt draws does not depend on which prompts came before it.
+    rng = random.Random(hashlib.sha256(f"{seed}/{prompt_id}".encode("utf-8", "surrogatepass")).digest())
+    return [ordered[k] for k in sorted(rng.sample(range(len(ordered)), rules.max_pairs_per_prompt))]
+
+
+def _balance(pairs: Sequence[Pair], drops: Counter[str]) -> list[Pair]:
+    lengths = [(_num_words(pair.chosen), _num_words(pair.rejected)) for pair in pairs]
+    threshold = length_threshold([pair[0] for pair in lengths], [pair[1] for pair in lengths])
+    kept = [pair for pair, (c, r) in zip(pairs, lengths, strict=True) if not _too_short(c, r, threshold)]
+    if len(kept) < len(pairs):
+        drops["length_balance"] += len(pairs) - len(kept)
+    return kept
+
+
+def _too_short(chosen_words: int, rejected_words: int, threshold: float) -> bool:
+    return rejected_words > 0 and (rejected_words - chosen_words) / rejected_words > threshold
+
+
+def _num_words(text: str) -> int:
+    return len(text.split())

@@ -1,0 +1,61 @@
+"""Claims in, judgements out: each claim is put to the labeler as a yes/no question about the image alone.
+
+The response is not shown (RLAIF-V, section 3.2), so identical questions of one image have one answer and are asked once.
+"""
+
+import math
+from collections.abc import Sequence
+
+from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
+from rlaifv.records import Claim, Judgement, Prompt, Verdict
+
+QUESTION_SUFFIX = " Please answer yes or no."
+NEGLIGIBLE = 1e-4
+
+
+def verdict_of(p_yes: float, p_no: float) -> Verdict:
+    """Accepted iff p_yes > p_no; unknown where the labeler gave neither any weight, or no number at all.
+
+    >>> verdict_of(0.6, 0.4), verdict_of(0.5, 0.5), verdict_of(1e-6, 1e-7), verdict_of(float("nan"), 0.3)
+    ('accepted', 'rejected', 'unknown', 'unknown')
+    """
+    if not math.isfinite(p_yes + p_no) or p_yes + p_no < NEGLIGIBLE:
+        return "unknown"
+    return "accepted" if p_yes > p_no else "rejected"
+
+
+def distinct_questions(claims: Sequence[Claim]) -> dict[str, list[str]]:
+    """The questions about each prompt's image, each once, in order of first appearance."""
+    questions: dict[str, dict[str, None]] = {}
+    for claim in claims:
+        questions.setdefault(claim.prompt_id, {})[claim.question] = None
+    return {prompt_id: list(asked) for prompt_id, asked in questions.items()}
+
+
+def score(
+    prompts: Sequence[Prompt],
+    claims: Sequence[Claim],
+    labeler: Labeler,
+    suffix: str = QUESTION_SUFFIX,
+    advance: Advance = ignore_progress,
+) -> list[Judgement]:
+    """Judge every claim; the result is in the order of the claims."""
+    by_prompt = distinct_questions(claims)
+    asked = [prompt for prompt in prompts if prompt.id in by_prompt]
+    advance(len(prompts) - len(asked))
+    answers = labeler.answer_probabilities(
+        [(prompt, [question + suffix for question in by_prompt[prompt.id]]) for prompt in asked], advance
+    )
+    found = {
+        (prompt.id, question): probabilities
+        for prompt, answered in zip(asked, answers, strict=True)
+        for question, probabilities in zip(by_prompt[prompt.id], answered, strict=True)
+    }
+    judgements = []
+    for claim in claims:
+        p_yes, p_no = found[claim.prompt_id, claim.question]
+        verdict = verdict_of(p_yes, p_no)
+        if verdict == "unknown":  # stored as zeros, so that a table of judgements holds numbers only
+            p_yes, p_no = (p if math.isfinite(p) else 0.0 for p in (p_yes, p_no))
+        judgements.append(Judgement(claim.id, claim.response_id, claim.prompt_id, p_yes, p_no, verdict))
+    return judgements
