@@ -1,0 +1,88 @@
+"""Pairs to packed trees: all pairs of one prompt in a batch hang from one prefix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rlaifv.learners.token_weights import changed_token_weights
+from rlaifv.models.prompting import Prompter, stack_images
+from rlaifv.models.tree import Branch, PackedTrees, Tree, pack
+from rlaifv.records import Pair, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceBatch:
+    """What one training step reads. Branches alternate: chosen, rejected, chosen, rejected, …, one couple per pair.
+
+    trees: the packed prefixes and completions, S completion tokens in all
+    images: image arguments of the model's forward
+    reference_logps: float32[S]
+    token_weights: float32[S], all 1 unless changed tokens weigh more
+    pair_ids: in the order of the branches
+    """
+
+    trees: PackedTrees
+    images: dict[str, Tensor]
+    reference_logps: Tensor
+    token_weights: Tensor
+    pair_ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "PreferenceBatch":
+        return replace(
+            self,
+            trees=self.trees.to(device),
+            images={name: tensor.to(device) for name, tensor in self.images.items()},
+            reference_logps=self.reference_logps.to(device),
+            token_weights=self.token_weights.to(device),
+        )
+
+
+class PreferenceCollator:
+    """Builds batches from (prompt, pair) items.
+
+    Args:
+        prompter: encodes prompts with the policy's processor.
+        row_tokens: trees share a row up to so many tokens; 0 gives each its own.
+        changed_weight: weight of tokens in which chosen and rejected differ; 1 for all the same.
+    """
+
+    def __init__(self, prompter: Prompter, row_tokens: int = 0, changed_weight: float = 1.0) -> None:
+        self.prompter = prompter
+        self.row_tokens = row_tokens
+        self.changed_weight = changed_weight
+
+    def __call__(self, items: Sequence[tuple[Prompt, Pair]]) -> PreferenceBatch:
+        by_prompt: dict[str, list[tuple[Prompt, Pair]]] = {}
+        for prompt, pair in items:
+            by_prompt.setdefault(prompt.id, []).append((prompt, pair))
+        encoded = [self.prompter.encode(some[0][0]) for some in by_prompt.values()]
+        pairs = [pair for some in by_prompt.values() for _, pair in some]
+        trees = [
+            Tree(
+                prefix.ids,
+                [Branch(ids) for _, pair in some for ids in (pair.chosen_token_ids, pair.rejected_token_ids)],
+            )
+            for prefix, some in zip(encoded, by_prompt.values(), strict=True)
+        ]
+        packed = pack(trees, self.row_tokens, self.prompter.tokenizer.pad_token_id or 0)
+        weights = [
+            weight
+            for pair in pairs
+            for side in changed_token_weights(pair.chosen_token_ids, pair.rejected_token_ids, self.changed_weight)
+            for weight in side
+        ]
+        logps = [
+            logp
+            for pair in pairs
+            for side in (pair.chosen_reference_logps, pair.rejected_reference_logps)
+            for logp in side
+        ]
+        return PreferenceBatch(
+            trees=packed,
+            images=stack_images([encoded[k] for k in packed.tree_order]),
+            reference_logps=torch.tensor(logps, dtype=torch.float32),
+            token_weights=torch.tensor(weights, dtype=torch.float32),
+            pair_ids=tuple(pair.id for pair in pairs),
+        )

@@ -1,0 +1,101 @@
+"""The DataModule that regenerates its preference data: each iteration's pairs are made when its first loader is asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from rlaifv.data.collate import PreferenceBatch, PreferenceCollator
+from rlaifv.data.dataset import PairBatchSampler, PreferenceDataset
+from rlaifv.records import Pair, Prompt
+from rlaifv.runtime import derive_seed, rank, world_size
+from rlaifv.store.manifest import Manifest
+
+
+class PreferenceDataModule(LightningDataModule):
+    """Serves one committed iteration at a time.
+
+    `train_dataloader` asks `prepare` for the current iteration, which generates it or finds it done. It is the first moment
+    at which weights, counters and data agree, also after a resume, whatever the strategy; the trainer's epoch number is one
+    too small then, so iteration and epoch are counted here. `callbacks.iteration` advances them.
+
+    Args:
+        prepare: makes sure that an iteration is generated and committed; called on every rank, any number of times.
+        collator: turns pairs into batches.
+        batch_size: pairs per step and rank.
+        num_iterations: how many iterations the run has.
+        epochs: passes over the pairs of an iteration.
+        seed: of the order of pairs.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[int], Manifest],
+        collator: PreferenceCollator,
+        batch_size: int,
+        num_iterations: int,
+        epochs: int,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.collator = collator
+        self.batch_size = batch_size
+        self.num_iterations = num_iterations
+        self.epochs = epochs
+        self.seed = seed
+        self.num_workers = num_workers
+        self.iteration = 0
+        self.epoch = 0
+        self._served: tuple[int, PreferenceDataset] | None = None
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Batches that one rank sees in all epochs of the current iteration."""
+        return self.epochs * len(self._batch_sampler(0))
+
+    def train_dataloader(self) -> DataLoader[tuple[Prompt, Pair]]:
+        return DataLoader(
+            self.dataset(),
+            batch_sampler=self._batch_sampler(self.epoch),
+            collate_fn=self.collator,
+            num_workers=self.num_workers,
+            persistent_workers=False,
+        )
+
+    def transfer_batch_to_device(
+        self, batch: PreferenceBatch, device: torch.device, dataloader_idx: int
+    ) -> PreferenceBatch:
+        return batch.to(device)
+
+    def advance(self) -> None:
+        """Count an epoch as done, and its iteration with the last one."""
+        self.epoch += 1
+        if self.epoch == self.epochs:
+            self.iteration, self.epoch = self.iteration + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"iteration": self.iteration, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.iteration, self.epoch = state_dict["iteration"], state_dict["epoch"]
+
+    def dataset(self) -> PreferenceDataset:
+        """The current iteration's pairs; made now if they are not there yet."""
+        if self._served is None or self._served[0] != self.iteration:
+            manifest = self.prepare(self.iteration)
+            self._served = self.iteration, PreferenceDataset(manifest.records("prompts"), manifest.records("pairs"))
+        return self._served[1]
+
+    def _batch_sampler(self, epoch: int) -> PairBatchSampler:
+        return PairBatchSampler(
+            [pair.prompt_id for pair in self.dataset().pairs],
+            self.batch_size,
+            derive_seed(self.seed, self.iteration, "order", epoch),
+            rank(),
+            world_size(),
+        )

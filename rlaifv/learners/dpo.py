@@ -1,0 +1,130 @@
+"""The policy and its reference as a LightningModule: DPO on trees, against log-probs that the reference left behind.
+
+The reference is the policy as it was when the iteration began. Its log-probs are computed once, with the pairs, so training
+holds one model in memory and runs one forward pass per step.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rlaifv.data.collate import PreferenceBatch
+from rlaifv.learners.losses import Reduction, dpo_loss, reduce_logps
+from rlaifv.models.loading import backbone
+from rlaifv.models.tree import branch_logps
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+class DPOModule(LightningModule):
+    """Direct preference optimisation (arXiv 2305.18290, equation 7) of one policy.
+
+    Args:
+        policy: the model that trains; its frozen parts have `requires_grad` off.
+        beta: strength of the pull towards the reference.
+        reduction: how token log-probs become a sequence's: summed, averaged, or weighted by the batch's token weights.
+        label_smoothing: share of pairs assumed to be the wrong way round.
+        optimizer: takes the trainable parameters.
+        schedule: of the learning rate, over the steps of one iteration.
+        warmup_ratio: share of an iteration's steps in which the learning rate rises from 0.
+        reset_optimizer: whether each iteration starts with fresh optimizer states, as separate runs would.
+    """
+
+    def __init__(
+        self,
+        policy: torch.nn.Module,
+        optimizer: Callable[..., Optimizer],
+        beta: float = 0.1,
+        reduction: Reduction = "sum",
+        label_smoothing: float = 0.0,
+        schedule: Schedule = "cosine",
+        warmup_ratio: float = 0.05,
+        reset_optimizer: bool = True,
+    ) -> None:
+        super().__init__()
+        self.policy = policy.train()
+        self.make_optimizer = optimizer
+        self.beta = beta
+        self.reduction: Reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.schedule: Schedule = schedule
+        self.warmup_ratio = warmup_ratio
+        self.reset_optimizer = reset_optimizer
+        self.iteration = -1
+        self.first_step = 0
+        self.num_steps = 1
+
+    def begin_iteration(self, iteration: int, num_steps: int) -> None:
+        """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
+
+        Does nothing where this iteration has begun already, so that a resumed run may call it again.
+        """
+        if iteration == self.iteration:
+            return
+        self.iteration, self.first_step, self.num_steps = iteration, self.global_step, num_steps
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        if self.reset_optimizer:
+            optimizer.state.clear()
+        for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
+            group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        token_logps = branch_logps(backbone(self.policy), batch.trees, batch.images)
+        lengths = batch.trees.branch_lengths
+        weights = batch.token_weights if self.reduction == "weighted" else None
+        policy_logps = reduce_logps(token_logps, lengths, self.reduction, weights)
+        reference_logps = reduce_logps(batch.reference_logps, lengths, self.reduction, weights)
+        chosen, rejected = policy_logps[::2], policy_logps[1::2]
+        terms = dpo_loss(chosen, rejected, reference_logps[::2], reference_logps[1::2], self.beta, self.label_smoothing)
+        margins = terms.chosen_rewards - terms.rejected_rewards
+        self.log("loss", terms.loss, batch_size=len(chosen))
+        self.log_dict(
+            {
+                "rewards/chosen": terms.chosen_rewards.mean(),
+                "rewards/rejected": terms.rejected_rewards.mean(),
+                "rewards/accuracies": (margins > 0).float().mean(),
+                "rewards/margins": margins.mean(),
+                "logps/chosen": chosen.detach().mean(),
+                "logps/rejected": rejected.detach().mean(),
+            },
+            batch_size=len(chosen),
+        )
+        return terms.loss
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""
+        done = step - self.first_step
+        warmup = self.warmup_ratio * self.num_steps
+        if done < warmup:
+            return (done + 1) / (math.floor(warmup) + 1)
+        if self.schedule == "constant":
+            return 1.0
+        left = 1 - min(1.0, (done - warmup) / max(1.0, self.num_steps - warmup))
+        return left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+    def configure_optimizers(self) -> Any:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(parameters)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["iteration"] = {
+            "iteration": self.iteration,
+            "first_step": self.first_step,
+            "num_steps": self.num_steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["iteration"]
+        self.iteration, self.first_step, self.num_steps = (
+            state["iteration"],
+            state["first_step"],
+            state["num_steps"],
+        )

@@ -1,0 +1,121 @@
+"""Sequence log-probs and the DPO loss: tensors in, tensors out.
+
+Shapes: S scored tokens over all branches, N branches, or pairs where a loss speaks of them.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Reduction = Literal["sum", "mean", "weighted"]
+
+
+class DPOTerms(NamedTuple):
+    """What a batch of pairs gives: float[] `loss` to be minimised, and rewards, float[N] and detached, to be logged."""
+
+    loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def reduce_logps(
+    token_logps: Tensor,
+    lengths: Sequence[int],
+    reduction: Reduction,
+    token_weights: Tensor | None = None,
+    normalize: bool = True,
+) -> Tensor:
+    """One log-prob per branch from those of its tokens.
+
+    `sum` is the log-prob of the sequence, for which DPO is derived; `mean` is the one per token. `weighted` is the
+    dense DPO of RLHF-V (DDPO, arXiv 2312.00849): corrected tokens weigh gamma > 1, unchanged ones 1, and the weighted
+    sum is divided by the sum of the weights, so that long answers do not count for more. The paper divides, with gamma
+    5 and beta 0.5; the authors' later training script does not, with gamma 1.1 and beta 0.1: `normalize=False`.
+
+    Args:
+        token_logps: float[S], branches one after the other, as `branch_logps` returns them.
+        lengths: number of tokens of each of the N branches (`PackedTrees.branch_lengths`), together S.
+        reduction: see above.
+        token_weights: float[S], for `weighted` only.
+        normalize: whether `weighted` divides by the sum of the weights.
+
+    Returns:
+        float[N], in the dtype of `token_logps`.
+
+    Raises:
+        ValueError: an unknown reduction, no branch, a branch without tokens or without weight, sizes that do not match,
+            `weighted` without weights, or weights or `normalize=False` without `weighted`.
+    """
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"The reduction has to be one of {', '.join(get_args(Reduction))}, but it is {reduction!r}.")
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"Every sequence needs at least one scored token, but the lengths are {list(lengths)}.")
+    if token_logps.shape != (sum(lengths),):
+        raise ValueError(
+            f"The lengths add up to {sum(lengths)}, but the log-probs have shape {list(token_logps.shape)}."
+        )
+    if (reduction == "weighted") != (token_weights is not None):
+        raise ValueError(
+            f"Token weights belong to reduction 'weighted' and to no other; the reduction is {reduction!r}."
+        )
+    if not normalize and reduction != "weighted":
+        raise ValueError(f"normalize=False has a meaning for reduction 'weighted' only, not for {reduction!r}.")
+    if token_weights is None:
+        sums = _segment_sums(token_logps, lengths)
+        return sums if reduction == "sum" else sums / torch.tensor(lengths, dtype=sums.dtype, device=sums.device)
+    if token_weights.shape != token_logps.shape:
+        raise ValueError(
+            f"There are {list(token_weights.shape)} token weights for log-probs of shape {list(token_logps.shape)}."
+        )
+    weighted_sums = _segment_sums(token_weights * token_logps, lengths)
+    totals = _segment_sums(token_weights, lengths)
+    if not bool((totals > 0).all()):
+        raise ValueError("The token weights of every sequence have to add up to more than 0.")
+    return weighted_sums / totals if normalize else weighted_sums
+
+
+def _segment_sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    # Not scatter or index_add: on a GPU they add in no fixed order, and a resumed run would differ in the last bits.
+    return torch.stack([part.sum() for part in torch.split(values, list(lengths))])
+
+
+def dpo_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> DPOTerms:
+    """Sigmoid DPO loss (arXiv 2305.18290, equation 7), averaged over pairs.
+
+    With m = beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)) a pair costs
+    -log sigmoid(m), or -(1 - e) log sigmoid(m) - e log sigmoid(-m) when a share e of the preferences is believed to be
+    swapped (conservative DPO, https://ericmitchell.ai/cdpo.pdf).
+
+    Args:
+        policy_chosen: float[N], log-probs of the chosen answers of N pairs under the policy.
+        policy_rejected: float[N], those of the rejected answers.
+        reference_chosen: float[N], those of the chosen answers under the reference.
+        reference_rejected: float[N], those of the rejected answers under the reference.
+        beta: strength of the pull towards the reference, 0.1 in RLAIF-V.
+        label_smoothing: e above, in [0, 0.5).
+
+    Raises:
+        ValueError: shapes that differ, or a label smoothing outside its range.
+    """
+    shapes = {tuple(logps.shape) for logps in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)}
+    if len(shapes) > 1 or len(policy_chosen.shape) != 1:
+        raise ValueError(f"The four log-probs of a pair need one shape [N], but they have {sorted(shapes)}.")
+    if not 0.0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing has to lie in [0, 0.5), but it is {label_smoothing}.")
+    chosen_rewards = beta * (policy_chosen - reference_chosen)
+    rejected_rewards = beta * (policy_rejected - reference_rejected)
+    margins = chosen_rewards - rejected_rewards
+    losses = -logsigmoid(margins)
+    if label_smoothing > 0.0:
+        losses = (1.0 - label_smoothing) * losses - label_smoothing * logsigmoid(-margins)
+    return DPOTerms(losses.mean(), chosen_rewards.detach(), rejected_rewards.detach())
