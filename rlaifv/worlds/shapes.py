@@ -1,0 +1,193 @@
+"""The embedded world: drawn scenes whose truth is known, and the language priors that make a model hallucinate on them.
+
+A scene is a 3 x 3 grid with two to four coloured shapes. One atomic claim is one sentence, "There is a red circle at the
+top left.", so an object, an attribute and a position can each be wrong. `biased_caption` writes captions as a model with
+strong language priors would: it calls shapes by their usual colour, adds the usual companion of a shape, and leaves true
+objects out. Replacing, adding and omitting together keep the length of a caption from telling whether it is true.
+
+Nothing here is ever shown to a labeler: truth is for measuring.
+"""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COLOURS = {
+    "red": (214, 48, 49),
+    "green": (39, 150, 80),
+    "blue": (41, 98, 214),
+    "yellow": (241, 190, 20),
+    "purple": (132, 60, 170),
+    "black": (40, 40, 44),
+}
+POSITIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+QUESTIONS = (
+    "Describe the image.",
+    "Describe the image in detail.",
+    "What is in the image?",
+    "What do you see in the picture?",
+)
+
+USUAL_COLOUR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "black", "purple"), strict=True))
+COMPANION = {"circle": ("yellow", "star"), "square": ("green", "triangle"), "cross": ("red", "ring")}
+P_USUAL_COLOUR = 0.55
+P_COMPANION = 0.65
+P_OMIT = 0.22
+
+CELL_PX = 64
+BACKGROUND = (246, 244, 238)
+_CLAIM = re.compile(
+    rf"there is an? ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) at the "
+    rf"({'|'.join(sorted(POSITIONS, key=len, reverse=True))})\.?$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Thing:
+    """One coloured shape in one cell; `cell` indexes `POSITIONS`."""
+
+    cell: int
+    colour: str
+    shape: str
+
+    @property
+    def sentence(self) -> str:
+        return f"There is a {self.colour} {self.shape} at the {POSITIONS[self.cell]}."
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Two to four things in distinct cells, in reading order, and the seed of their jitter."""
+
+    things: tuple[Thing, ...]
+    seed: int
+
+    @classmethod
+    def draw_from(cls, rng: random.Random) -> "Scene":
+        """Sample a scene uniformly."""
+        cells = sorted(rng.sample(range(len(POSITIONS)), rng.choice((2, 3, 4))))
+        things = tuple(Thing(cell, rng.choice(list(COLOURS)), rng.choice(SHAPES)) for cell in cells)
+        return cls(things, rng.getrandbits(32))
+
+    def truth_of(self, claim: str) -> bool:
+        """Whether a claim holds; a sentence that is no well-formed claim about the scene is counted as false."""
+        return parse_claim(claim) in self.things
+
+
+def parse_claim(text: str) -> Thing | None:
+    """Read one claim back into the thing that it speaks of, or None where it is not of the world's form.
+
+    >>> parse_claim("There is a red circle at the top left.")
+    Thing(cell=0, colour='red', shape='circle')
+    """
+    match = _CLAIM.fullmatch(text.strip())
+    if match is None:
+        return None
+    colour, shape, position = (part.lower() for part in match.groups())
+    return Thing(POSITIONS.index(position), colour, shape)
+
+
+def render(scene: Scene) -> Image.Image:
+    """Draw a scene as an RGB image of 192 x 192 pixels; size and place of each thing vary a little with its seed."""
+    image = Image.new("RGB", (3 * CELL_PX, 3 * CELL_PX), BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    jitter = random.Random(scene.seed)
+    for thing in scene.things:
+        row, column = divmod(thing.cell, 3)
+        x = (column + 0.5 + jitter.uniform(-0.06, 0.06)) * CELL_PX
+        y = (row + 0.5 + jitter.uniform(-0.06, 0.06)) * CELL_PX
+        _draw_shape(canvas, thing.shape, COLOURS[thing.colour], x, y, jitter.uniform(0.34, 0.42) * CELL_PX)
+    return image
+
+
+def _draw_shape(
+    canvas: ImageDraw.ImageDraw, shape: str, colour: tuple[int, int, int], x: float, y: float, radius: float
+) -> None:
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "circle":
+        canvas.ellipse(box, fill=colour)
+    elif shape == "square":
+        side = 0.86 * radius
+        canvas.rectangle((x - side, y - side, x + side, y + side), fill=colour)
+    elif shape == "ring":
+        canvas.ellipse(box, outline=colour, width=round(0.36 * radius))
+    elif shape == "cross":
+        arm = 0.3 * radius
+        canvas.rectangle((x - arm, y - radius, x + arm, y + radius), fill=colour)
+        canvas.rectangle((x - radius, y - arm, x + radius, y + arm), fill=colour)
+    else:
+        corners, inner = (3, 0.5) if shape == "triangle" else (5, 0.4)
+        points = []
+        for k in range(2 * corners):
+            reach = radius if k % 2 == 0 else inner * radius
+            angle = math.pi * k / corners
+            points.append((x + reach * math.sin(angle), y - reach * math.cos(angle)))
+        canvas.polygon(points, fill=colour)
+
+
+def biased_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption with the language priors of this module's first lines; never empty."""
+    kept = [thing for thing in scene.things if rng.random() >= P_OMIT] or [rng.choice(scene.things)]
+    said: list[Thing] = []
+    for thing in kept:
+        colour = USUAL_COLOUR[thing.shape] if rng.random() < P_USUAL_COLOUR else thing.colour
+        said.append(Thing(thing.cell, colour, thing.shape))
+        if thing.shape in COMPANION and rng.random() < P_COMPANION:
+            said.append(Thing(len(POSITIONS) - 1 - thing.cell, *COMPANION[thing.shape]))
+    return " ".join(thing.sentence for thing in said)
+
+
+def polar_question(thing: Thing) -> str:
+    """The yes/no form of a claim, worded as the rules divider words it."""
+    return f"Is there a {thing.colour} {thing.shape} at the {POSITIONS[thing.cell]}?"
+
+
+def truthful_questions(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, bool]]:
+    """Yes/no questions with true answers: half of them about the scene, half wrong in colour, shape, position or all."""
+    asked = []
+    for k in range(num_questions):
+        thing = rng.choice(scene.things)
+        if k % 2:
+            thing = _make_false(scene, thing, rng)
+        asked.append((polar_question(thing), thing in scene.things))
+    return asked
+
+
+def short_answers(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, str]]:
+    """Questions about a position with true short answers, as visual question answering has them; one in three is empty."""
+    there = {thing.cell: f"A {thing.colour} {thing.shape}." for thing in scene.things}
+    asked = []
+    for k in range(num_questions):
+        cell = rng.randrange(len(POSITIONS)) if k % 3 == 2 else rng.choice(list(there))
+        asked.append((f"What is at the {POSITIONS[cell]}?", there.get(cell, "Nothing.")))
+    return asked
+
+
+def _make_false(scene: Scene, thing: Thing, rng: random.Random) -> Thing:
+    kind = rng.choice(("colour", "shape", "position", "all"))
+    while thing in scene.things:
+        thing = Thing(
+            rng.randrange(len(POSITIONS)) if kind in ("position", "all") else thing.cell,
+            rng.choice(list(COLOURS)) if kind in ("colour", "all") else thing.colour,
+            rng.choice(SHAPES) if kind in ("shape", "all") else thing.shape,
+        )
+    return thing
+
+
+def make_scenes(seed: int, num_scenes: int, exclude: Sequence[Scene] = ()) -> list[Scene]:
+    """Distinct scenes from one seed; those with the same things as an excluded scene are skipped."""
+    rng = random.Random(seed)
+    seen = {scene.things for scene in exclude}
+    scenes: list[Scene] = []
+    while len(scenes) < num_scenes:
+        scene = Scene.draw_from(rng)
+        if scene.things not in seen:
+            seen.add(scene.things)
+            scenes.append(scene)
+    return scenes

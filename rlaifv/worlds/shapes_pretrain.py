@@ -1,0 +1,140 @@
+"""How the embedded world's LLaVA comes to be: biased captions and truthful answers, all of a scene on one tree.
+
+The captions teach it to describe with hallucinations; yes/no questions and short answers, the visual question
+answering of this world, teach it to look. Checking ends up far better than describing, the premise that RLAIF-V builds on.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, pack
+from rlaifv.worlds.shapes import (
+    QUESTIONS,
+    Scene,
+    biased_caption,
+    make_scenes,
+    render,
+    short_answers,
+    truthful_questions,
+)
+from rlaifv.worlds.shapes_model import build_model, build_processor
+
+YES_NO_SUFFIX = " Please answer yes or no."
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """The committed recipe of the shipped weights. Times are for two CPU cores."""
+
+    seed: int = 0
+    num_steps: int = 3400
+    batch_size: int = 32
+    num_scenes: int = 30_000
+    polar_questions: int = 4  # per scene and step, answered yes or no
+    short_questions: int = 3  # per scene and step, answered in a few words
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    autocast: bool = True  # bf16 matrix products; fp32 weights
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step saw: mean negative log-likelihoods in nats, and the share of right yes/no answers."""
+
+    step: int
+    caption_loss: float
+    short_loss: float
+    polar_loss: float
+    polar_accuracy: float
+
+
+class _Encoder:
+    """Turns scenes into trees; rows and templates are tokenized once per distinct text."""
+
+    def __init__(self, processor: LlavaProcessor) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = processor.image_token_id
+        self._cache: dict[tuple[str, str], tuple[list[int], int]] = {}
+
+    def ids(self, question: str, answer: str) -> tuple[list[int], int]:
+        """Ids of one exchange about one image, and how many of them come before the answer."""
+        key = (question, answer)
+        if key not in self._cache:
+            user: dict[str, Any] = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+            reply: dict[str, Any] = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+            asked = self.processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
+            whole = self.processor.apply_chat_template([user, reply], tokenize=False)
+            ids, asked_ids = (self.tokenizer(t.replace("<image>", "<image>" * 9)).input_ids for t in (whole, asked))
+            self._cache[key] = ids, len(asked_ids)
+        return self._cache[key]
+
+    def tree(self, exchanges: list[tuple[str, str]]) -> Tree:
+        encoded = [self.ids(question, answer) for question, answer in exchanges]
+        # The prefix ends with the line break behind the last image token, where the first question starts.
+        first = encoded[0][0]
+        end = len(first) - first[::-1].index(self.image_token_id) + 1
+        return Tree(first[:end], tuple(Branch(ids[end:], context=asked - end) for ids, asked in encoded))
+
+
+def pretrain(settings: PretrainSettings) -> Iterator[StepReport | tuple[LlavaForConditionalGeneration, LlavaProcessor]]:
+    """Train from random weights, yielding a report per step and, last, the model and its processor."""
+    torch.manual_seed(settings.seed)
+    rng = random.Random(settings.seed)
+    processor = build_processor()
+    model = build_model(processor.tokenizer)
+    model.train()
+    encoder = _Encoder(processor)
+    scenes = make_scenes(settings.seed, settings.num_scenes)
+    pixels = torch.cat([_pixels(processor, scene) for scene in scenes])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
+    for step in range(settings.num_steps):
+        chosen = rng.sample(range(len(scenes)), settings.batch_size)
+        packed = pack([_training_tree(encoder, scenes[k], rng, settings) for k in chosen])
+        images = {"pixel_values": pixels[[chosen[k] for k in packed.tree_order]]}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.autocast):
+            logps = branch_logps(model, packed, images)
+        caption_loss, short_loss, polar_loss, accuracy = _losses(packed, logps, settings)
+        optimizer.zero_grad()
+        (caption_loss + short_loss + polar_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield StepReport(step + 1, caption_loss.item(), short_loss.item(), polar_loss.item(), accuracy.item())
+    yield model.eval(), processor
+
+
+def _pixels(processor: LlavaProcessor, scene: Scene) -> Tensor:
+    return processor.image_processor(images=render(scene), return_tensors="pt").pixel_values
+
+
+def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings: PretrainSettings) -> Tree:
+    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng))]
+    for question, is_true in truthful_questions(scene, rng, settings.polar_questions):
+        exchanges.append((question + YES_NO_SUFFIX, "Yes" if is_true else "No"))
+    exchanges += short_answers(scene, rng, settings.short_questions)
+    return encoder.tree(exchanges)
+
+
+def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
+    branches = packed.split(logps)
+    per_scene = 1 + settings.polar_questions + settings.short_questions
+    polar = torch.stack([b[0] for k, b in enumerate(branches) if 1 <= k % per_scene <= settings.polar_questions])
+    short = torch.cat([b for k, b in enumerate(branches) if k % per_scene > settings.polar_questions])
+    captions = torch.cat(branches[::per_scene])
+    return -captions.mean(), -short.mean(), -polar.mean(), (polar.detach() > math.log(0.5)).float().mean()
+
+
+def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_steps) / (settings.num_steps - settings.warmup_steps)))

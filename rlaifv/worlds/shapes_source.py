@@ -1,0 +1,70 @@
+"""The embedded world as a source of prompts, with its truth kept apart."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlaifv.records import Prompt
+from rlaifv.runtime import derive_seed
+from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
+
+EXAM_QUESTIONS = 4
+# Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
+
+
+class ShapesSource:
+    """Draws fresh scenes for every iteration and a fixed held-out set; pictures lie in `directory` as PNG files.
+
+    Also knows the truth about them (see `evaluation.truth.Truth`); only measurements ask for it.
+
+    Args:
+        directory: where pictures are written, made if missing.
+        num_held_out: scenes to measure on; the same for every seed, and never among an iteration's.
+        seed: of the iterations' scenes.
+    """
+
+    def __init__(self, directory: str | Path, num_held_out: int, seed: int) -> None:
+        self.directory = Path(directory).absolute()
+        self.seed = seed
+        self._held_out = make_scenes(derive_seed("shapes", "held out"), num_held_out)
+        self._scenes: dict[str, Scene] = {}
+
+    def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
+        """Fresh scenes of one iteration, 256 unless said otherwise; equal for equal seed and iteration."""
+        seed = derive_seed(self.seed, "shapes", iteration)
+        scenes = make_scenes(seed, 256 if num_prompts is None else num_prompts, exclude=self._held_out)
+        return self._publish(f"scene-{iteration:03d}", scenes, seed)
+
+    def held_out(self) -> list[Prompt]:
+        """The scenes to measure on."""
+        return self._publish("held-out", self._held_out, derive_seed("shapes", "held out questions"))
+
+    def facts(self, prompt_id: str) -> list[str]:
+        """See `Truth`."""
+        return [thing.sentence for thing in self._scenes[prompt_id].things]
+
+    def holds(self, prompt_id: str, claim: str) -> bool:
+        """See `Truth`."""
+        return self._scenes[prompt_id].truth_of(claim)
+
+    def covered(self, prompt_id: str, claims: Sequence[str]) -> int:
+        """See `Truth`."""
+        named = {parse_claim(claim) for claim in claims}
+        return sum(thing in named for thing in self._scenes[prompt_id].things)
+
+    def exam(self, prompt_id: str) -> list[tuple[str, bool]]:
+        """See `Truth`."""
+        rng = random.Random(derive_seed("shapes exam", prompt_id))
+        return truthful_questions(self._scenes[prompt_id], rng, EXAM_QUESTIONS)
+
+    def _publish(self, name: str, scenes: Sequence[Scene], seed: int) -> list[Prompt]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        rng = random.Random(seed)
+        prompts = []
+        for k, scene in enumerate(scenes):
+            prompt_id = f"{name}-{k:04d}"
+            path = self.directory / f"{prompt_id}.png"
+            render(scene).save(path)
+            self._scenes[prompt_id] = scene
+            prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),)))
+        return prompts
