@@ -1,0 +1,190 @@
+"""What a run prints: one screen an iteration, a table and one line at its end."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from rlaifv.report.glossary import MISSING, entry
+from rlaifv.report.run import numbers, read_statistics
+from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows
+
+MAX_ROWS = 9
+MAX_LABEL = 24
+WIDTH = 98
+_COLUMN_LABELS = {
+    "hallucination/response": "response\nhall.",
+    "hallucination/mention": "mention\nhall.",
+    "coverage": "coverage",
+    "length/words": "words",
+    "claims_per_response": "claims",
+    "labeler/agreement": "labeler\nagreement",
+    "labeler/accuracy": "labeler\naccuracy",
+}
+_FEEDBACK = (
+    "responses",
+    "claims_per_response",
+    "questions_asked",
+    "rejection_rate",
+    "unknown_rate",
+    "labeler/agreement",
+    "length/chosen_words",
+    "length/rejected_words",
+)
+
+
+def iteration_summary(
+    statistics: Mapping[str, Any],
+    evaluation_before: Mapping[str, Any] | None,
+    evaluation_after: Mapping[str, Any] | None,
+    iteration: int,
+) -> RenderableType:
+    """An iteration on one screen: at most 24 lines of 100 columns, whatever the statistics hold.
+
+    Args:
+        statistics: Content of the iteration's statistics.json.
+        evaluation_before: Content of the evaluation of the policy that gave the answers, if there is one.
+        evaluation_after: Content of the evaluation of the policy that was trained on them, if there is one.
+        iteration: Counted from 0, as in iterations/000; shown as number 1.
+    """
+    feedback = numbers(statistics, f"statistics of iteration {iteration}")
+    shown = Table.grid(padding=(0, 3))
+    shown.add_row(_group("feedback", feedback, _FEEDBACK), _pairs(feedback))
+    parts: list[RenderableType] = [shown]
+    before, after = (_metrics(evaluation) for evaluation in (evaluation_before, evaluation_after))
+    if before or after:
+        parts += [Text(), _evaluation(before, after, iteration)]
+    stages = [(name.partition("/")[2], value) for name, value in feedback.items() if name.startswith("seconds/")]
+    if stages:
+        line = "  ".join(f"{name} {value:.1f} s" for name, value in stages)
+        parts += [Text(), Text(f"time  {line}", style="dim", no_wrap=True, overflow="ellipsis")]
+    return Panel(Group(*parts), title=f"iteration {iteration + 1}", title_align="left", width=WIDTH, box=box.ROUNDED)
+
+
+def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[Mapping[str, Any]]) -> Table:
+    """The run in one table: the base model, then each iteration.
+
+    Args:
+        evaluations: Contents of evaluations/*.json.
+        statistics: Contents of the statistics.json of iterations 0, 1, …
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name, label in _COLUMN_LABELS.items():
+        if name == "labeler/agreement":
+            table.add_column("pairs kept\n(of possible)", justify="right")
+        table.add_column(label, justify="right")
+    checked = [numbers(values, f"statistics of iteration {k}") for k, values in enumerate(statistics)]
+    for row in rows(_by_iterations(evaluations), checked):
+        cells = {name: _show(name, row.values.get(name)) for name in COLUMNS}
+        kept = f"{cells['pairs_kept']} ({cells['pairs_possible']})" if "pairs_kept" in row.values else MISSING
+        before_pairs = [cells[name] for name in _COLUMN_LABELS if not name.startswith("labeler/")]
+        table.add_row(row.name, *before_pairs, kept, cells["labeler/agreement"], cells["labeler/accuracy"])
+    return table
+
+
+def result_line(evaluations: Sequence[Mapping[str, Any]], run_dir: Path, num_iterations: int) -> str:
+    """The last line of a run, for people and for `grep`.
+
+    Without a known truth it says how many pairs the run trained on, which it reads from the run directory.
+    """
+    metrics = _by_iterations(evaluations)
+    found = {name: change(metrics, name) for name in HEADLINES}
+    end = f"run {run_dir}"
+    if found[HEADLINES[0]][0] is None:
+        pairs = sum(statistics.get("pairs_kept", 0.0) for statistics in read_statistics(run_dir))
+        return f"result: pairs trained {pairs:.0f}, iterations {num_iterations}, {end}"
+    labels = ("response hallucination", "mention", "coverage")
+    parts = [
+        f"{label} {before:.3f}" + ("" if after is None else f" -> {after:.3f}")
+        for label, (before, after) in zip(labels, found.values(), strict=True)
+        if before is not None
+    ]
+    return f"result: {', '.join(parts)}, iterations {num_iterations}, {end}"
+
+
+def _metrics(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+    return numbers(evaluation["metrics"], "evaluation") if evaluation else {}
+
+
+def _by_iterations(evaluations: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    return {int(evaluation["num_iterations"]): _metrics(evaluation) for evaluation in evaluations}
+
+
+def _show(name: str, value: float | None) -> str:
+    """A number for the terminal: rates as fractions, as the files have them."""
+    if value is None:
+        return MISSING
+    unit = entry(name).unit
+    if unit == "share":
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if unit == "count" else f"{value:.2f}"
+
+
+def _label(text: str) -> Text:
+    label = Text(text, no_wrap=True, overflow="ellipsis")
+    label.truncate(MAX_LABEL, overflow="ellipsis")
+    return label
+
+
+def _rows_of(title: str, lines: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_row(Text(title, style="bold"), "")
+    for label, value in lines:
+        table.add_row(_label(label), Text(value))
+    return table
+
+
+def _group(title: str, values: Mapping[str, float], names: Sequence[str]) -> Table:
+    return _rows_of(title, [(entry(name).label.lower(), _show(name, values[name])) for name in names if name in values])
+
+
+def _pairs(feedback: Mapping[str, float]) -> Table:
+    """Pairs kept, and what was dropped, most frequent reason first; reasons beyond the screen share one line."""
+    lines = [
+        (entry(name).label.lower(), _show(name, feedback[name]))
+        for name in ("pairs_kept", "pairs_possible")
+        if name in feedback
+    ]
+    dropped = [(name, value) for name, value in feedback.items() if name.startswith("dropped/") and value > 0]
+    dropped.sort(key=lambda item: -item[1])
+    room = MAX_ROWS - len(lines)
+    shown = dropped if len(dropped) <= room else dropped[: room - 1]
+    lines += [(f"dropped: {entry(name).label.lower()}", _show(name, value)) for name, value in shown]
+    rest = sum(value for _, value in dropped[len(shown) :])
+    if rest:
+        lines.append(("dropped: other", f"{rest:,.0f}"))
+    return _rows_of("pairs", lines)
+
+
+def _evaluation(before: Mapping[str, float], after: Mapping[str, float], iteration: int) -> Table:
+    """The held-out prompts before and after the iteration's training; better and worse are told by a word as well."""
+    names = HEADLINES if HEADLINES[0] in {**before, **after} else HEADLINES_WITHOUT_TRUTH[:2]
+    table = Table.grid(padding=(0, 3))
+    table.add_column(no_wrap=True)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    headers = ("held-out prompts", "base" if iteration == 0 else f"iteration {iteration}", f"iteration {iteration + 1}")
+    table.add_row(*(Text(header, style="bold") for header in headers if after or header != headers[-1]))
+    for name in (*names, "length/words", "labeler/accuracy"):
+        if name in before or name in after:
+            old, new = before.get(name), after.get(name)
+            cells = [entry(name).label.lower(), _show(name, old)]
+            table.add_row(*cells, *((_show(name, new), _trend(name, old, new)) if after else ()))
+    return table
+
+
+def _trend(name: str, before: float | None, after: float | None) -> Text:
+    better = entry(name).better
+    if before is None or after is None or better is None or abs(after - before) < 0.0005:
+        return Text()
+    improved = (after < before) == (better == "lower")
+    return Text("better", style="green") if improved else Text("worse", style="red")

@@ -1,0 +1,158 @@
+"""Every number that a report shows: its name in the files, its label, its unit, and what it is."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["share", "count", "mean", "seconds"]
+MISSING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One number. `better` is the direction in which it should move, None where neither is good in itself."""
+
+    label: str
+    unit: Unit
+    definition: str
+    better: Literal["lower", "higher"] | None = None
+
+
+ENTRIES = {
+    "hallucination/response": Entry(
+        "Response hallucination",
+        "share",
+        "Answers that state at least one false claim, out of all answers.",
+        "lower",
+    ),
+    "hallucination/mention": Entry(
+        "Mention hallucination", "share", "False claims, out of all claims in all answers.", "lower"
+    ),
+    "coverage": Entry(
+        "Coverage",
+        "share",
+        "Objects of the image that its answer names correctly, out of all objects. It guards against a model that "
+        "avoids mistakes by saying less.",
+        "higher",
+    ),
+    "rejected/response": Entry(
+        "Answers with a rejected claim",
+        "share",
+        "Answers of the evaluation with at least one claim that the labeler rejects, out of all answers. It is the "
+        "labeler's opinion, which can be wrong, not the truth.",
+        "lower",
+    ),
+    "rejected/mention": Entry(
+        "Rejected claims",
+        "share",
+        "Claims of the evaluation's answers that the labeler rejects, out of all claims.",
+        "lower",
+    ),
+    "length/words": Entry("Words per answer", "mean", "Mean number of words in an answer of the evaluation."),
+    "claims_per_response": Entry(
+        "Claims per answer", "mean", "Mean number of atomic claims that an answer divides into."
+    ),
+    "labeler/accuracy": Entry(
+        "Labeler accuracy",
+        "share",
+        "Yes/no questions with a known answer that the labeler answers right. A coin reaches 50%.",
+        "higher",
+    ),
+    "labeler/agreement": Entry(
+        "Labeler agreement",
+        "share",
+        "Verdicts on the sampled answers' claims that equal the truth, where it is known, unknown verdicts left out. "
+        "It is for measuring only: no label is made from it.",
+        "higher",
+    ),
+    "responses": Entry("Answers", "count", "Answers sampled from the policy in the iteration."),
+    "claims": Entry("Claims", "count", "Atomic claims in those answers."),
+    "rejection_rate": Entry(
+        "Claims rejected", "share", "Claims of the sampled answers that the labeler rejected (p_yes not above p_no)."
+    ),
+    "unknown_rate": Entry(
+        "Claims unknown",
+        "share",
+        "Claims of the sampled answers without a verdict, because neither yes nor no had a usable probability.",
+    ),
+    "questions_asked": Entry(
+        "Questions asked",
+        "count",
+        "Yes/no questions put to the labeler; the same question about the same image is asked once.",
+    ),
+    "pairs_kept": Entry("Pairs kept", "count", "Preference pairs that the policy was trained on in the iteration."),
+    "pairs_possible": Entry(
+        "Pairs possible",
+        "count",
+        "Pairs that differ in text and, by the margin, in score: before the cap per prompt and the length balance.",
+    ),
+    "length/chosen_words": Entry(
+        "Words, chosen", "mean", "Mean number of words in the chosen answers of the kept pairs."
+    ),
+    "length/rejected_words": Entry(
+        "Words, rejected", "mean", "Mean number of words in the rejected answers of the kept pairs."
+    ),
+    "rewards/chosen": Entry(
+        "Reward, chosen",
+        "mean",
+        "beta times (policy log-prob minus reference log-prob) of the chosen answers: the implicit reward of DPO.",
+    ),
+    "rewards/rejected": Entry("Reward, rejected", "mean", "The same for the rejected answers."),
+    "rewards/margins": Entry(
+        "Reward margin",
+        "mean",
+        "Reward of the chosen answer minus reward of the rejected answer, mean over pairs.",
+        "higher",
+    ),
+    "rewards/accuracies": Entry(
+        "Reward accuracy",
+        "share",
+        "Pairs whose chosen answer has the higher reward. A new reference puts it back.",
+        "higher",
+    ),
+}
+
+_DROPPED = {
+    "empty_response": "Answers not used, because they are empty.",
+    "truncated": "Answers not used, because they were cut at the token limit.",
+    "no_claims": "Answers not used, because they divide into no claims.",
+    "unknown": "Answers not used, because a claim of theirs has no verdict.",
+    "identical": "Pairs not made, because both answers are the same text.",
+    "tie": "Pairs not made, because the scores differ by less than the margin.",
+    "over_cap": "Pairs not kept, because their prompt already has its full number of pairs.",
+    "length_balance": "Pairs not kept, because the chosen answer is too much shorter than the rejected one.",
+}
+
+
+def entry(name: str) -> Entry:
+    """The entry of a number. A name that is not listed gets one made of its own words and no definition.
+
+    >>> entry("dropped/tie").definition
+    'Pairs not made, because the scores differ by less than the margin.'
+    """
+    if name in ENTRIES:
+        return ENTRIES[name]
+    group, _, rest = name.partition("/")
+    words = rest.replace("_", " ")
+    if group == "dropped" and rest:
+        return Entry(words.capitalize(), "count", _DROPPED.get(rest, f"What was dropped for the reason “{words}”."))
+    if group == "seconds" and rest:
+        return Entry(f"Seconds: {words}", "seconds", f"Wall-clock seconds of the stage “{words}”.")
+    return Entry(name, "mean", "")
+
+
+def show(value: float | None, unit: Unit) -> str:
+    """A number as a reader wants it in its unit; `MISSING` for one that is absent or not finite.
+
+    >>> show(0.0861, "share"), show(1445, "count"), show(2.297, "mean"), show(None, "share")
+    ('8.6%', '1,445', '2.30', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if unit == "share":
+        return f"{100 * value:.1f}%"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if unit == "seconds":
+        return f"{value:,.0f} s" if value >= 10 else f"{value:.1f} s"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,0 +1,105 @@
+"""A few preference pairs of an iteration with their judged claims, read from its shards."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as arrow
+from pyarrow import parquet
+
+from rlaifv.report.run import JudgedClaim, verdict_of
+
+_PAIR_COLUMNS = [
+    "prompt_id",
+    "chosen_response_id",
+    "rejected_response_id",
+    "chosen",
+    "rejected",
+    "chosen_score",
+    "rejected_score",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The chosen or the rejected answer of a pair; `score` is minus the number of its rejected claims."""
+
+    text: str
+    score: float
+    claims: tuple[JudgedClaim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """A pair as the report shows it."""
+
+    iteration: int
+    prompt_id: str
+    question: str
+    image_path: str
+    chosen: Side
+    rejected: Side
+
+
+def read_pairs(run_dir: Path, iteration: int, num_pairs: int) -> tuple[PairExample, ...]:
+    """Pairs of different prompts, evenly spaced over the iteration's first shard that holds any.
+
+    Only the columns and rows that are shown get read, so the size of the iteration does not matter.
+    """
+    folder = run_dir / "iterations" / f"{iteration:03d}"
+    rows = _choose(folder, num_pairs)
+    prompts = {row["id"]: row for row in _rows(folder, "prompts", "id", [row["prompt_id"] for row in rows])}
+    response_ids = [row[f"{side}_response_id"] for row in rows for side in ("chosen", "rejected")]
+    claims = _claims(folder, response_ids)
+    pairs = []
+    for row in rows:
+        prompt = prompts.get(row["prompt_id"], {})
+        chosen, rejected = (
+            Side(row[side], row[f"{side}_score"], tuple(claims[row[f"{side}_response_id"]]))
+            for side in ("chosen", "rejected")
+        )
+        image_paths = prompt.get("image_paths") or [""]
+        pairs.append(
+            PairExample(iteration, row["prompt_id"], prompt.get("question", ""), image_paths[0], chosen, rejected)
+        )
+    return tuple(pairs)
+
+
+def _choose(folder: Path, num_pairs: int) -> list[dict[str, Any]]:
+    for path in sorted(folder.glob("pairs-*.parquet")):
+        by_prompt: dict[str, dict[str, Any]] = {}
+        for row in parquet.read_table(path, columns=_PAIR_COLUMNS).to_pylist():
+            by_prompt.setdefault(row["prompt_id"], row)
+        if by_prompt:
+            rows = list(by_prompt.values())
+            shown = min(num_pairs, len(rows))
+            return [rows[k * len(rows) // shown] for k in range(shown)]
+    return []
+
+
+def _claims(folder: Path, response_ids: Sequence[str]) -> defaultdict[str, list[JudgedClaim]]:
+    """Judged claims by response, in the order in which they were divided."""
+    judgements = {row["claim_id"]: row for row in _rows(folder, "judgements", "response_id", response_ids)}
+    claims: defaultdict[str, list[JudgedClaim]] = defaultdict(list)
+    for row in _rows(folder, "claims", "response_id", response_ids):
+        judgement = judgements.get(row["id"], {})
+        claims[row["response_id"]].append(
+            JudgedClaim(
+                text=row["text"],
+                question=row["question"],
+                p_yes=judgement.get("p_yes"),
+                p_no=judgement.get("p_no"),
+                verdict=verdict_of(judgement.get("verdict")),
+            )
+        )
+    return claims
+
+
+def _rows(folder: Path, stage: str, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    paths = [str(path) for path in sorted(folder.glob(f"{stage}-*.parquet"))]
+    if not paths or not values:
+        return []
+    table = arrow.dataset(paths, format="parquet").to_table(filter=arrow.field(column).isin(list(values)))
+    return table.to_pylist()

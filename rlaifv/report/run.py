@@ -1,0 +1,183 @@
+"""Reads a run directory into plain data; what is absent is left out, what is broken is named.
+
+A directory may hold any part of a run: only the base model's evaluation, no evaluation at all, no metrics.csv.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rlaifv.records import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedClaim:
+    """A claim with the labeler's judgement, and whether it is true where that is known."""
+
+    text: str
+    question: str
+    p_yes: float | None
+    p_no: float | None
+    verdict: Verdict
+    truth: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One answer of an evaluation. `truth` are all true sentences about the image, None where they are not known."""
+
+    prompt_id: str
+    question: str
+    image_path: str
+    response: str
+    claims: tuple[JudgedClaim, ...]
+    truth: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics and example answers of the policy after `num_iterations` iterations (0 is the base model)."""
+
+    num_iterations: int
+    metrics: dict[str, float]
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory, read.
+
+    `evaluations` ascend by iterations; `statistics[k]` are those of iteration k, up to the first iteration that has
+    none; `training` holds the numbers of metrics.csv, one dict an optimizer step, ascending by "step".
+    """
+
+    run_dir: Path
+    config: str | None
+    evaluations: tuple[Evaluation, ...]
+    statistics: tuple[dict[str, float], ...]
+    training: tuple[dict[str, float], ...]
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read everything but the shards of a run.
+
+    Raises:
+        ValueError: The directory is not that of a run, or a file in it is broken; the message names the file.
+    """
+    if not any((run_dir / name).exists() for name in ("config.yaml", "iterations", "evaluations")):
+        raise ValueError(
+            f"{run_dir} is not a run directory: it holds neither config.yaml, iterations/ nor evaluations/."
+        )
+    config_path = run_dir / "config.yaml"
+    return Run(
+        run_dir=run_dir,
+        config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.is_file() else None,
+        evaluations=read_evaluations(run_dir),
+        statistics=read_statistics(run_dir),
+        training=_read_training(run_dir / "metrics.csv"),
+    )
+
+
+def read_evaluations(run_dir: Path) -> tuple[Evaluation, ...]:
+    """All of evaluations/*.json, ascending by the number of iterations."""
+    paths = sorted((run_dir / "evaluations").glob("*.json"))
+    return tuple(sorted((_evaluation(path) for path in paths), key=lambda evaluation: evaluation.num_iterations))
+
+
+def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
+    """The statistics of iterations 0, 1, …, up to the first that has none (it is not complete)."""
+    statistics: list[dict[str, float]] = []
+    while (path := run_dir / "iterations" / f"{len(statistics):03d}" / "statistics.json").is_file():
+        statistics.append(numbers(_read_json(path), str(path)))
+    return tuple(statistics)
+
+
+def numbers(values: Any, where: str) -> dict[str, float]:
+    """The finite numbers of a flat table; null and not-finite ones count as absent.
+
+    Raises:
+        ValueError: `values` is no table, or one of its values is no number; the message starts with `where`.
+    """
+    table = values if isinstance(values, Mapping) else None
+    if table is None:
+        raise ValueError(f"{where} must hold a table of numbers, not {type(values).__name__}.")
+    wrong = [name for name, value in table.items() if not isinstance(value, int | float | None)]
+    if wrong:
+        raise ValueError(f"{where}: {wrong[0]!r} must be a number, not {type(table[wrong[0]]).__name__}.")
+    return {name: float(value) for name, value in table.items() if value is not None and math.isfinite(value)}
+
+
+def verdict_of(value: Any) -> Verdict:
+    """A verdict as it was stored; anything else is no verdict."""
+    return value if value in get_args(Verdict) else "unknown"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def _evaluation(path: Path) -> Evaluation:
+    data = _read_json(path)
+    try:
+        return Evaluation(
+            num_iterations=int(data["num_iterations"]),
+            metrics=numbers(data["metrics"], f"{path}, metrics"),
+            examples=tuple(_example(example) for example in data.get("examples", ())),
+        )
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the key {error}.") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not have the shape of an evaluation: {error}.") from error
+
+
+def _example(data: Mapping[str, Any]) -> Example:
+    return Example(
+        prompt_id=str(data["prompt_id"]),
+        question=str(data["question"]),
+        image_path=data["image_path"] or "",
+        response=str(data["response"]),
+        claims=tuple(_claim(claim) for claim in data["claims"]),
+        truth=None if data.get("truth") is None else tuple(str(sentence) for sentence in data["truth"]),
+    )
+
+
+def _claim(data: Mapping[str, Any]) -> JudgedClaim:
+    return JudgedClaim(
+        text=str(data["text"]),
+        question=str(data["question"]),
+        p_yes=_finite(data["p_yes"]),
+        p_no=_finite(data["p_no"]),
+        verdict=verdict_of(data["verdict"]),
+        truth=None if data.get("truth") is None else bool(data["truth"]),
+    )
+
+
+def _read_training(path: Path) -> tuple[dict[str, float], ...]:
+    """Rows of a metrics.csv, merged by step: Lightning's rows are blank where they say nothing.
+
+    A resumed run repeats the steps after its checkpoint; the later row is the one that counts.
+    """
+    if not path.is_file():
+        return ()
+    steps: dict[float, dict[str, float]] = {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            values = {name: value for name, text in row.items() if (value := _finite(text)) is not None}
+            if "step" in values:
+                steps.setdefault(values["step"], {}).update(values)
+    return tuple(steps[step] for step in sorted(steps))
+
+
+def _finite(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None

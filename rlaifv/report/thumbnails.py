@@ -1,0 +1,40 @@
+"""Images of a run as small data: URIs, so that a report is one file. A bad image costs its picture, no more."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from rlaifv.data.images import ImageError, load_image
+
+THUMBNAIL_PX = 384
+
+
+def find_image(image_path: str, run_dir: Path) -> Path | None:
+    """The file that `image_path` names; a run that was moved keeps its own images, which lie in scenes/."""
+    if not image_path or "\0" in image_path:
+        return None
+    named = run_dir / image_path
+    places = (named, run_dir / "scenes" / named.name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def thumbnail(path: Path, max_px: int = THUMBNAIL_PX) -> str | None:
+    """A data: URI of the image, its longer side at most `max_px`; JPEG or PNG, whichever is smaller.
+
+    Returns:
+        None where the file is no image, is damaged, or is over the limits of `load_image`.
+    """
+    try:
+        image = load_image(path)
+    except ImageError:
+        return None
+    image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
+    return min(_encode(image, "PNG", optimize=True), _encode(image, "JPEG", quality=82), key=len)
+
+
+def _encode(image: Image.Image, kind: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
