@@ -1,0 +1,72 @@
+"""Iterations over Lightning's epochs: count them, start them, and say what each one brought."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.learners.dpo import DPOModule
+from rlaifv.loop import FeedbackLoop
+from rlaifv.report.console import iteration_summary
+from rlaifv.runtime import console, rank
+
+
+class IterationCallback(Callback):
+    """Advances the data module between epochs, opens each iteration in the module, and logs what it found.
+
+    An ordinary callback runs before `ModelCheckpoint` at the end of an epoch, so the checkpoint written there carries the
+    advanced counters; a resumed run therefore starts with what comes next.
+    """
+
+    def __init__(self, loop: FeedbackLoop) -> None:
+        self.loop = loop
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.loop.labeler.to(pl_module.device)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, module = parts(trainer, pl_module)
+        if data.iteration != module.iteration:
+            module.begin_iteration(data.iteration, -(-data.steps_per_iteration // trainer.accumulate_grad_batches))
+            self._announce(trainer, data.iteration)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.log("iteration", float(parts(trainer, pl_module)[0].iteration + 1))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        parts(trainer, pl_module)[0].advance()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, _ = parts(trainer, pl_module)
+        if data.iteration == data.num_iterations:
+            self.loop.measure(data.iteration)
+            self._announce(trainer, data.iteration)
+
+    def _announce(self, trainer: L.Trainer, num_iterations: int) -> None:
+        """Sum up the iteration that ended on one screen; log the measurement after it and the feedback of the next one."""
+        evaluation = _read(self.loop.evaluation_path(num_iterations))
+        statistics = _read(self.loop.statistics_path(num_iterations))
+        if num_iterations > 0 and rank() == 0:
+            before = _read(self.loop.evaluation_path(num_iterations - 1))
+            ended = _read(self.loop.statistics_path(num_iterations - 1))
+            console.print(iteration_summary(ended or {}, before, evaluation, num_iterations - 1))
+        metrics = {**(evaluation or {}).get("metrics", {}), **(statistics or {})}
+        for logger in trainer.loggers if metrics else ():
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[PreferenceDataModule, DPOModule]:
+    """The run's data module and module, as what they are."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, PreferenceDataModule)
+    assert isinstance(pl_module, DPOModule)
+    return data, pl_module
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,212 @@
+"""THE LOOP: one iteration of RLAIF-V's data engine, from prompts to a committed set of preference pairs.
+
+    prompts ─► generate ─► divide ─► score ─► pair ─► reference log-probs ─► commit ─► (DPO) ─┐
+       ▲                                                                                      │
+       └───────────────────────── next iteration, with the new policy ◄───────────────────────┘
+
+`PreferenceDataModule.train_dataloader` calls `prepare(k)` when it needs iteration k; the trainer then runs DPO on what was
+committed, `callbacks.iteration` counts the iteration as done, and the next loader comes back here with the new policy.
+
+Compared with the released code: nothing is edited between iterations, work already on disk is never done again, answers to
+identical questions are shared, and the reference's log-probs belong to the very weights that sampled the responses.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlaifv.data.sources import PromptSource, check_images
+from rlaifv.engines.local import LocalEngine
+from rlaifv.engines.protocol import Advance
+from rlaifv.evaluation.held_out import agreement, evaluate
+from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.divide import Divider
+from rlaifv.feedback.generate import generate
+from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
+from rlaifv.feedback.score import distinct_questions
+from rlaifv.labeler import LabelerModule
+from rlaifv.models.loading import weights_digest
+from rlaifv.models.sampling import Decoding
+from rlaifv.records import Claim, Pair, Prompt, Response
+from rlaifv.runtime import barrier, derive_seed, progress_bar, rank, world_size
+from rlaifv.store.atomic import write_json
+from rlaifv.store.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IterationSettings:
+    """How much an iteration makes, and under which rules.
+
+    `num_prompts` of None leaves it to the source; `shard_prompts` is the unit of work that a crash can cost.
+    """
+
+    num_prompts: int | None
+    num_responses: int
+    decoding: Decoding
+    rules: PairingRules
+    min_pairs: int
+    shard_prompts: int
+    max_drop_rate: float
+
+
+@dataclass
+class FeedbackLoop:
+    """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration."""
+
+    run_dir: Path
+    source: PromptSource
+    policy: LocalEngine
+    labeler: LabelerModule
+    divider: Divider
+    settings: IterationSettings
+    seed: int
+    truth: Truth | None = None
+    num_examples: int = 8
+
+    def prepare(self, iteration: int) -> Manifest:
+        """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
+
+        Raises:
+            TooFewPairs: fewer pairs than `min_pairs` were left; the message counts what was dropped, by reason.
+        """
+        done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
+        if done.path.exists() and done.committed:
+            return done.verified()
+        self.measure(iteration)
+        manifest = Manifest.open(self.run_dir, iteration, self._producer())
+        seconds: dict[str, float] = {}
+        with progress_bar() as bars:
+
+            @contextmanager
+            def stage(name: str, total: int) -> Iterator[Advance]:
+                task = bars.add_task(f"iteration {iteration + 1}  {name:<9}", total=total, note="")
+                began = time.perf_counter()
+                yield lambda num: bars.advance(task, num)
+                barrier()
+                seconds[f"seconds/{name}"] = time.perf_counter() - began
+
+            shards = self._plan(manifest, iteration)
+            with stage("generate", sum(map(len, shards))) as advance:
+                for k in self._mine(manifest, "responses", len(shards), advance, shards):
+                    seed = derive_seed(self.seed, iteration, "generate")
+                    made = generate(
+                        shards[k], self.policy, self.settings.decoding, self.settings.num_responses, seed, advance
+                    )
+                    manifest.put("responses", k, made)
+            with stage("divide", sum(map(len, shards))) as advance:
+                for k in self._mine(manifest, "claims", len(shards), advance, shards):
+                    manifest.put("claims", k, self._divide(shards[k], manifest.read("responses", k)))
+                    advance(len(shards[k]))
+            with stage("score", sum(map(len, shards))) as advance:
+                for k in self._mine(manifest, "judgements", len(shards), advance, shards):
+                    manifest.put("judgements", k, self.labeler(shards[k], manifest.read("claims", k), advance))
+            # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
+            responses, judgements = manifest.records("responses"), manifest.records("judgements")
+            pairs, drops = build_pairs(
+                responses, judgements, self.settings.rules, derive_seed(self.seed, iteration, "pair")
+            )
+            pair_shards = _cut(pairs, 2 * self.settings.shard_prompts)
+            with stage("reference", len(pairs)) as advance:
+                prompts = {prompt.id: prompt for shard in shards for prompt in shard}
+                for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
+                    with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
+                    manifest.put("pairs", k, with_logps, drops if k == 0 else {})
+        if rank() == 0:
+            manifest.commit(self.settings.min_pairs)
+            statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
+            self._write_statistics(iteration, manifest, statistics)
+        barrier()
+        return manifest.verified()
+
+    def measure(self, iteration: int) -> None:
+        """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
+        path = self.evaluation_path(iteration)
+        prompts = self.source.held_out()
+        if not path.exists() and prompts and rank() == 0:
+            with progress_bar() as bars:
+                task = bars.add_task(f"iteration {iteration}  measure  ", total=len(prompts), note="")
+                result = evaluate(
+                    prompts,
+                    self.policy,
+                    self.labeler.engine,
+                    self.divider,
+                    self.settings.decoding.max_new_tokens,
+                    self.truth,
+                    self.num_examples,
+                    question_suffix=self.labeler.question_suffix,
+                    advance=lambda num: bars.advance(task, num),
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
+        barrier()
+
+    def evaluation_path(self, iteration: int) -> Path:
+        """What was measured after `iteration` iterations."""
+        return self.run_dir / "evaluations" / f"{iteration:03d}.json"
+
+    def statistics_path(self, iteration: int) -> Path:
+        """What the feedback of an iteration found."""
+        return self.run_dir / "iterations" / f"{iteration:03d}" / "statistics.json"
+
+    def _producer(self) -> dict[str, str]:
+        return {"policy": weights_digest(self.policy.model), "seed": str(self.seed), "settings": repr(self.settings)}
+
+    def _plan(self, manifest: Manifest, iteration: int) -> list[list[Prompt]]:
+        """The iteration's prompts in shards; those whose images cannot be read are dropped, and counted."""
+        manifest.plan("prompts", 1)
+        if 0 in manifest.missing("prompts"):
+            wanted = self.source.prompts(iteration, self.settings.num_prompts)
+            good, drops = check_images(wanted)
+            if len(wanted) - len(good) > self.settings.max_drop_rate * len(wanted):
+                raise ValueError(
+                    f"{len(wanted) - len(good)} of the {len(wanted)} prompts of iteration {iteration} have unreadable images "
+                    f"({_listed(drops)}), more than data.max_drop_rate={self.settings.max_drop_rate} allows."
+                )
+            if rank() == 0:
+                manifest.put("prompts", 0, good, drops)
+            barrier()
+        return _cut(manifest.records("prompts"), self.settings.shard_prompts)
+
+    def _mine(
+        self, manifest: Manifest, stage: str, num_shards: int, advance: Advance, shards: Sequence[Sequence[Any]]
+    ) -> Iterator[int]:
+        """This rank's missing shards of a stage; those that exist already count as progress."""
+        manifest.plan(stage, num_shards)
+        missing = manifest.missing(stage)
+        advance(sum(len(shards[k]) for k in range(num_shards) if k not in missing))
+        yield from (k for k in missing if k % world_size() == rank())
+
+    def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
+        by_id = {prompt.id: prompt for prompt in prompts}
+        return [claim for response in responses for claim in self.divider.divide(by_id[response.prompt_id], response)]
+
+    def _with_reference_logps(self, prompts: dict[str, Prompt], pairs: Sequence[Pair], advance: Advance) -> list[Pair]:
+        logps = self.policy.completion_logps(
+            [(prompts[pair.prompt_id], (pair.chosen_token_ids, pair.rejected_token_ids)) for pair in pairs], advance
+        )
+        return [
+            replace(pair, chosen_reference_logps=tuple(chosen), rejected_reference_logps=tuple(rejected))
+            for pair, (chosen, rejected) in zip(pairs, logps, strict=True)
+        ]
+
+    def _write_statistics(self, iteration: int, manifest: Manifest, statistics: dict[str, float]) -> None:
+        claims = manifest.records("claims")
+        statistics["questions_asked"] = sum(len(asked) for asked in distinct_questions(claims).values())
+        if self.truth is not None:
+            statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
+        write_json(self.statistics_path(iteration), statistics)
+
+
+def _cut(items: Sequence[Any], size: int) -> list[list[Any]]:
+    return [list(items[k : k + size]) for k in range(0, len(items), size)] or [[]]
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())

@@ -1,0 +1,74 @@
+"""From composed settings to objects; the last place that sees a configuration."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rlaifv.data.collate import PreferenceCollator
+from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.engines.local import LocalEngine
+from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.pair import PairingRules
+from rlaifv.labeler import LabelerModule
+from rlaifv.learners.dpo import DPOModule
+from rlaifv.loop import FeedbackLoop, IterationSettings
+from rlaifv.models.loading import load_model, select_trainable
+from rlaifv.models.prompting import Prompter
+from rlaifv.models.sampling import Decoding
+
+
+def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, PreferenceDataModule]:
+    """The loop, the policy in its module, and the data that the loop regenerates.
+
+    Raises:
+        ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
+    """
+    source = instantiate(cfg.data)
+    learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
+    iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
+    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
+    model, processor = load_model(**cfg.model)
+    policy = select_trainable(model, learner["train_parts"], learner["lora"])
+    engine = LocalEngine(policy, Prompter(processor), cfg.engine.batch_tokens)
+    loop = FeedbackLoop(
+        run_dir=run_dir,
+        source=source,
+        policy=engine,
+        labeler=LabelerModule(_labeler_engine(cfg) or engine, cfg.labeler.question_suffix),
+        divider=instantiate(cfg.divider),
+        settings=IterationSettings(
+            decoding=Decoding(**iteration.pop("decoding")),
+            rules=PairingRules(**iteration.pop("pairing")),
+            **iteration,
+        ),
+        seed=cfg.seed,
+        truth=source if isinstance(source, Truth) else None,
+        num_examples=cfg.evaluation.num_examples,
+    )
+    module = DPOModule(
+        policy,
+        optimizer=partial(torch.optim.AdamW, lr=learner["lr"], weight_decay=learner["weight_decay"]),
+        **{name: learner[name] for name in ("beta", "reduction", "label_smoothing")},
+        **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
+    )
+    data = PreferenceDataModule(
+        loop.prepare,
+        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"]),
+        batch_size=learner["batch_size"],
+        num_iterations=num_iterations,
+        epochs=epochs,
+        seed=cfg.seed,
+    )
+    return loop, module, data
+
+
+def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
+    """An engine for a labeler with weights of its own, None where the policy labels itself."""
+    if cfg.labeler.path is None:
+        return None
+    model, processor = load_model(cfg.labeler.path, cfg.labeler.revision, cfg.labeler.dtype, cfg.model.attention)
+    return LocalEngine(model.requires_grad_(False), Prompter(processor), cfg.engine.batch_tokens)

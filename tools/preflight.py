@@ -1,0 +1,87 @@
+"""The screen before a run: what it will cost, from the composed settings alone."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlaifv.checks import ConfigError
+from rlaifv.models.architecture import architecture_config
+from rlaifv.models.budget import estimate
+from rlaifv.models.families import image_layout
+from rlaifv.models.workload import Setup, Workload
+from rlaifv.report.preflight import look_around, preflight_table
+from rlaifv.runtime import console
+
+# Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
+TYPICAL_IMAGE_PX = (480, 640)
+DRAWN_PROMPTS = 256
+
+
+def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
+    """Print what trains, what every stage costs, whether it fits, and where the run will live.
+
+    Raises:
+        ConfigError: the run wants a GPU that this machine lacks, unless nothing but this screen is asked for.
+        ValueError: a model's architecture is not known here.
+    """
+    policy = architecture_config(cfg.model.path, cfg.model.revision)
+    has_labeler = cfg.labeler.path is not None
+    labeler = architecture_config(cfg.labeler.path, cfg.labeler.revision) if has_labeler else None
+    budget = estimate(
+        policy,
+        _workload(cfg),
+        _setup(cfg),
+        labeler,
+        policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
+        labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
+    )
+    wants_gpu = cfg.trainer.accelerator == "gpu"
+    place = look_around(
+        budget,
+        policy=cfg.model.path,
+        labeler=cfg.labeler.path,
+        run_dir=run_dir,
+        device=torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"),
+        revision=cfg.model.revision,
+        labeler_revision=cfg.labeler.revision,
+    )
+    console.print(preflight_table(budget, place))
+    if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
+
+
+def _workload(cfg: DictConfig) -> Workload:
+    num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
+    return Workload(
+        num_prompts=num_prompts,
+        num_responses=cfg.iteration.num_responses,
+        num_pairs=num_prompts * cfg.iteration.pairing.max_pairs_per_prompt,
+        epochs=cfg.iteration.epochs,
+        max_new_tokens=cfg.iteration.decoding.max_new_tokens,
+        pairs_per_tree=cfg.iteration.pairing.max_pairs_per_prompt,
+        num_iterations=cfg.iteration.num_iterations,
+    )
+
+
+def _prompts_per_iteration(cfg: DictConfig) -> int:
+    path = OmegaConf.select(cfg, "data.path")
+    if path is None:
+        return DRAWN_PROMPTS
+    with Path(path).expanduser().open("rb") as lines:
+        return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
+
+
+def _setup(cfg: DictConfig) -> Setup:
+    lora = cfg.learner.lora
+    sharded = str(OmegaConf.select(cfg, "trainer.strategy")).startswith(("deepspeed", "fsdp"))
+    return Setup(
+        train_parts=tuple(cfg.learner.train_parts),
+        lora_rank=0 if lora is None else lora.r,
+        dtype=cfg.model.dtype,
+        precision=str(cfg.trainer.precision),
+        features_are_cached=False,
+        batch_tokens=cfg.engine.batch_tokens,
+        num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
+        kept_checkpoints=cfg.callbacks.checkpoint.save_top_k,
+    )

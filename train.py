@@ -1,0 +1,76 @@
+"""Align a vision-language model with feedback from open models: compose, check, build, fit, report.
+
+python train.py                                                   the embedded world, minutes on a CPU
+python train.py experiment=llava7b_self data.path=prompts.jsonl   LLaVA-1.5-7B with feedback from itself
+python train.py --help                                            keys and groups
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig
+
+from rlaifv.callbacks.iteration import IterationCallback
+from rlaifv.callbacks.progress import TrainingProgress
+from rlaifv.checks import check_config
+from rlaifv.models.loading import export_model
+from rlaifv.report.page import write_report
+from rlaifv.runtime import console, rank, set_up_logging
+from tools.build import build
+from tools.launch import (
+    checkpoint_to_resume,
+    is_finished,
+    print_result,
+    register_resolvers,
+    run_config,
+    save_config,
+    user_errors,
+)
+from tools.preflight import print_preflight
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(composed: DictConfig) -> None:
+    """Compose and check; what a user can mend ends here, before anything is downloaded or loaded."""
+    set_up_logging(composed.verbose)
+    with user_errors(composed):
+        cfg, run_dir = run_config(composed)
+        check_config(cfg)
+        print_preflight(cfg, run_dir)
+        if cfg.resume is not None and is_finished(run_dir, cfg.iteration.num_iterations):
+            console.print(f"{run_dir} is finished; there is nothing left to do.")
+        elif not cfg.preflight_only:
+            save_config(cfg, run_dir)
+            train(cfg, run_dir)
+
+
+def train(cfg: DictConfig, run_dir: Path) -> None:
+    """Build everything from plain values, fit, and report."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    loop, module, data = build(cfg, run_dir)
+    trainer = instantiate(
+        cfg.trainer,
+        default_root_dir=str(run_dir),
+        max_epochs=cfg.iteration.num_iterations * cfg.iteration.epochs,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
+        logger=list(instantiate(cfg.logger).values()),
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
+    if trainer.interrupted:
+        raise SystemExit(130)
+    if rank() == 0:
+        export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
+        write_report(run_dir)
+        print_result(run_dir, cfg.iteration.num_iterations)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
