@@ -21,12 +21,12 @@ from rlaifv.report.page import write_report
 from rlaifv.runtime import console, rank, set_up_logging
 from tools.build import build
 from tools.launch import (
+    begin_run,
     checkpoint_to_resume,
     is_finished,
     print_result,
     register_resolvers,
     run_config,
-    save_config,
     user_errors,
 )
 from tools.preflight import print_preflight
@@ -40,12 +40,13 @@ def main(composed: DictConfig) -> None:
     set_up_logging(composed.verbose)
     with user_errors(composed):
         cfg, run_dir = run_config(composed)
+        if cfg.resume is not None and is_finished(run_dir):
+            console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
+            return
         check_config(cfg)
         print_preflight(cfg, run_dir)
-        if cfg.resume is not None and is_finished(run_dir, cfg.iteration.num_iterations):
-            console.print(f"{run_dir} is finished; there is nothing left to do.")
-        elif not cfg.preflight_only:
-            save_config(cfg, run_dir)
+        if not cfg.preflight_only:
+            begin_run(cfg, run_dir)
             train(cfg, run_dir)
 
 
@@ -63,9 +64,12 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
         logger=list(instantiate(cfg.logger).values()),
     )
-    trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
-    if trainer.interrupted:
-        raise SystemExit(130)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
+    except SystemExit:  # Lightning's way to end after Ctrl-C or SIGTERM
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     if rank() == 0:
         export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
         write_report(run_dir)

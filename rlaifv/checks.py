@@ -1,12 +1,14 @@
 """What is refused after the configuration is composed, before a model loads: in full sentences, with key and value."""
 
+import math
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# `instantiate` may build these and nothing else: a configuration file is data, not code.
+# `instantiate` may build classes that are at home here and nothing else: a configuration file is data, not code.
 ALLOWED_TARGETS = ("rlaifv.", "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
 AT_LEAST = {
     "iteration.num_iterations": 1,
@@ -16,16 +18,32 @@ AT_LEAST = {
     "iteration.min_pairs": 1,
     "iteration.shard_prompts": 1,
     "iteration.decoding.max_new_tokens": 1,
+    "iteration.decoding.top_k": 0,
     "iteration.pairing.max_pairs_per_prompt": 1,
     "learner.batch_size": 1,
-    "learner.weight_decay": 0,
     "learner.row_tokens": 0,
+    "learner.lora.r": 1,
     "engine.batch_tokens": 1,
     "divider.max_claims": 1,
     "data.num_held_out": 0,
     "evaluation.num_examples": 0,
+    "seed": 0,
 }
 ABOVE_ZERO = ("learner.beta", "learner.lr", "learner.changed_weight", "iteration.pairing.margin")
+# Both ends included.
+BETWEEN = {
+    "iteration.max_drop_rate": (0, 1),
+    "learner.warmup_ratio": (0, 1),
+}
+OTHER_NUMBERS = (
+    "iteration.decoding.temperature",
+    "iteration.decoding.top_p",
+    "learner.label_smoothing",
+    "learner.weight_decay",
+)
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+NULLABLE = ("iteration.num_prompts",)
+SWITCHES = ("iteration.pairing.length_balance", "learner.reset_optimizer", "preflight_only", "verbose")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
@@ -33,6 +51,16 @@ CHOICES = {
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.schedule": ("cosine", "linear", "constant"),
 }
+# What `train.py` gives the trainer itself, whatever the configuration says.
+RESERVED = (
+    "callbacks",
+    "default_root_dir",
+    "enable_model_summary",
+    "logger",
+    "max_epochs",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+)
 
 
 class ConfigError(ValueError):
@@ -50,7 +78,7 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError("\n".join(f"{key} has no default and must be given, as in {key}=…" for key in missing))
     faults = [*_target_faults(cfg), *_type_faults(cfg)]
     if not faults:  # comparisons make sense for numbers only
-        faults = [*_range_faults(cfg), *_combination_faults(cfg)]
+        faults = [*_range_faults(cfg), *_combination_faults(cfg), *_path_faults(cfg)]
     if faults:
         raise ConfigError("\n".join(faults))
 
@@ -61,9 +89,11 @@ def _target_faults(node: Any, key: str = "") -> Iterator[str]:
         for name in node:
             inner = f"{key}.{name!s}".lstrip(".")
             if name == "_target_":
-                target = str(node[name])
-                if not target.startswith(ALLOWED_TARGETS):
-                    yield f"{inner}={target} is not allowed; targets must start with one of {', '.join(ALLOWED_TARGETS)}."
+                if not _is_own_class(str(node[name])):
+                    yield (
+                        f"{inner}={node[name]} is not allowed; a target must be a class, and its name start with one of "
+                        f"{', '.join(ALLOWED_TARGETS)}."
+                    )
             elif name in ("_convert_", "_recursive_", "_partial_", "_args_"):
                 yield f"{inner} is not allowed in a configuration of this project."
             else:
@@ -73,13 +103,34 @@ def _target_faults(node: Any, key: str = "") -> Iterator[str]:
             yield from _target_faults(item, f"{key}[{k}]")
 
 
+def _is_own_class(target: str) -> bool:
+    """Whether a name leads to a class of this project or of Lightning, and not through it to what it imports."""
+    module, _, name = target.rpartition(".")
+    if not target.startswith(ALLOWED_TARGETS):
+        return False
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and found.__module__.startswith(("rlaifv.", "lightning."))
+
+
 def _type_faults(cfg: DictConfig) -> Iterator[str]:
-    for key in (*AT_LEAST, *ABOVE_ZERO, "seed", "iteration.max_drop_rate", "learner.label_smoothing"):
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    for key in dict.fromkeys((*AT_LEAST, *ABOVE_ZERO, *BETWEEN, *OTHER_NUMBERS)):
+        value = OmegaConf.select(cfg, key, default=0)  # not every divider or source has every key
+        if value is None and key in NULLABLE:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             yield f"{key}={value!r} must be a number."
-    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool):
-        yield f"seed={cfg.seed!r} must be a whole number."
+        elif key in AT_LEAST and not isinstance(value, int):
+            yield f"{key}={value!r} must be a whole number."
+    for key in SWITCHES:
+        if not isinstance(OmegaConf.select(cfg, key), bool):
+            yield f"{key}={OmegaConf.select(cfg, key)!r} must be true or false."
+    if not isinstance(cfg.learner.train_parts, ListConfig):
+        yield f"learner.train_parts={cfg.learner.train_parts!r} must be a list, as in [projector,language_model]."
+    if not isinstance(cfg.learner.lora, DictConfig | None):
+        yield f"learner.lora={cfg.learner.lora!r} must be null, or keywords of an adapter such as {{r:64,lora_alpha:16}}."
 
 
 def _range_faults(cfg: DictConfig) -> Iterator[str]:
@@ -90,17 +141,20 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
     for key in ABOVE_ZERO:
         if OmegaConf.select(cfg, key) <= 0:
             yield f"{key}={OmegaConf.select(cfg, key)} must be above 0."
+    for key, (least, most) in BETWEEN.items():
+        if not least <= OmegaConf.select(cfg, key) <= most:
+            yield f"{key}={OmegaConf.select(cfg, key)} must be between {least} and {most}."
     for key, choices in CHOICES.items():
         if OmegaConf.select(cfg, key) not in choices:
             yield f"{key}={OmegaConf.select(cfg, key)} must be one of {', '.join(choices)}."
+    if cfg.learner.weight_decay < 0:
+        yield f"learner.weight_decay={cfg.learner.weight_decay} must not be negative."
+    if cfg.seed > LARGEST_SEED:
+        yield f"seed={cfg.seed} must be at most {LARGEST_SEED}."
     if not 0 <= cfg.learner.label_smoothing < 0.5:
         yield f"learner.label_smoothing={cfg.learner.label_smoothing} must be from 0 up to, but not including, 0.5."
-    if not 0 <= cfg.learner.warmup_ratio <= 1:
-        yield f"learner.warmup_ratio={cfg.learner.warmup_ratio} must be between 0 and 1."
-    if not 0 <= cfg.iteration.max_drop_rate <= 1:
-        yield f"iteration.max_drop_rate={cfg.iteration.max_drop_rate} must be between 0 and 1."
-    if cfg.seed < 0:
-        yield f"seed={cfg.seed} must not be negative."
+    if not 0 < cfg.iteration.decoding.top_p <= 1:
+        yield f"iteration.decoding.top_p={cfg.iteration.decoding.top_p} must be above 0, and at most 1."
 
 
 def _combination_faults(cfg: DictConfig) -> Iterator[str]:
@@ -122,13 +176,28 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         )
     if cfg.labeler.path is None and (cfg.labeler.revision is not None or cfg.labeler.dtype != "auto"):
         yield "labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."
+    shared = OmegaConf.select(cfg, "data.num_iterations")
+    if shared is not None and shared < cfg.iteration.num_iterations:
+        yield (
+            f"data.num_iterations={shared} leaves no prompts for the last of iteration.num_iterations="
+            f"{cfg.iteration.num_iterations}."
+        )
+    for name in RESERVED:
+        if name in cfg.trainer:
+            yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
+
+
+def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
     if path is not None and not Path(path).expanduser().is_file():
         yield f"data.path={path} is not a file."
-    for key in ("model.path", "labeler.path"):
-        value = OmegaConf.select(cfg, key)
-        if value is not None and _looks_local(value) and not Path(value).expanduser().is_dir():
-            yield f"{key}={value} is not a directory, nor does it have the form of a hub id (owner/name)."
+    for name in ("model", "labeler"):
+        path, revision = cfg[name].path, cfg[name].revision
+        is_directory = path is not None and Path(path).expanduser().is_dir()
+        if path is not None and _looks_local(path) and not is_directory:
+            yield f"{name}.path={path} is not a directory, nor does it have the form of a hub id (owner/name)."
+        if is_directory and revision is not None:
+            yield f"{name}.revision={revision} has no effect, since {name}.path={path} is a directory."
 
 
 def _looks_local(path: str) -> bool:

@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 
+import torch
 from lightning import LightningModule
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.feedback.score import QUESTION_SUFFIX, score
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Claim, Judgement, Prompt
+
+
+class Judgements(list[Judgement]):
+    """What a batch predicts. A trainer moves predictions to the host, and records, which are frozen, stay as they are."""
+
+    def to(self, device: torch.device) -> "Judgements":
+        return self
 
 
 class LabelerModule(LightningModule):
@@ -39,9 +47,15 @@ class LabelerModule(LightningModule):
         """Judge every claim, in the order given."""
         return score(prompts, claims, self.engine, self.question_suffix, advance)
 
-    def predict_step(self, batch: tuple[Sequence[Prompt], Sequence[Claim]], batch_idx: int) -> list[Judgement]:
+    def predict_step(self, batch: tuple[Sequence[Prompt], Sequence[Claim]], batch_idx: int) -> Judgements:
         prompts, claims = batch
-        return self(prompts, claims)
+        return Judgements(self(prompts, claims))
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Sequence[Prompt], Sequence[Claim]], device: torch.device, dataloader_idx: int
+    ) -> tuple[Sequence[Prompt], Sequence[Claim]]:
+        """Records are no tensors; the engine encodes them where its model is."""
+        return batch
 
     def configure_optimizers(self) -> None:
         """A labeler has nothing to optimise."""

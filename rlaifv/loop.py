@@ -12,10 +12,8 @@ identical questions are shared, and the reference's log-probs belong to the very
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
-from rlaifv.runtime import barrier, derive_seed, progress_bar, rank, world_size
+from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
 from rlaifv.store.atomic import write_json
 from rlaifv.store.manifest import Manifest
 
@@ -81,30 +79,21 @@ class FeedbackLoop:
             return done.verified()
         self.measure(iteration)
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
-        seconds: dict[str, float] = {}
-        with progress_bar() as bars:
-
-            @contextmanager
-            def stage(name: str, total: int) -> Iterator[Advance]:
-                task = bars.add_task(f"iteration {iteration + 1}  {name:<9}", total=total, note="")
-                began = time.perf_counter()
-                yield lambda num: bars.advance(task, num)
-                barrier()
-                seconds[f"seconds/{name}"] = time.perf_counter() - began
-
+        with StageBars(f"iteration {iteration + 1}") as bars:
             shards = self._plan(manifest, iteration)
-            with stage("generate", sum(map(len, shards))) as advance:
+            num_prompts = sum(map(len, shards))
+            with bars.stage("generate", num_prompts) as advance:
                 for k in self._mine(manifest, "responses", len(shards), advance, shards):
                     seed = derive_seed(self.seed, iteration, "generate")
                     made = generate(
                         shards[k], self.policy, self.settings.decoding, self.settings.num_responses, seed, advance
                     )
                     manifest.put("responses", k, made)
-            with stage("divide", sum(map(len, shards))) as advance:
+            with bars.stage("divide", num_prompts) as advance:
                 for k in self._mine(manifest, "claims", len(shards), advance, shards):
                     manifest.put("claims", k, self._divide(shards[k], manifest.read("responses", k)))
                     advance(len(shards[k]))
-            with stage("score", sum(map(len, shards))) as advance:
+            with bars.stage("score", num_prompts) as advance:
                 for k in self._mine(manifest, "judgements", len(shards), advance, shards):
                     manifest.put("judgements", k, self.labeler(shards[k], manifest.read("claims", k), advance))
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
@@ -113,25 +102,26 @@ class FeedbackLoop:
                 responses, judgements, self.settings.rules, derive_seed(self.seed, iteration, "pair")
             )
             pair_shards = _cut(pairs, 2 * self.settings.shard_prompts)
-            with stage("reference", len(pairs)) as advance:
+            with bars.stage("reference", len(pairs)) as advance:
                 prompts = {prompt.id: prompt for shard in shards for prompt in shard}
                 for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
                     with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
                     manifest.put("pairs", k, with_logps, drops if k == 0 else {})
         if rank() == 0:
-            manifest.commit(self.settings.min_pairs)
+            seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
             statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
             self._write_statistics(iteration, manifest, statistics)
+            manifest.commit(self.settings.min_pairs)
         barrier()
         return manifest.verified()
 
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = self.source.held_out()
-        if not path.exists() and prompts and rank() == 0:
-            with progress_bar() as bars:
-                task = bars.add_task(f"iteration {iteration}  measure  ", total=len(prompts), note="")
+        prompts = [] if path.exists() or rank() > 0 else self._check_images(self.source.held_out())[0]
+        if prompts:
+            name = f"iteration {iteration}" if iteration else "base model "
+            with StageBars(name, is_shared=False) as bars, bars.stage("measure", len(prompts)) as advance:
                 result = evaluate(
                     prompts,
                     self.policy,
@@ -141,7 +131,7 @@ class FeedbackLoop:
                     self.truth,
                     self.num_examples,
                     question_suffix=self.labeler.question_suffix,
-                    advance=lambda num: bars.advance(task, num),
+                    advance=advance,
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
@@ -160,19 +150,23 @@ class FeedbackLoop:
 
     def _plan(self, manifest: Manifest, iteration: int) -> list[list[Prompt]]:
         """The iteration's prompts in shards; those whose images cannot be read are dropped, and counted."""
+        wanted = self.source.prompts(iteration, self.settings.num_prompts)
         manifest.plan("prompts", 1)
-        if 0 in manifest.missing("prompts"):
-            wanted = self.source.prompts(iteration, self.settings.num_prompts)
-            good, drops = check_images(wanted)
+        if rank() == 0 and manifest.missing("prompts"):
+            good, drops = self._check_images(wanted)
             if len(wanted) - len(good) > self.settings.max_drop_rate * len(wanted):
                 raise ValueError(
                     f"{len(wanted) - len(good)} of the {len(wanted)} prompts of iteration {iteration} have unreadable images "
-                    f"({_listed(drops)}), more than data.max_drop_rate={self.settings.max_drop_rate} allows."
+                    f"({_listed(drops)}), more than iteration.max_drop_rate={self.settings.max_drop_rate} allows."
                 )
-            if rank() == 0:
-                manifest.put("prompts", 0, good, drops)
-            barrier()
+            manifest.put("prompts", 0, good, drops)
+        barrier()
         return _cut(manifest.records("prompts"), self.settings.shard_prompts)
+
+    def _check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
+        """By the limits of the source, where it has some."""
+        check = getattr(self.source, "check_images", check_images)
+        return check(prompts)
 
     def _mine(
         self, manifest: Manifest, stage: str, num_shards: int, advance: Advance, shards: Sequence[Sequence[Any]]

@@ -4,7 +4,10 @@ import hashlib
 import logging
 import os
 import sys
+import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch.distributed as dist
 from rich.console import Console
@@ -83,6 +86,38 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")
+
+
+class StageBars:
+    """The bars of a piece of work in stages, one below the other; `seconds` holds what each stage took.
+
+    Args:
+        title: in front of the name of each stage.
+        is_shared: whether all ranks do this work, and wait for each other at the end of each stage.
+    """
+
+    def __init__(self, title: str, is_shared: bool = True) -> None:
+        self.title = title
+        self.is_shared = is_shared
+        self.seconds: dict[str, float] = {}
+        self._bars = progress_bar()
+
+    def __enter__(self) -> "StageBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar and yield what advances it."""
+        task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
+        began = time.perf_counter()
+        yield lambda num_finished: self._bars.advance(task, num_finished)
+        if self.is_shared:
+            barrier()
+        self.seconds[name] = time.perf_counter() - began
 
 
 def progress_bar() -> Progress:

@@ -1,5 +1,6 @@
 """The screen before a run: what it will cost, from the composed settings alone."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -46,7 +47,8 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         revision=cfg.model.revision,
         labeler_revision=cfg.labeler.revision,
     )
-    console.print(preflight_table(budget, place))
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes that the first one started would only repeat it
+        console.print(preflight_table(budget, place))
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
 

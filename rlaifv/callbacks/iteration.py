@@ -30,7 +30,9 @@ class IterationCallback(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
         if data.iteration != module.iteration:
-            module.begin_iteration(data.iteration, -(-data.steps_per_iteration // trainer.accumulate_grad_batches))
+            # The last batches of an epoch make a step of their own, however few they are.
+            steps_per_epoch = -(-data.batches_per_epoch // trainer.accumulate_grad_batches)
+            module.begin_iteration(data.iteration, data.epochs * steps_per_epoch)
             self._announce(trainer, data.iteration)
 
     def on_train_batch_end(

@@ -29,6 +29,8 @@ class PreferenceDataModule(LightningDataModule):
         epochs: passes over the pairs of an iteration.
         seed: of the order of pairs.
         num_workers: loader processes.
+        finish: what is left to do after the last iteration, given their number. Asked for here only where a run is resumed
+            that stopped after its last epoch: the trainer wants a loader, then finds that it is done, and calls no hook.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class PreferenceDataModule(LightningDataModule):
         epochs: int,
         seed: int,
         num_workers: int = 0,
+        finish: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.prepare = prepare
@@ -49,16 +52,19 @@ class PreferenceDataModule(LightningDataModule):
         self.epochs = epochs
         self.seed = seed
         self.num_workers = num_workers
+        self.finish = finish
         self.iteration = 0
         self.epoch = 0
         self._served: tuple[int, PreferenceDataset] | None = None
 
     @property
-    def steps_per_iteration(self) -> int:
-        """Batches that one rank sees in all epochs of the current iteration."""
-        return self.epochs * len(self._batch_sampler(0))
+    def batches_per_epoch(self) -> int:
+        """Batches that one rank sees in each epoch of the current iteration."""
+        return len(self._batch_sampler(0))
 
     def train_dataloader(self) -> DataLoader[tuple[Prompt, Pair]]:
+        if self.iteration >= self.num_iterations and self.finish is not None:
+            self.finish(self.iteration)
         return DataLoader(
             self.dataset(),
             batch_sampler=self._batch_sampler(self.epoch),
@@ -85,10 +91,11 @@ class PreferenceDataModule(LightningDataModule):
         self.iteration, self.epoch = state_dict["iteration"], state_dict["epoch"]
 
     def dataset(self) -> PreferenceDataset:
-        """The current iteration's pairs; made now if they are not there yet."""
-        if self._served is None or self._served[0] != self.iteration:
-            manifest = self.prepare(self.iteration)
-            self._served = self.iteration, PreferenceDataset(manifest.records("prompts"), manifest.records("pairs"))
+        """The current iteration's pairs, the last one's after all of them; made now if they are not there yet."""
+        iteration = min(self.iteration, self.num_iterations - 1)
+        if self._served is None or self._served[0] != iteration:
+            manifest = self.prepare(iteration)
+            self._served = iteration, PreferenceDataset(manifest.records("prompts"), manifest.records("pairs"))
         return self._served[1]
 
     def _batch_sampler(self, epoch: int) -> PairBatchSampler:

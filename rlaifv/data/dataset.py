@@ -43,6 +43,9 @@ class PairBatchSampler(Sampler[list[int]]):
         prompt_ids: the prompt of each pair, in data set order.
         batch_size: pairs per batch and rank; the last batch may be smaller.
         seed: of the order; differs between epochs.
+
+    Raises:
+        ValueError: fewer batches than ranks; a trainer would take a loader without batches for the end of the run.
     """
 
     def __init__(
@@ -55,6 +58,11 @@ class PairBatchSampler(Sampler[list[int]]):
         random.Random(seed).shuffle(order)
         flat = [index for group in order for index in group]
         batches = [flat[k : k + batch_size] for k in range(0, len(flat), batch_size)]
+        if len(batches) < world_size:
+            raise ValueError(
+                f"{len(batches)} batches cannot be shared out among {world_size} processes; lower learner.batch_size="
+                f"{batch_size}, make more pairs, or run fewer processes."
+            )
         even = len(batches) - len(batches) % world_size if world_size > 1 else len(batches)
         self.batches = batches[rank:even:world_size]
 

@@ -145,7 +145,7 @@ class FilesSource:
         if wanted * num_iterations > available and not self.reuse_prompts:
             raise ValueError(
                 f"{num_iterations} iterations of {wanted} prompts need {wanted * num_iterations}, but {self.path} has "
-                f"{available} to train on; lower num_prompts or set reuse_prompts."
+                f"{available} to train on; lower iteration.num_prompts or set data.reuse_prompts=true."
             )
         return self._slice(wanted * iteration, wanted * (iteration + 1))
 

@@ -35,13 +35,14 @@ class LocalEngine:
 
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             with torch.no_grad():
                 yield backbone(self.model)
         finally:
-            self.model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `protocol.Sampler`."""
@@ -98,7 +99,8 @@ class LocalEngine:
                 pairs = iter(zip(p_yes.tolist(), p_no.tolist(), strict=True))
                 for k in batch:
                     results[owners[k]] += islice(pairs, len(trees[k].branches))
-                advance(len({owners[k] for k in batch}))
+                # A prompt is finished with the last of its trees.
+                advance(sum(k + 1 == len(trees) or owners[k + 1] != owners[k] for k in batch))
         return results
 
     def completion_logps(

@@ -93,7 +93,8 @@ def _labeler_rates(responses: Sequence[Response], judgements: Sequence[Judgement
 
 
 def _true_rates(responses: Sequence[Response], claims: dict[str, list[Claim]], truth: Truth) -> dict[str, float]:
-    metric = HallucinationRate()
+    # One rank measures alone while the others wait, so the metric must not wait for them.
+    metric = HallucinationRate(sync_on_compute=False)
     for response in responses:
         texts = [claim.text for claim in claims[response.id]]
         metric.update(

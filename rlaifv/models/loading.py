@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlaifv.models.families import family_of
 
@@ -32,21 +33,22 @@ def load_model(
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
+        config = AutoConfig.from_pretrained(where, revision=revision)
+        if not family_of(config).counts_positions:
+            raise ValueError(
+                f"{config.model_type!r} models number image positions on three axes, which the tree does not do yet; such "
+                "a run can be composed and budgeted, but not started."
+            )
         processor = AutoProcessor.from_pretrained(where, revision=revision)
         model = AutoModelForImageTextToText.from_pretrained(
             where, revision=revision, dtype=dtype, attn_implementation=attention, use_safetensors=True
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
-    if not family_of(model.config).counts_positions:
-        raise ValueError(
-            f"model.path={path!r} is a {model.config.model_type!r} model, which numbers image positions on three axes; the "
-            "tree does not do that yet, so such a run can be composed and budgeted, but not started."
-        )
     return model.eval(), processor
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rlaifv.data.images import load_image
 from rlaifv.records import Prompt
@@ -41,6 +42,9 @@ class Prompter:
         self.tokenizer = processor.tokenizer
         self.image_token: str = processor.image_token
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        # Turn markers may be special without being listed as such, as <|start_header_id|> is in Llama 3.
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        self._special_tokens = sorted({*self.tokenizer.all_special_tokens, *added, self.image_token})
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[int]]] = OrderedDict()
         self._cached_bytes = 0
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -60,15 +64,15 @@ class Prompter:
         return self._tokenize(self._render(question, len(prompt.image_paths)), token_counts)
 
     def completion_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
-        """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt."""
+        """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
+
+        Raises:
+            ValueError: the template writes the prompt itself differently once an answer follows it.
+        """
         _, token_counts = self._load(prompt.image_paths)
         asked = self.question_ids(prompt, prompt.question)
         rendered = self._render(prompt.question, len(prompt.image_paths), answer)
-        ids = self._tokenize(rendered, token_counts)
-        shared = next((k for k, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
-        if shared < len(asked):
-            raise ValueError("The chat template renders a prompt differently once an answer follows it.")
-        completion = ids[len(asked) :]
+        completion = _after(asked, self._tokenize(rendered, token_counts))
         end = self.tokenizer.eos_token_id
         return completion[: completion.index(end) + 1] if end in completion else (*completion, end)
 
@@ -76,14 +80,13 @@ class Prompter:
         """First-token ids of {yes, Yes} and of {no, No}, found where an answer starts in the chat template.
 
         Raises:
-            ValueError: the four are not distinct, so that one token could stand for both answers.
+            ValueError: the four are not distinct, so that one token could stand for both answers; or as `completion_ids`.
         """
         if self._yes_no is None:
             asked = self._tokenize(self._render("?", 0), [])
             first = {}
             for word in ("yes", "Yes", "no", "No"):
-                answered = self._tokenize(self._render("?", 0, word), [])
-                first[word] = answered[len(asked)]
+                first[word] = _after(asked, self._tokenize(self._render("?", 0, word), []))[0]
             if len(set(first.values())) < 4 or self.tokenizer.unk_token_id in first.values():
                 raise ValueError(f"yes, Yes, no and No must start with four distinct tokens, but they are {first}.")
             self._yes_no = (first["yes"], first["Yes"]), (first["no"], first["No"])
@@ -91,7 +94,7 @@ class Prompter:
 
     def quote(self, text: str) -> str:
         """Neutralise the tokenizer's special tokens in untrusted text, so that it cannot open a turn or add an image."""
-        for token in {*self.tokenizer.all_special_tokens, self.image_token}:
+        for token in self._special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
@@ -130,12 +133,18 @@ class Prompter:
         ]
         counts = [int((one["input_ids"] == self.image_token_id).sum()) for one in encoded]
         names = [name for name in encoded[0] if name not in ("input_ids", "attention_mask", "token_type_ids")]
-        entry = {name: torch.cat([one[name] for one in encoded]) for name in names}, counts
+        entry = _concatenate([{name: one[name] for name in names} for one in encoded]), counts
         self._images[image_paths] = entry
         self._cached_bytes += _num_bytes(entry[0])
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
             self._cached_bytes -= _num_bytes(self._images.popitem(last=False)[1][0])
         return entry
+
+
+def _after(asked: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:
+    if whole[: len(asked)] != asked:
+        raise ValueError("The chat template renders a prompt differently once an answer follows it.")
+    return whole[len(asked) :]
 
 
 def _num_bytes(tensors: dict[str, Tensor]) -> int:
@@ -144,7 +153,16 @@ def _num_bytes(tensors: dict[str, Tensor]) -> int:
 
 def stack_images(encoded: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     """Concatenate image tensors in the order of the prompts, as a model's forward takes them."""
-    with_images = [prompt.images for prompt in encoded if prompt.images]
-    return {
-        name: torch.cat([images[name] for images in with_images]) for name in (with_images[0] if with_images else ())
-    }
+    return _concatenate([prompt.images for prompt in encoded if prompt.images])
+
+
+def _concatenate(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join image tensors; those cut into tiles [N, tiles, 3, H, W] get zero tiles up to the most, which the model drops."""
+    joined = {}
+    for name in images[0] if images else ():
+        tensors = [one[name] for one in images]
+        if tensors[0].dim() == 5:
+            most = max(tensor.shape[1] for tensor in tensors)
+            tensors = [pad(tensor, (0, 0) * 3 + (0, most - tensor.shape[1])) for tensor in tensors]
+        joined[name] = torch.cat(tensors)
+    return joined

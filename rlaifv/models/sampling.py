@@ -2,7 +2,7 @@
 
 A branch draws from random numbers of its own seed, so that its text depends on neither its neighbours nor their order.
 
-Shapes: P prompts, K answers each, R rows still being decoded, V vocabulary.
+Shapes: P prompts, K answers each, R rows still being decoded, L tokens of a row, V vocabulary, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -93,23 +93,9 @@ def sample_branches(
     """
     device = model.device
     num_prompts, num_branches = len(prefixes), len(seeds[0])
-    longest = max(len(ids) for ids in prefixes)
-    padded = torch.tensor([[pad_id] * (longest - len(ids)) + list(ids) for ids in prefixes], device=device)
-    seen = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prefixes], device=device)
-    output = model.base_model(
-        input_ids=padded,
-        attention_mask=seen,
-        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
-        use_cache=True,
-        **{name: tensor.to(device) for name, tensor in images.items()},
-    )
-    head, cache = model.get_output_embeddings(), output.past_key_values
-    cache.batch_repeat_interleave(num_branches)
-    seen = seen.repeat_interleave(num_branches, 0)
-    hidden = output.last_hidden_state[:, -1].repeat_interleave(num_branches, 0)
-    uniform = torch.from_numpy(
-        np.stack([np.random.Generator(np.random.Philox(s)).random(decoding.max_new_tokens) for k in seeds for s in k])
-    ).to(device)
+    hidden, seen, cache = _run_prefixes(model, prefixes, images, num_branches, pad_id)
+    head = model.get_output_embeddings()
+    uniform = _uniform([seed for some in seeds for seed in some], decoding.max_new_tokens).to(device)
     rows = torch.arange(num_prompts * num_branches, device=device)
     ended = torch.zeros_like(rows, dtype=torch.bool)
     emitted: list[list[int]] = [[] for _ in rows]
@@ -134,12 +120,41 @@ def sample_branches(
             cache.batch_select_indices(keep)
             rows, tokens, seen, ended = rows[keep], tokens[keep], seen[keep], ended[keep]
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
-        hidden = model.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=seen,
-            position_ids=seen.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        hidden = _run_tokens(model, tokens, seen, cache)
     results = [Sampled(tuple(ids), end) for ids, end in zip(emitted, finished, strict=True)]
     return [results[p * num_branches : (p + 1) * num_branches] for p in range(num_prompts)]
+
+
+def _run_prefixes(
+    model: Any, prefixes: Sequence[Sequence[int]], images: dict[str, Tensor], num_branches: int, pad_id: int
+) -> tuple[Tensor, Tensor, Any]:
+    """Run each prefix once and fork it: last hidden states [R, D], which tokens are seen [R, L], and the cache."""
+    longest = max(len(ids) for ids in prefixes)
+    padded = torch.tensor([[pad_id] * (longest - len(ids)) + list(ids) for ids in prefixes], device=model.device)
+    seen = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prefixes], device=model.device)
+    output = model.base_model(
+        input_ids=padded,
+        attention_mask=seen,
+        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+        use_cache=True,
+        **{name: tensor.to(model.device) for name, tensor in images.items()},
+    )
+    output.past_key_values.batch_repeat_interleave(num_branches)
+    hidden = output.last_hidden_state[:, -1].repeat_interleave(num_branches, 0)
+    return hidden, seen.repeat_interleave(num_branches, 0), output.past_key_values
+
+
+def _run_tokens(model: Any, tokens: Tensor, seen: Tensor, cache: Any) -> Tensor:
+    """Append one token [R] to each row of the cache; hidden states [R, D]."""
+    return model.base_model(
+        input_ids=tokens[:, None],
+        attention_mask=seen,
+        position_ids=seen.sum(1, keepdim=True) - 1,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+
+
+def _uniform(seeds: Sequence[int], num_draws: int) -> Tensor:
+    """Random numbers in [0, 1), float64[R, num_draws], each row from a generator of its own seed."""
+    return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(seed)).random(num_draws) for seed in seeds]))

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils.checkpoint import checkpoint
 
 HEAD_CHUNK_TOKENS = 1024
@@ -189,16 +190,31 @@ def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Te
 
     Returns:
         float[B * L, D], to be indexed with `score_index` or `last_index`.
+
+    Raises:
+        ValueError: the model's attention implementation takes no mask of this kind.
     """
-    mask = packed.attention_mask
-    if model.config._attn_implementation == "eager":  # adds its mask to the scores instead of selecting by it
-        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(
-            ~mask, torch.finfo(model.dtype).min
-        )
+    mask = _mask_for(model, packed.attention_mask)
     output = model.base_model(
         input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **images
     )
     return output.last_hidden_state.flatten(0, 1)
+
+
+def _mask_for(model: Any, allowed: Tensor) -> Any:
+    """`allowed` [B, 1, L, L] in the form that the model's attention implementation reads."""
+    attention = model.config._attn_implementation
+    if attention == "sdpa":
+        return allowed
+    if attention == "eager":  # adds its mask to the scores instead of selecting by it
+        lowest = torch.finfo(model.dtype).min
+        return torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, lowest)
+    if attention == "flex_attention":  # would add a dense mask too
+        rows, _, length, _ = allowed.shape
+        return create_block_mask(
+            lambda row, _, query, key: allowed[row, 0, query, key], rows, None, length, length, device=allowed.device
+        )
+    raise ValueError(f"model.attention={attention!r} cannot run trees; use sdpa, eager or flex_attention.")
 
 
 def branch_logps(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Tensor:

@@ -2,8 +2,8 @@
 
 A scene is a 3 x 3 grid with two to four coloured shapes. One atomic claim is one sentence, "There is a red circle at the
 top left.", so an object, an attribute and a position can each be wrong. `biased_caption` writes captions as a model with
-strong language priors would: it calls shapes by their usual colour, adds the usual companion of a shape, and leaves true
-objects out. Replacing, adding and omitting together keep the length of a caption from telling whether it is true.
+strong language priors would: it calls some shapes by their usual colour, adds the usual companion of a cross, and leaves
+true objects out. Replacing, adding and omitting together keep the length of a caption from telling whether it is true.
 
 Nothing here is ever shown to a labeler: truth is for measuring.
 """
@@ -33,8 +33,8 @@ QUESTIONS = (
     "What do you see in the picture?",
 )
 
-USUAL_COLOUR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "black", "purple"), strict=True))
-COMPANION = {"circle": ("yellow", "star"), "square": ("green", "triangle"), "cross": ("red", "ring")}
+USUAL_COLOUR = {"circle": "red", "star": "yellow", "ring": "purple"}
+COMPANION = {"cross": ("green", "triangle")}
 P_USUAL_COLOUR = 0.55
 P_COMPANION = 0.65
 P_OMIT = 0.22
@@ -136,7 +136,7 @@ def biased_caption(scene: Scene, rng: random.Random) -> str:
     kept = [thing for thing in scene.things if rng.random() >= P_OMIT] or [rng.choice(scene.things)]
     said: list[Thing] = []
     for thing in kept:
-        colour = USUAL_COLOUR[thing.shape] if rng.random() < P_USUAL_COLOUR else thing.colour
+        colour = USUAL_COLOUR.get(thing.shape, thing.colour) if rng.random() < P_USUAL_COLOUR else thing.colour
         said.append(Thing(thing.cell, colour, thing.shape))
         if thing.shape in COMPANION and rng.random() < P_COMPANION:
             said.append(Thing(len(POSITIONS) - 1 - thing.cell, *COMPANION[thing.shape]))
@@ -160,7 +160,7 @@ def truthful_questions(scene: Scene, rng: random.Random, num_questions: int) -> 
 
 
 def short_answers(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, str]]:
-    """Questions about a position with true short answers, as visual question answering has them; one in three is empty."""
+    """Questions about a position with true short answers; one in three is about any position, most of which are empty."""
     there = {thing.cell: f"A {thing.colour} {thing.shape}." for thing in scene.things}
     asked = []
     for k in range(num_questions):

@@ -3,6 +3,7 @@
 Everything is an ordinary Hugging Face object, so that what runs on it runs on LLaVA-1.5 unchanged.
 """
 
+import copy
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -116,3 +117,9 @@ def build_model(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def save_small(model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path) -> None:
+    """Write model and processor in the hub's layout, the weights in bfloat16 (5 MB); runs load them as float32."""
+    copy.deepcopy(model).bfloat16().save_pretrained(directory)
+    processor.save_pretrained(directory)

@@ -2,12 +2,14 @@
 
 The captions teach it to describe with hallucinations; yes/no questions and short answers, the visual question
 answering of this world, teach it to look. Checking ends up far better than describing, the premise that RLAIF-V builds on.
+
+It learns in two stages: first mostly to look, then mostly to say what it sees where, which captions teach slowly.
 """
 
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,33 +17,54 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, pack
-from rlaifv.worlds.shapes import (
-    QUESTIONS,
-    Scene,
-    biased_caption,
-    make_scenes,
-    render,
-    short_answers,
-    truthful_questions,
-)
+from rlaifv.worlds.shapes import QUESTIONS, Scene, biased_caption, make_scenes, render, short_answers, truthful_questions
 from rlaifv.worlds.shapes_model import build_model, build_processor
 
 YES_NO_SUFFIX = " Please answer yes or no."
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the training with its own mixture and a cosine schedule of its own.
+
+    captions, polar_questions, short_questions: branches of each scene in each step
+    cosine_steps: length of the schedule, of which the first `num_steps` are taken
+    """
+
+    num_steps: int
+    cosine_steps: int
+    captions: int
+    polar_questions: int
+    short_questions: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class PretrainSettings:
-    """The committed recipe of the shipped weights. Times are for two CPU cores."""
+    """The committed recipe of the shipped weights."""
 
     seed: int = 0
-    num_steps: int = 3400
+    stages: tuple[Stage, ...] = (
+        Stage(1800, 2000, captions=1, polar_questions=4, short_questions=3, learning_rate=1e-3),
+        Stage(700, 700, captions=4, polar_questions=2, short_questions=1, learning_rate=5e-4),
+    )
     batch_size: int = 32
     num_scenes: int = 30_000
-    polar_questions: int = 4  # per scene and step, answered yes or no
-    short_questions: int = 3  # per scene and step, answered in a few words
-    learning_rate: float = 1e-3
     warmup_steps: int = 100
     autocast: bool = True  # bf16 matrix products; fp32 weights
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all stages."""
+        return sum(stage.num_steps for stage in self.stages)
+
+    def first(self, num_steps: int) -> "PretrainSettings":
+        """The same recipe, stopped after at most `num_steps`."""
+        stages, left = [], num_steps
+        for stage in self.stages:
+            stages.append(replace(stage, num_steps=min(left, stage.num_steps)))
+            left -= stages[-1].num_steps
+        return replace(self, stages=tuple(stages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +79,7 @@ class StepReport:
 
 
 class _Encoder:
-    """Turns scenes into trees; rows and templates are tokenized once per distinct text."""
+    """Turns exchanges about a scene into trees; each distinct text is tokenized once."""
 
     def __init__(self, processor: LlavaProcessor) -> None:
         self.processor = processor
@@ -87,54 +110,74 @@ class _Encoder:
 def pretrain(settings: PretrainSettings) -> Iterator[StepReport | tuple[LlavaForConditionalGeneration, LlavaProcessor]]:
     """Train from random weights, yielding a report per step and, last, the model and its processor."""
     torch.manual_seed(settings.seed)
-    rng = random.Random(settings.seed)
     processor = build_processor()
-    model = build_model(processor.tokenizer)
-    model.train()
-    encoder = _Encoder(processor)
+    model = build_model(processor.tokenizer).train()
     scenes = make_scenes(settings.seed, settings.num_scenes)
     pixels = torch.cat([_pixels(processor, scene) for scene in scenes])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
-    for step in range(settings.num_steps):
+    encoder = _Encoder(processor)
+    first_step = 1
+    for number, stage in enumerate(settings.stages):
+        rng = random.Random(settings.seed + number)
+        reports = _train_stage(model, encoder, scenes, pixels, rng, stage, settings)
+        yield from (StepReport(first_step + k, *losses) for k, losses in enumerate(reports))
+        first_step += stage.num_steps
+    yield model.eval(), processor
+
+
+def _train_stage(
+    model: LlavaForConditionalGeneration,
+    encoder: _Encoder,
+    scenes: list[Scene],
+    pixels: Tensor,
+    rng: random.Random,
+    stage: Stage,
+    settings: PretrainSettings,
+) -> Iterator[tuple[float, ...]]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_factor(step, settings.warmup_steps, stage.cosine_steps)
+    )
+    for _ in range(stage.num_steps):
         chosen = rng.sample(range(len(scenes)), settings.batch_size)
-        packed = pack([_training_tree(encoder, scenes[k], rng, settings) for k in chosen])
+        packed = pack([_training_tree(encoder, scenes[k], rng, stage) for k in chosen])
         images = {"pixel_values": pixels[[chosen[k] for k in packed.tree_order]]}
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.autocast):
             logps = branch_logps(model, packed, images)
-        caption_loss, short_loss, polar_loss, accuracy = _losses(packed, logps, settings)
+        *losses, accuracy = _losses(packed, logps, stage)
         optimizer.zero_grad()
-        (caption_loss + short_loss + polar_loss).backward()
+        torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        yield StepReport(step + 1, caption_loss.item(), short_loss.item(), polar_loss.item(), accuracy.item())
-    yield model.eval(), processor
+        yield tuple(value.item() for value in (*losses, accuracy))
 
 
 def _pixels(processor: LlavaProcessor, scene: Scene) -> Tensor:
     return processor.image_processor(images=render(scene), return_tensors="pt").pixel_values
 
 
-def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings: PretrainSettings) -> Tree:
-    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng))]
-    for question, is_true in truthful_questions(scene, rng, settings.polar_questions):
+def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, stage: Stage) -> Tree:
+    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng)) for _ in range(stage.captions)]
+    for question, is_true in truthful_questions(scene, rng, stage.polar_questions):
         exchanges.append((question + YES_NO_SUFFIX, "Yes" if is_true else "No"))
-    exchanges += short_answers(scene, rng, settings.short_questions)
+    exchanges += short_answers(scene, rng, stage.short_questions)
     return encoder.tree(exchanges)
 
 
-def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _losses(packed: PackedTrees, logps: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
     branches = packed.split(logps)
-    per_scene = 1 + settings.polar_questions + settings.short_questions
-    polar = torch.stack([b[0] for k, b in enumerate(branches) if 1 <= k % per_scene <= settings.polar_questions])
-    short = torch.cat([b for k, b in enumerate(branches) if k % per_scene > settings.polar_questions])
-    captions = torch.cat(branches[::per_scene])
-    return -captions.mean(), -short.mean(), -polar.mean(), (polar.detach() > math.log(0.5)).float().mean()
+    per_scene = stage.captions + stage.polar_questions + stage.short_questions
+    kinds: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    for k, branch in enumerate(branches):
+        place = k % per_scene
+        kinds[(place >= stage.captions) + (place >= stage.captions + stage.polar_questions)].append(branch)
+    captions, polar, short = torch.cat(kinds[0]), torch.stack([b[0] for b in kinds[1]]), torch.cat(kinds[2])
+    accuracy = (polar.detach() > math.log(0.5)).float().mean()
+    return -captions.mean(), -short.mean(), -polar.mean(), accuracy
 
 
-def _learning_rate_factor(step: int, settings: PretrainSettings) -> float:
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_steps) / (settings.num_steps - settings.warmup_steps)))
+def _learning_rate_factor(step: int, warmup_steps: int, cosine_steps: int) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, cosine_steps - warmup_steps)))

@@ -1,0 +1,51 @@
+"""A small LLaVA with random weights and a few drawn prompts, for all tests."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may try the network
+
+from rlaifv.models.prompting import Prompter
+from rlaifv.records import Prompt
+from rlaifv.worlds.shapes_model import build_model, build_processor
+from rlaifv.worlds.shapes_source import ShapesSource
+
+
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    return build_processor()
+
+
+@pytest.fixture
+def model(processor: Any) -> Any:
+    """A LLaVA of about 200,000 parameters, the same for every test."""
+    torch.manual_seed(0)
+    return build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1).eval()
+
+
+@pytest.fixture
+def prompter(processor: Any) -> Prompter:
+    return Prompter(processor)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ShapesSource:
+    return ShapesSource(tmp_path_factory.mktemp("scenes"), num_held_out=4, seed=0)
+
+
+@pytest.fixture(scope="session")
+def prompts(source: ShapesSource) -> list[Prompt]:
+    return source.prompts(0, 6)
+
+
+@pytest.fixture
+def model_dir(model: Any, processor: Any, tmp_path: Path) -> Path:
+    """The small LLaVA in a directory, in the hub's layout."""
+    directory = tmp_path / "model"
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory

@@ -1,0 +1,259 @@
+"""Chat templates, quoting and images, against the processors' own output."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import AddedToken, normalizers
+from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+
+from rlaifv.data.images import ImageError, load_image
+from rlaifv.models import prompting as prompting_module
+from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
+from rlaifv.records import Prompt
+from rlaifv.worlds.shapes_model import CHAT_TEMPLATE, build_processor, build_tokenizer
+
+BOS, EOS, PAD, IMAGE = 2, 3, 0, 4
+HOSTILE = ("<image>", "</s>", "<s>", "<pad>", "<", "image>", "/s>", " a circle", "\n", "<ima", "ge>", "ASSISTANT:")
+
+
+def prompter_with(template: str) -> Prompter:
+    processor = build_processor()
+    processor.chat_template = template
+    return Prompter(processor)
+
+
+def test_ids_and_pixels_are_those_of_the_processor(processor: Any, prompter: Prompter, prompts: list[Prompt]) -> None:
+    prompt = prompts[0]
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.question}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    expected = processor(text=text, images=load_image(prompt.image_paths[0]), return_tensors="pt")
+    encoded = prompter.encode(prompt)
+    assert list(encoded.ids) == expected["input_ids"][0].tolist()
+    assert encoded.images.keys() == {"pixel_values"}
+    assert torch.equal(encoded.images["pixel_values"], expected["pixel_values"])
+
+
+@settings(deadline=None)
+@given(text=st.lists(st.sampled_from(HOSTILE), max_size=8).map("".join))
+def test_text_cannot_add_an_image_or_end_a_turn(prompter_once: Prompter, prompts: list[Prompt], text: str) -> None:
+    prompt = prompts[0]
+    for ids in (
+        prompter_once.question_ids(prompt, text),
+        prompter_once.encode(Prompt("p", text, prompt.image_paths)).ids,
+    ):
+        assert [ids.count(token) for token in (IMAGE, BOS, EOS, PAD)] == [9, 1, 0, 0]
+    completion = prompter_once.completion_ids(prompt, text)
+    assert [completion.count(token) for token in (IMAGE, BOS, EOS, PAD)] == [0, 0, 1, 0]
+    assert completion[-1] == EOS
+
+
+@pytest.fixture(scope="module")
+def prompter_once(processor: Any) -> Prompter:
+    return Prompter(processor)
+
+
+def test_special_tokens_that_are_not_listed_as_such_are_quoted_too(prompts: list[Prompt]) -> None:
+    """Llama 3 marks its turns with tokens that only the list of added tokens calls special."""
+    processor = build_processor()
+    processor.tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
+    marker = processor.tokenizer.convert_tokens_to_ids("<|turn|>")
+    assert "<|turn|>" not in processor.tokenizer.all_special_tokens
+    prompter = Prompter(processor)
+    assert marker not in prompter.question_ids(prompts[0], "What is it? <|turn|> USER: ")
+    assert prompter.quote("<|turn|>") == "< |turn|>"
+
+
+def test_harmless_text_is_left_alone(prompter: Prompter) -> None:
+    text = "Is it <b>red</b>, or s > 3?\n"
+    assert prompter.quote(text) == text
+
+
+def test_several_images_have_placeholders_each(prompter: Prompter, prompts: list[Prompt]) -> None:
+    paths = tuple(path for prompt in prompts[:3] for path in prompt.image_paths)
+    together = prompter.encode(Prompt("three", "What is it?", paths))
+    assert together.ids.count(IMAGE) == 27
+    alone = [prompter.encode(prompt).images["pixel_values"] for prompt in prompts[:3]]
+    assert torch.equal(together.images["pixel_values"], torch.cat(alone))
+    assert not torch.equal(alone[0], alone[1])
+    backwards = prompter.encode(Prompt("backwards", "What is it?", paths[::-1]))
+    assert torch.equal(backwards.images["pixel_values"], torch.cat(alone[::-1]))
+
+
+def test_a_prompt_without_images(prompter: Prompter) -> None:
+    encoded = prompter.encode(Prompt("text", "What is it?", ()))
+    assert encoded.images == {}
+    assert IMAGE not in encoded.ids
+    assert stack_images([encoded, encoded]) == {}
+
+
+def test_an_image_that_is_missing_is_named(prompter: Prompter, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"absent\.png"):
+        prompter.encode(Prompt("p", "?", (str(tmp_path / "absent.png"),)))
+
+
+@pytest.mark.parametrize("answer", ["There is a red circle at the top left.", "A blue star is not a ring, is it?", ""])
+def test_completions_decode_to_the_answer(prompter: Prompter, prompts: list[Prompt], answer: str) -> None:
+    ids = prompter.completion_ids(prompts[0], answer)
+    assert ids[-1] == EOS
+    assert ids.count(EOS) == 1
+    assert prompter.decode(ids) == answer
+    whole = prompter.processor.apply_chat_template(
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompts[0].question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ],
+        tokenize=False,
+    )
+    expected = prompter.tokenizer(whole.replace("<image>", "<image>" * 9)).input_ids
+    assert [*prompter.encode(prompts[0]).ids, *ids] == expected
+
+
+def test_an_end_token_is_added_where_the_template_writes_none(prompts: list[Prompt]) -> None:
+    prompter = prompter_with(CHAT_TEMPLATE.replace("</s>", ""))
+    assert prompter.completion_ids(prompts[0], "A red circle.")[-1] == EOS
+
+
+def test_what_a_template_writes_after_the_end_is_cut(prompts: list[Prompt]) -> None:
+    prompter = prompter_with(CHAT_TEMPLATE.replace("</s>", "</s>\n"))
+    ids = prompter.completion_ids(prompts[0], "A red circle.")
+    assert ids == Prompter(build_processor()).completion_ids(prompts[0], "A red circle.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda template: "{% if messages|length > 1 %}Answer: {% endif %}" + template,
+        lambda template: template.replace("'ASSISTANT:'", "'ASSISTANT: '").replace("ASSISTANT:{% e", "ASSISTANT: {% e"),
+    ],
+    ids=["text_before", "space_that_merges_into_the_answer"],
+)
+def test_a_template_that_changes_the_prompt_is_refused(prompts: list[Prompt], change: Callable[[str], str]) -> None:
+    prompter = prompter_with(change(CHAT_TEMPLATE))
+    with pytest.raises(ValueError, match="renders a prompt differently once an answer follows"):
+        prompter.completion_ids(prompts[0], "A red circle.")
+    with pytest.raises(ValueError, match="renders a prompt differently once an answer follows"):
+        prompter.yes_no_ids()
+
+
+def test_a_template_may_write_the_first_token_itself(prompter: Prompter, prompts: list[Prompt]) -> None:
+    itself = prompter_with("<s>" + CHAT_TEMPLATE)
+    assert itself.encode(prompts[0]).ids == prompter.encode(prompts[0]).ids
+    assert itself.yes_no_ids() == prompter.yes_no_ids()
+
+
+def test_yes_and_no_are_the_tokens_that_start_an_answer(prompter: Prompter) -> None:
+    words = [[prompter.tokenizer.convert_ids_to_tokens(token) for token in ids] for ids in prompter.yes_no_ids()]
+    assert words == [[" yes", " Yes"], [" no", " No"]]
+
+
+def test_a_tokenizer_that_merges_case_is_refused() -> None:
+    processor = build_processor()
+    processor.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ValueError, match="yes, Yes, no and No must start with four distinct tokens"):
+        Prompter(processor).yes_no_ids()
+
+
+def test_a_tokenizer_that_lacks_a_word_is_refused() -> None:
+    processor = build_processor()
+    processor.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("Yes", "Yea")
+    with pytest.raises(ValueError, match="four distinct tokens, but they are"):
+        Prompter(processor).yes_no_ids()
+
+
+def test_a_processor_without_a_template_is_refused() -> None:
+    processor = build_processor()
+    processor.chat_template = None
+    with pytest.raises(ValueError, match=r"no chat template.*put a chat_template\.jinja beside its weights"):
+        Prompter(processor)
+
+
+def spy_on_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+
+    def load(path: str) -> Image.Image:
+        read.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr(prompting_module, "load_image", load)
+    return read
+
+
+def test_images_are_read_once(prompter: Prompter, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = spy_on_reading(monkeypatch)
+    first = prompter.encode(prompts[0])
+    again = prompter.encode(prompts[0])
+    prompter.question_ids(prompts[0], "What is it?")
+    assert read == list(prompts[0].image_paths)
+    assert again.ids == first.ids
+    assert torch.equal(again.images["pixel_values"], first.images["pixel_values"])
+
+
+def test_the_least_recently_used_images_are_forgotten(
+    prompter: Prompter, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 3 * 48 * 48 * 4
+    monkeypatch.setattr(prompting_module, "PIXEL_CACHE_BYTES", 2 * one)
+    read = spy_on_reading(monkeypatch)
+    a, b, c = prompts[:3]
+    original = prompter.encode(a).images["pixel_values"]
+    for prompt in (b, a, c, a, b):  # c takes the place of b
+        prompter.encode(prompt)
+    assert read == [path for prompt in (a, b, c, b) for path in prompt.image_paths]
+    prompter.encode(c)
+    assert torch.equal(prompter.encode(a).images["pixel_values"], original)
+    assert len(read) == 6
+
+
+@pytest.fixture(scope="module")
+def anyres() -> Any:
+    """A LLaVA-NeXT processor with tiles of 48 pixels."""
+    return LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 48},
+            crop_size={"height": 48, "width": 48},
+            image_grid_pinpoints=[[48, 96], [96, 48], [96, 96]],
+        ),
+        tokenizer=build_tokenizer(),
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def test_images_of_different_numbers_of_tiles_stack_as_the_processor_stacks_them(anyres: Any, tmp_path: Path) -> None:
+    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((90, 40), (95, 95), (40, 90))]
+    paths = []
+    for k, picture in enumerate(pictures):
+        paths.append(str(tmp_path / f"{k}.png"))
+        picture.save(paths[-1])
+    prompter = Prompter(anyres)
+    encoded = [prompter.encode(Prompt(str(k), "What is it?", (path,))) for k, path in enumerate(paths)]
+    assert [one.images["pixel_values"].shape[1] for one in encoded] == [3, 5, 3]
+    text = anyres.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    expected = anyres(text=[text] * 3, images=pictures, return_tensors="pt", padding=True)
+    assert [list(one.ids) for one in encoded] == [
+        ids[mask.bool()].tolist() for ids, mask in zip(expected.input_ids, expected.attention_mask, strict=True)
+    ]
+    together = prompter.encode(Prompt("three", "What is it?", tuple(paths)))
+    for stacked in (stack_images(encoded), together.images):
+        assert stacked.keys() == {"pixel_values", "image_sizes"}
+        assert torch.equal(stacked["pixel_values"], expected.pixel_values)
+        assert torch.equal(stacked["image_sizes"], expected.image_sizes)
+    assert together.ids.count(IMAGE) == sum(one.ids.count(IMAGE) for one in encoded)
+
+
+def test_prompts_without_images_take_no_place_in_a_stack() -> None:
+    pixels = torch.rand(1, 3, 2, 2)
+    stacked = stack_images([EncodedPrompt((1,), {}), EncodedPrompt((2,), {"pixel_values": pixels})])
+    assert torch.equal(stacked["pixel_values"], pixels)

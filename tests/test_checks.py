@@ -1,0 +1,315 @@
+"""Every fault is refused before a model loads, in a sentence that names the key and its value."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rlaifv import checks
+from rlaifv.checks import ConfigError, check_config
+from tools.launch import register_resolvers
+
+ROOT = Path(__file__).parent.parent
+
+
+def composed(*overrides: str) -> DictConfig:
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    return composed("run_dir=run", "learner.lora={r: 8, lora_alpha: 16}")
+
+
+def changed(base: DictConfig, **values: object) -> DictConfig:
+    """A copy with other values; keys are written with two underscores for each dot."""
+    cfg = base.copy()
+    OmegaConf.set_struct(cfg, False)
+    for key, value in values.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    return cfg
+
+
+def faults(cfg: DictConfig) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        check_config(cfg)
+    return str(raised.value).splitlines()
+
+
+def fault_of(base: DictConfig, key: str, value: object) -> str:
+    (fault,) = faults(changed(base, **{key: value}))
+    return fault
+
+
+def test_the_defaults_pass(base: DictConfig) -> None:
+    check_config(base)
+    check_config(composed())
+
+
+@pytest.mark.parametrize("key", sorted(checks.AT_LEAST))
+def test_least_values(base: DictConfig, key: str) -> None:
+    least = checks.AT_LEAST[key]
+    assert fault_of(base, key, least - 1) == f"{key}={least - 1} must be at least {least}."
+    assert fault_of(base, key, least + 0.5) == f"{key}={least + 0.5} must be a whole number."
+    check_config(changed(base, **{key: least}))
+
+
+@pytest.mark.parametrize("key", sorted(checks.ABOVE_ZERO))
+@pytest.mark.parametrize("value", [0, -0.5])
+def test_values_above_zero(base: DictConfig, key: str, value: float) -> None:
+    (fault,) = (line for line in faults(changed(base, **{key: value})) if "above" in line)
+    assert fault == f"{key}={value} must be above 0."
+
+
+@pytest.mark.parametrize("key", sorted(checks.BETWEEN))
+def test_values_between_two(base: DictConfig, key: str) -> None:
+    least, most = checks.BETWEEN[key]
+    for value in (least, most):
+        check_config(changed(base, **{key: value}))
+    for value in (least - 0.01, most + 0.01):
+        assert fault_of(base, key, value) == f"{key}={value} must be between {least} and {most}."
+
+
+NUMBERS = sorted({*checks.AT_LEAST, *checks.ABOVE_ZERO, *checks.BETWEEN, *checks.OTHER_NUMBERS})
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["many", True, None, float("nan"), float("inf"), [1]])
+def test_numbers_are_numbers(base: DictConfig, key: str, value: object) -> None:
+    if value is None and key in checks.NULLABLE:
+        check_config(changed(base, **{key: value}))
+        return
+    shown = ListConfig(value) if isinstance(value, list) else value
+    assert fault_of(base, key, value) == f"{key}={shown!r} must be a number."
+
+
+@pytest.mark.parametrize("key", sorted(checks.SWITCHES))
+@pytest.mark.parametrize("value", ["nope", None, 1])
+def test_switches_are_true_or_false(base: DictConfig, key: str, value: object) -> None:
+    """Any text counts as true in Python, "false" with a typo too."""
+    assert fault_of(base, key, value) == f"{key}={value!r} must be true or false."
+
+
+@pytest.mark.parametrize("key", sorted(checks.CHOICES))
+@pytest.mark.parametrize("value", ["bfloat17", None, 32])
+def test_choices(base: DictConfig, key: str, value: object) -> None:
+    cfg = changed(base, **{key: value})
+    assert f"{key}={value} must be one of {', '.join(checks.CHOICES[key])}." in faults(cfg)
+
+
+@pytest.mark.parametrize("key", sorted(checks.CHOICES))
+def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
+    for value in checks.CHOICES[key]:
+        needs = {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
+        check_config(changed(base, **{**needs, key: value}))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"learner.weight_decay": -0.1}, ["learner.weight_decay=-0.1 must not be negative."]),
+        ({"seed": 2**32}, ["seed=4294967296 must be at most 4294967295."]),
+        (
+            {"learner.label_smoothing": 0.5},
+            ["learner.label_smoothing=0.5 must be from 0 up to, but not including, 0.5."],
+        ),
+        (
+            {"learner.label_smoothing": -0.1},
+            ["learner.label_smoothing=-0.1 must be from 0 up to, but not including, 0.5."],
+        ),
+        ({"iteration.decoding.top_p": 0}, ["iteration.decoding.top_p=0 must be above 0, and at most 1."]),
+        ({"iteration.decoding.top_p": 1.1}, ["iteration.decoding.top_p=1.1 must be above 0, and at most 1."]),
+        (
+            {"iteration.decoding.temperature": 0},
+            [
+                "iteration.decoding.temperature=0 makes all answers to a prompt equal, so no pair can be built; it must be "
+                "above 0."
+            ],
+        ),
+        (
+            {"learner.changed_weight": 5.0},
+            [
+                "learner.changed_weight=5.0 and learner.reduction=sum do not go together: weights other than 1 need "
+                "reduction=weighted, and the other way round."
+            ],
+        ),
+        (
+            {"learner.reduction": "weighted"},
+            [
+                "learner.changed_weight=1.0 and learner.reduction=weighted do not go together: weights other than 1 need "
+                "reduction=weighted, and the other way round."
+            ],
+        ),
+        (
+            {"learner.train_parts": ["projector", "head"]},
+            [
+                "learner.train_parts=['projector', 'head'] must name at least one of vision, projector and language_model, "
+                "and nothing else."
+            ],
+        ),
+        (
+            {"learner.train_parts": []},
+            [
+                "learner.train_parts=[] must name at least one of vision, projector and language_model, and nothing else."
+            ],
+        ),
+        (
+            {"learner.train_parts": "projector"},
+            ["learner.train_parts='projector' must be a list, as in [projector,language_model]."],
+        ),
+        (
+            {"learner.lora": True},
+            ["learner.lora=True must be null, or keywords of an adapter such as {r:64,lora_alpha:16}."],
+        ),
+        (
+            {"labeler.dtype": "float32"},
+            ["labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."],
+        ),
+        (
+            {"labeler.revision": "main"},
+            ["labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."],
+        ),
+        (
+            {"iteration.num_iterations": 5, "data.num_iterations": 4},
+            ["data.num_iterations=4 leaves no prompts for the last of iteration.num_iterations=5."],
+        ),
+        ({"data.path": "nowhere.jsonl"}, ["data.path=nowhere.jsonl is not a file."]),
+        ({"data.path": "."}, ["data.path=. is not a file."]),
+        (
+            {"model.path": "/no/such/model"},
+            ["model.path=/no/such/model is not a directory, nor does it have the form of a hub id (owner/name)."],
+        ),
+        (
+            {"labeler.path": "a/b/c"},
+            ["labeler.path=a/b/c is not a directory, nor does it have the form of a hub id (owner/name)."],
+        ),
+        (
+            {"model.path": str(ROOT), "model.revision": "main"},
+            [f"model.revision=main has no effect, since model.path={ROOT} is a directory."],
+        ),
+        (
+            {"labeler.path": str(ROOT), "labeler.revision": "main"},
+            [f"labeler.revision=main has no effect, since labeler.path={ROOT} is a directory."],
+        ),
+        # Several at once are told at once.
+        (
+            {"learner.beta": -1, "iteration.epochs": 0},
+            ["iteration.epochs=0 must be at least 1.", "learner.beta=-1 must be above 0."],
+        ),
+    ],
+    ids=str,
+)
+def test_faults_by_hand(base: DictConfig, values: dict[str, object], expected: Sequence[str]) -> None:
+    assert faults(changed(base, **values)) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 0},
+        {"seed": 2**32 - 1},
+        {"iteration.num_prompts": None},
+        {"learner.lora": None},
+        {"learner.weight_decay": 0},
+        {"learner.label_smoothing": 0.49},
+        {"learner.reduction": "weighted", "learner.changed_weight": 5},
+        {"learner.train_parts": ["vision"]},
+        {"model.path": "owner/name", "model.revision": "main"},
+        {"labeler.path": "owner/name", "labeler.revision": "main", "labeler.dtype": "float32"},
+        {"data.path": __file__},
+    ],
+    ids=str,
+)
+def test_what_is_fine(base: DictConfig, values: dict[str, object]) -> None:
+    check_config(changed(base, **values))
+
+
+def test_what_has_to_be_given_is_named() -> None:
+    missing = faults(composed("run_dir=run", "data=files", "labeler=model"))
+    assert missing == [
+        f"{key} has no default and must be given, as in {key}=…" for key in ("data.path", "labeler.path")
+    ]
+
+
+FORBIDDEN = [
+    "os.system",
+    "builtins.eval",
+    "subprocess.Popen",
+    "torch.load",
+    "hydra.utils.get_method",
+    "lightning.pytorch.utilities.seed.isolate_rng",
+    "lightningtrap.Trainer",
+    "rlaifvtrap.Evil",
+    # What a module of ours happens to import is not ours.
+    "rlaifv.runtime.os.system",
+    "rlaifv.runtime.os",
+    "rlaifv.runtime.Console",
+    "rlaifv.store.atomic.Path",
+    "rlaifv.loop.logging.shutdown",
+    "lightning.pytorch.callbacks.model_checkpoint.os.remove",
+    "lightning.pytorch.callbacks.model_checkpoint.Path",
+    # A function of ours is no class.
+    "rlaifv.models.loading.export_model",
+    # Nor what is not there.
+    "rlaifv.data.sources.Sources",
+    "rlaifv.nowhere.Thing",
+    "rlaifv.",
+    "",
+]
+
+
+@pytest.mark.parametrize("target", FORBIDDEN)
+def test_targets_that_are_refused(base: DictConfig, target: str) -> None:
+    fault = fault_of(base, "data._target_", target)
+    assert fault.startswith(f"data._target_={target} is not allowed; a target must be a class, and its name start with")
+    assert ", ".join(checks.ALLOWED_TARGETS) in fault
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("callbacks.evil", {"_target_": "os.system"}, "callbacks.evil._target_"),
+        ("callbacks.samples.num_pairs", {"_target_": "os.system"}, "callbacks.samples.num_pairs._target_"),
+        ("logger.csv.name", [1, {"_target_": "os.system"}], "logger.csv.name[1]._target_"),
+        ("data.path", {"a": [[{"b": {"_target_": "os.system"}}]]}, "data.path.a[0][0].b._target_"),
+        ("extra", {"_target_": "os.system"}, "extra._target_"),
+        ("seed", "${evil}", "evil._target_"),
+    ],
+)
+def test_targets_are_found_wherever_they_hide(base: DictConfig, key: str, value: object, where: str) -> None:
+    cfg = changed(base, **{key: value}, **({"evil": {"_target_": "os.system"}} if key == "seed" else {}))
+    assert any(line.startswith(f"{where}=os.system is not allowed") for line in faults(cfg))
+
+
+@pytest.mark.parametrize("name", ["_convert_", "_recursive_", "_partial_", "_args_"])
+def test_other_keywords_of_instantiate_are_refused(base: DictConfig, name: str) -> None:
+    assert fault_of(base, f"data.{name}", "all") == f"data.{name} is not allowed in a configuration of this project."
+
+
+@pytest.mark.parametrize("name", checks.RESERVED)
+def test_trainer_keys_that_would_be_overruled(base: DictConfig, name: str) -> None:
+    fault = fault_of(base, f"trainer.{name}", 7)
+    assert fault == f"trainer.{name}=7 has no effect, since train.py sets it."
+
+
+def test_the_reserved_keys_are_those_that_train_sets() -> None:
+    tree = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"))
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "cfg.trainer"
+    )
+    assert sorted(keyword.arg or "" for keyword in call.keywords) == sorted(checks.RESERVED)
+
+
+def test_the_seed_is_taken_as_it_is() -> None:
+    """0 is a seed like any other, not the absence of one."""
+    cfg = composed("run_dir=run", "seed=0")
+    check_config(cfg)
+    assert cfg.seed == 0
+    assert cfg.data.seed == 0

@@ -1,0 +1,284 @@
+"""How train.py starts: what it refuses, with which sentence and status, and what it leaves behind then (nothing)."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from rlaifv.worlds.shapes_model import WEIGHTS_DIR
+from tools.launch import START_VARIABLE, checkpoint_to_resume, is_finished, register_resolvers
+
+Launch = Callable[..., tuple[int, str]]
+CONFIGS = Path(__file__).parents[2] / "configs"
+OWN = ("data=files", "data.path=prompts.jsonl")
+SMALL = (
+    "iteration.num_iterations=1",
+    "iteration.num_prompts=4",
+    "iteration.num_responses=2",
+    "iteration.decoding.max_new_tokens=20",
+    "data.num_held_out=0",
+)
+
+
+@pytest.fixture
+def offline_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write_prompts(directory: Path, *extra: object, num: int = 3) -> None:
+    Image.new("RGB", (64, 64), "red").save(directory / "red.png")
+    lines = [json.dumps({"image": "red.png", "question": "Describe the image."})] * num
+    (directory / "prompts.jsonl").write_text("\n".join([*lines, *(json.dumps(row) for row in extra)]))
+
+
+def error_of(output: str) -> str:
+    """What follows "error: "; the whole output where no such line is printed."""
+    assert "Traceback" not in output
+    return output.partition("error: ")[2] or output
+
+
+def assert_nothing_trained(directory: Path) -> None:
+    for pattern in ("**/checkpoints/*", "**/export", "**/metrics.csv", "**/report"):
+        assert not list(directory.glob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        (["data=files"], ["data.path has no default and must be given, as in data.path=…"]),
+        (["labeler=model"], ["labeler.path has no default and must be given, as in labeler.path=…"]),
+        ([*OWN], ["data.path=prompts.jsonl is not a file."]),
+        (["learner.beta=-1"], ["learner.beta=-1 must be above 0."]),
+        (["learner.beta=much"], ["learner.beta='much' must be a number."]),
+        (["learner.schedule=step"], ["learner.schedule=step must be one of cosine, linear, constant."]),
+        (
+            ["learner.batch_size=0", "iteration.num_responses=1"],
+            ["learner.batch_size=0 must be at least 1.", "iteration.num_responses=1 must be at least 2."],
+        ),
+        (["model.path=./nowhere"], ["model.path=./nowhere is not a directory"]),
+        (["+learner.betta=1"], ["+learner.betta=1 adds a key that nothing reads."]),
+        (["++learner.betta=1"], ["++learner.betta=1 adds a key that nothing reads."]),
+        (["+depth=1"], ["+depth=1 adds a key that nothing reads."]),
+        (["resume=nowhere"], ["resume=nowhere is no run directory", "nowhere/config.yaml is missing."]),
+        (["resume=latest"], ["resume=latest found no run in", "outputs."]),
+        (["resume=runs", "seed=1"], ["beside it, seed=1 would have no effect."]),
+    ],
+)
+def test_refused_before_anything_is_made(
+    launch: Launch, tmp_path: Path, arguments: list[str], sentences: list[str]
+) -> None:
+    status, output = launch(*arguments)
+    assert status == 2, output
+    assert all(sentence in error_of(output) for sentence in sentences), output
+    assert len(error_of(output).splitlines()) <= len(sentences)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("learner.betta=1", ["learner.betta", "not in struct"]),
+        ("lerner=paper", ["lerner"]),
+        ("learner=papper", ["learner/papper", "paper_lora"]),
+    ],
+)
+def test_typos_are_refused_by_hydra(launch: Launch, tmp_path: Path, argument: str, words: list[str]) -> None:
+    status, output = launch(argument)
+    assert status == 1
+    assert all(word in output for word in words)
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            {"image": "gone.png", "question": "What is it?"},
+            "Field 'image' in line 4 of {path} names {folder}/gone.png, which is not an existing file.",
+        ),
+        ({"image": "red.png", "question": "  "}, "Field 'question' is empty in line 4 of {path}."),
+        ({"image": "red.png"}, "Field 'question' is missing in line 4 of {path}."),
+        (["red.png"], "The line 4 of {path} is not a JSON object with fields, but of type list."),
+    ],
+)
+def test_bad_row_is_named_before_weights_are_loaded(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: object, sentence: str
+) -> None:
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", pytest.fail)
+    write_prompts(tmp_path, row)
+    status, output = launch(*OWN, "run_dir=run", *SMALL)
+    assert status == 2, output
+    expected = sentence.format(path=tmp_path / "prompts.jsonl", folder=tmp_path)
+    assert error_of(output).splitlines()[0] == expected
+    assert "ValueError" in (tmp_path / "run" / "error.txt").read_text()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt"]
+
+
+def test_more_prompts_wanted_than_there_are(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", pytest.fail)
+    write_prompts(tmp_path)
+    status, output = launch(*OWN, "run_dir=run", *SMALL, "iteration.num_prompts=4000")
+    assert status == 2, output
+    assert "need 4000, but" in error_of(output)
+    assert "prompts.jsonl has 3 to train on" in error_of(output)
+
+
+def test_too_many_corrupt_images(launch: Launch, tmp_path: Path) -> None:
+    write_prompts(tmp_path, {"id": "bad", "image": "bad.png", "question": "What?"})
+    (tmp_path / "bad.png").write_bytes((tmp_path / "red.png").read_bytes()[:80])
+    status, output = launch(*OWN, "run_dir=run", *SMALL)
+    assert status == 2, output
+    assert "Prompt bad is dropped: The image" in " ".join(output.split())
+    assert "1 of the 4 prompts of iteration 0 have unreadable images" in error_of(output)
+    assert "more than iteration.max_drop_rate=0.05 allows." in error_of(output)
+    assert_nothing_trained(tmp_path)
+
+
+def test_model_without_chat_template(launch: Launch, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS_DIR, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template*"))
+    status, output = launch("model.path=model", "run_dir=run", *SMALL)
+    assert status == 2, output
+    assert "chat template" in error_of(output)
+    assert_nothing_trained(tmp_path)
+
+
+def test_directory_without_a_model(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    status, output = launch("model.path=model", *SMALL)
+    assert status == 2, output
+    assert f"model.path='{tmp_path / 'model'}'" in error_of(output)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_too_few_pairs_stop_the_run_with_the_reasons(launch: Launch, tmp_path: Path) -> None:
+    status, output = launch("run_dir=run", *SMALL, "iteration.min_pairs=100000")
+    assert status == 2, output
+    assert "fewer than min_pairs=100000; dropped: " in error_of(output)
+    assert "tie" in error_of(output)
+    assert f"traceback in {tmp_path / 'run' / 'error.txt'}" in output
+    assert_nothing_trained(tmp_path)
+    # Its work is not mixed up with that of other settings.
+    status, output = launch("run_dir=run", *SMALL, "iteration.min_pairs=1")
+    assert status == 2, output
+    assert f"{tmp_path / 'run'} holds a run already; resume={tmp_path / 'run'} goes on with it" in error_of(output)
+
+
+def test_directory_that_cannot_be_made(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, output = launch("run_dir=file/run", *SMALL)
+    assert status == 2, output
+    assert error_of(output).startswith(f"Cannot write {tmp_path / 'file'}: ")
+
+
+def test_verbose_shows_the_traceback(launch: Launch) -> None:
+    status, output = launch("learner.beta=-1", "verbose=true")
+    assert status == 1
+    assert "learner.beta=-1 must be above 0." in output
+    assert "Traceback" in output
+
+
+def test_help_holds_keys_groups_and_examples(launch: Launch, tmp_path: Path) -> None:
+    status, output = launch("--help")
+    assert status == 0
+    for group in sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra"):
+        assert f"{group}: " in output
+    for text in ("python train.py resume=RUN_DIR", "data.path", "iteration.num_prompts", "learner.beta", "--cfg job"):
+        assert text in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_configuration_can_be_shown(launch: Launch, tmp_path: Path) -> None:
+    status, output = launch("--cfg", "job", "learner.beta=0.25", "experiment=llava7b_self_lora")
+    assert status == 0
+    shown = OmegaConf.create(output)
+    assert shown.learner.beta == 0.25
+    assert shown.learner.lora.r == 64
+    assert OmegaConf.is_missing(shown.data, "path")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stored_settings_are_what_was_composed(launch: Launch, tmp_path: Path) -> None:
+    write_prompts(tmp_path, {"image": "gone.png", "question": "?"})
+    (tmp_path / "deep").mkdir()
+    launch(*OWN, "seed=7", "run_dir=deep/run", "model.path=deep", "learner.lr=1e-3", *SMALL)
+    launch(*OWN, "seed=7", "run_dir=deep/run", "learner.lr=1e-3", *SMALL)
+    stored = OmegaConf.load(tmp_path / "deep" / "run" / "config.yaml")
+    assert (stored.seed, stored.data.seed, stored.learner.lr) == (7, 7, 1e-3)
+    # Paths are found again from any working directory, and a run that was moved does not write to its old place.
+    assert stored.data.path == str(tmp_path / "prompts.jsonl")
+    assert stored.run_dir == str(tmp_path / "deep" / "run")
+    assert stored.callbacks.checkpoint.dirpath == str(tmp_path / "deep" / "run" / "checkpoints")
+    stored.run_dir = "/moved"
+    assert stored.callbacks.checkpoint.dirpath == "/moved/checkpoints"
+    assert "hydra" not in stored
+
+
+def test_fresh_directory_is_named_by_the_time_and_shared_with_started_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register_resolvers()
+    monkeypatch.setenv(START_VARIABLE, "")
+    monkeypatch.delenv(START_VARIABLE)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        run_dir = compose("train").run_dir
+        assert compose("train").run_dir == run_dir
+    assert run_dir == f"outputs/{os.environ[START_VARIABLE]}"
+    assert len(run_dir) == len("outputs/2024-02-29/12-00-00")
+
+
+@pytest.mark.usefixtures("offline_key")
+def test_tracking_is_offline_exactly_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def is_offline() -> bool:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose("train", ["logger=wandb"]).logger.wandb.offline
+
+    register_resolvers()
+    assert is_offline()
+    (tmp_path / ".netrc").write_text("machine example.org login me password secret")
+    assert is_offline()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret")
+    assert not is_offline()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert is_offline()
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / ".netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert not is_offline()
+
+
+def test_resume_takes_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    fresh, resumed = OmegaConf.create({"resume": None}), OmegaConf.create({"resume": "run"})
+    assert checkpoint_to_resume(resumed, tmp_path) is None
+    directory.mkdir()
+    for age, name in enumerate(("last.ckpt", "epoch=003.ckpt", "epoch=002.ckpt")):
+        torch.save({"weights": torch.zeros(1000)}, directory / name)
+        os.utime(directory / name, (1000 - age, 1000 - age))
+    assert checkpoint_to_resume(fresh, tmp_path) is None
+    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "last.ckpt")
+    content = (directory / "last.ckpt").read_bytes()
+    (directory / "last.ckpt").write_bytes(content[: len(content) // 2])
+    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "epoch=003.ckpt")
+    (directory / "epoch=003.ckpt").unlink()
+    (directory / "epoch=003.ckpt").mkdir()  # as sharded strategies write them
+    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "epoch=003.ckpt")
+
+
+def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
+    assert not is_finished(tmp_path)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").touch()
+    assert not is_finished(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()
+    assert is_finished(tmp_path)

@@ -1,0 +1,70 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+Launch = Callable[..., tuple[int, str]]
+
+# Policy's and trainable parameters of the published checkpoints, and the labeler's.
+EXPERIMENTS = {
+    "llava7b_self": ("7.06 B", "6.76 B", None),
+    "llava7b_self_lora": ("7.22 B", "160 M", None),
+    "llava7b_next34b": ("7.06 B", "6.76 B", "34.8 B"),
+    "qwen3vl_self": ("8.94 B", "175 M", None),
+}
+
+
+@pytest.fixture
+def prompt_list(tmp_path: Path) -> Path:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    path = tmp_path / "prompts.jsonl"
+    path.write_text((json.dumps({"image": "a.png", "question": "What is it?"}) + "\n") * 40)
+    return path
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_is_budgeted_and_nothing_written(
+    launch: Launch, prompt_list: Path, tmp_path: Path, experiment: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    status, output = launch(f"experiment={experiment}", "preflight_only=true", "data.path=prompts.jsonl")
+    assert status == 0, output
+    parameters, trains, labeler = EXPERIMENTS[experiment]
+    assert re.search(rf"policy +{re.escape(parameters)} +{re.escape(trains)}", output)
+    assert bool(labeler) == bool(re.search(rf"labeler +{re.escape(labeler or '34')}", output))
+    assert "4,000 prompts × 10 answers" in output
+    assert "download policy" in output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_prompts_are_shared_out_among_iterations(launch: Launch, prompt_list: Path) -> None:
+    settings = ("iteration.num_iterations=4", "iteration.num_prompts=null", "iteration.pairing.max_pairs_per_prompt=2")
+    status, output = launch("data=files", f"data.path={prompt_list}", "iteration.epochs=3", "preflight_only=true", *settings)
+    assert status == 0, output
+    assert "10 prompts × 10 answers" in output
+    assert "20 pairs × 3 epochs" in output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there(launch: Launch, tmp_path: Path) -> None:
+    status, output = launch("trainer=gpu")
+    assert status == 2
+    assert "error: trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one." in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_of_unknown_size(launch: Launch, tmp_path: Path) -> None:
+    status, output = launch("model.path=nobody/nothing-7b")
+    assert status == 2
+    assert "error: The size of model.path='nobody/nothing-7b' is unknown" in output
+    assert "hf download nobody/nothing-7b config.json" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_first_process_of_several_prints(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert launch("preflight_only=true") == (0, "")

@@ -1,0 +1,46 @@
+"""Train the embedded world's LLaVA from random weights and put it where the package ships it.
+
+    python tools/pretrain_shapes.py                            an hour on one CPU core, half on two
+    python tools/pretrain_shapes.py --output DIR --steps 20    a look at it
+
+The recipe is `rlaifv.worlds.shapes_pretrain.PretrainSettings`; equal settings give equal weights on equal hardware.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.runtime import progress_bar, set_up_logging
+from rlaifv.worlds.shapes_model import WEIGHTS_DIR, save_small
+from rlaifv.worlds.shapes_pretrain import PretrainSettings, StepReport, pretrain
+
+
+def main() -> None:
+    """Train with a progress bar, then save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=WEIGHTS_DIR, help="directory to write (default: the package's)")
+    parser.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the committed number)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    arguments = parser.parse_args()
+    set_up_logging()
+    torch.set_num_threads(arguments.threads)
+    settings = PretrainSettings()
+    if arguments.steps is not None:
+        settings = settings.first(arguments.steps)
+    with progress_bar() as bars:
+        task = bars.add_task("pretrain", total=settings.num_steps, note="drawing scenes")
+        for result in pretrain(settings):
+            if isinstance(result, StepReport):
+                note = f"caption {result.caption_loss:.3f}  yes/no accuracy {result.polar_accuracy:.2f}"
+                bars.update(task, completed=result.step, note=note)
+            else:
+                save_small(*result, arguments.output)
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
