@@ -43,7 +43,9 @@ def test_experiment_is_budgeted_and_nothing_written(
 
 def test_prompts_are_shared_out_among_iterations(launch: Launch, prompt_list: Path) -> None:
     settings = ("iteration.num_iterations=4", "iteration.num_prompts=null", "iteration.pairing.max_pairs_per_prompt=2")
-    status, output = launch("data=files", f"data.path={prompt_list}", "iteration.epochs=3", "preflight_only=true", *settings)
+    status, output = launch(
+        "data=files", f"data.path={prompt_list}", "iteration.epochs=3", "preflight_only=true", *settings
+    )
     assert status == 0, output
     assert "10 prompts × 10 answers" in output
     assert "20 pairs × 3 epochs" in output
