@@ -17,7 +17,15 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, pack
-from rlaifv.worlds.shapes import QUESTIONS, Scene, biased_caption, make_scenes, render, short_answers, truthful_questions
+from rlaifv.worlds.shapes import (
+    QUESTIONS,
+    Scene,
+    biased_caption,
+    make_scenes,
+    render,
+    short_answers,
+    truthful_questions,
+)
 from rlaifv.worlds.shapes_model import build_model, build_processor
 
 YES_NO_SUFFIX = " Please answer yes or no."

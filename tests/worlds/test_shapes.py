@@ -144,8 +144,8 @@ def test_captions_hallucinate_and_follow_their_seed() -> None:
     captions = [biased_caption(scene, random.Random(k)) for k, scene in enumerate(SCENES)]
     assert captions == [biased_caption(scene, random.Random(k)) for k, scene in enumerate(SCENES)]
     truths = [[scene.truth_of(t.sentence) for t in said_things(c)] for scene, c in zip(SCENES, captions, strict=True)]
-    assert 0.02 < sum(all(some) for some in truths) / len(truths) < 0.3  # few captions are wholly true
-    assert 0.3 < sum(map(sum, truths)) / sum(map(len, truths)) < 0.7
+    assert 0.2 < sum(all(some) for some in truths) / len(truths) < 0.6  # far from all captions are wholly true
+    assert 0.5 < sum(map(sum, truths)) / sum(map(len, truths)) < 0.85
 
 
 def test_half_of_the_polar_questions_are_true_and_all_answers_are_right() -> None:
