@@ -35,7 +35,7 @@ def test_train_commands_compose(command: str) -> None:
 
 
 def test_there_are_train_commands() -> None:
-    assert len(commands("train.py")) >= 8
+    assert len(commands("train.py")) >= 7
 
 
 @pytest.mark.parametrize("command", commands("make "))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_too_few_pairs_stop_the_run_with_the_reasons(launch: Launch, tmp_path: P
     status, output = launch("run_dir=run", *SMALL, "iteration.min_pairs=100000")
     assert status == 2, output
     assert "fewer than min_pairs=100000; dropped: " in error_of(output)
-    assert "tie" in error_of(output)
+    assert re.search(r"dropped: \d+ [a-z_]+", error_of(output))  # which reasons there are depends on the answers
     assert f"traceback in {tmp_path / 'run' / 'error.txt'}" in output
     assert_nothing_trained(tmp_path)
     # Its work is not mixed up with that of other settings.
