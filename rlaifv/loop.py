@@ -77,11 +77,11 @@ class FeedbackLoop:
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
             return done.verified()
-        self.measure(iteration)
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
+        shards = self._plan(manifest, iteration)
+        self.measure(iteration)
+        num_prompts = sum(map(len, shards))
         with StageBars(f"iteration {iteration + 1}") as bars:
-            shards = self._plan(manifest, iteration)
-            num_prompts = sum(map(len, shards))
             with bars.stage("generate", num_prompts) as advance:
                 for k in self._mine(manifest, "responses", len(shards), advance, shards):
                     seed = derive_seed(self.seed, iteration, "generate")

@@ -36,7 +36,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
-    engine = LocalEngine(policy, Prompter(processor), cfg.engine.batch_tokens)
+    engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
     loop = FeedbackLoop(
         run_dir=run_dir,
         source=source,
@@ -75,4 +75,9 @@ def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     if cfg.labeler.path is None:
         return None
     model, processor = load_model(cfg.labeler.path, cfg.labeler.revision, cfg.labeler.dtype, cfg.model.attention)
-    return LocalEngine(model.requires_grad_(False), Prompter(processor), cfg.engine.batch_tokens)
+    return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
+
+
+def _prompter(cfg: DictConfig, processor: Any) -> Prompter:
+    limits = {name: cfg.data[name] for name in ("max_pixels", "max_bytes") if name in cfg.data}
+    return Prompter(processor, **limits)

@@ -67,8 +67,7 @@ class DPOModule(LightningModule):
         if iteration == self.iteration:
             return
         self.iteration, self.first_step, self.num_steps = iteration, self.global_step, num_steps
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)  # DeepSpeed's is no torch.optim.Optimizer
         if self.reset_optimizer:
             optimizer.state.clear()
         for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end

@@ -40,9 +40,17 @@ def load_model(
                 "a run can be composed and budgeted, but not started."
             )
         processor = AutoProcessor.from_pretrained(where, revision=revision)
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, revision=revision, dtype=dtype, attn_implementation=attention, use_safetensors=True
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            where,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
         )
+        if found["missing_keys"]:  # transformers would fill them with random numbers
+            names = sorted(found["missing_keys"])
+            raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(

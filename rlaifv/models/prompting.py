@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlaifv.data.images import load_image
+from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, load_image
 from rlaifv.records import Prompt
 
 PIXEL_CACHE_BYTES = 256 * 2**20
@@ -28,17 +28,23 @@ class Prompter:
 
     Images are decoded and preprocessed once; up to `PIXEL_CACHE_BYTES` of them stay in memory, least recently used last.
 
+    Args:
+        processor: of the model.
+        max_pixels: largest picture that is decoded, see `load_image`.
+        max_bytes: largest file that is opened.
+
     Raises:
         ValueError: the processor has no chat template.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
         if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
             raise ValueError(
                 "The model's processor has no chat template, so its prompts cannot be built; "
                 "put a chat_template.jinja beside its weights."
             )
         self.processor = processor
+        self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.tokenizer = processor.tokenizer
         self.image_token: str = processor.image_token
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -127,7 +133,10 @@ class Prompter:
         # One image at a time tells how many placeholder tokens each one takes.
         encoded = [
             self.processor(
-                text=self.image_token, images=[load_image(path)], return_tensors="pt", add_special_tokens=False
+                text=self.image_token,
+                images=[load_image(path, self.max_pixels, self.max_bytes)],
+                return_tensors="pt",
+                add_special_tokens=False,
             )
             for path in image_paths
         ]

@@ -87,6 +87,15 @@ def test_weights_of_another_size_are_an_error(model_dir: Path) -> None:
     refusal_of(str(model_dir))
 
 
+def test_weights_that_lack_a_tensor_are_an_error(model_dir: Path) -> None:
+    """Random numbers in its place would make a model that runs and knows nothing."""
+    weights = load_file(model_dir / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("model.norm.weight"))
+    del weights[name]
+    save_file(weights, model_dir / "model.safetensors", {"format": "pt"})
+    assert "its weights lack 1 tensors of the model, model.language_model.norm.weight" in refusal_of(str(model_dir))
+
+
 def test_a_text_model_is_an_error(tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=20,

@@ -97,6 +97,13 @@ def test_an_image_that_is_missing_is_named(prompter: Prompter, tmp_path: Path) -
         prompter.encode(Prompt("p", "?", (str(tmp_path / "absent.png"),)))
 
 
+def test_images_beyond_the_limits_are_not_decoded(processor: Any, prompts: list[Prompt]) -> None:
+    for limits, reason in (({"max_pixels": 100}, "too_many_pixels"), ({"max_bytes": 100}, "too_many_bytes")):
+        with pytest.raises(ImageError) as refused:
+            Prompter(processor, **limits).encode(prompts[0])
+        assert refused.value.reason == reason
+
+
 @pytest.mark.parametrize("answer", ["There is a red circle at the top left.", "A blue star is not a ring, is it?", ""])
 def test_completions_decode_to_the_answer(prompter: Prompter, prompts: list[Prompt], answer: str) -> None:
     ids = prompter.completion_ids(prompts[0], answer)
@@ -176,9 +183,9 @@ def test_a_processor_without_a_template_is_refused() -> None:
 def spy_on_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
 
-    def load(path: str) -> Image.Image:
+    def load(path: str, *limits: int) -> Image.Image:
         read.append(path)
-        return load_image(path)
+        return load_image(path, *limits)
 
     monkeypatch.setattr(prompting_module, "load_image", load)
     return read
