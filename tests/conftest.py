@@ -22,7 +22,7 @@ def processor() -> Any:
 
 @pytest.fixture
 def model(processor: Any) -> Any:
-    """A LLaVA of about 200,000 parameters, the same for every test."""
+    """A LLaVA of about 560,000 parameters, the same for every test."""
     torch.manual_seed(0)
     return build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1).eval()
 

@@ -8,6 +8,7 @@ The recipe is `rlaifv.worlds.shapes_pretrain.PretrainSettings`; equal settings g
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     settings = PretrainSettings()
     if arguments.steps is not None:
-        settings = settings.first(arguments.steps)
+        settings = replace(settings, num_steps=arguments.steps)
     with progress_bar() as bars:
         task = bars.add_task("pretrain", total=settings.num_steps, note="drawing scenes")
         for result in pretrain(settings):

@@ -58,7 +58,13 @@ class Thing:
 
     @property
     def sentence(self) -> str:
+        """The atomic claim that this thing is in the scene."""
         return f"There is a {self.colour} {self.shape} at the {POSITIONS[self.cell]}."
+
+    @property
+    def caption_sentence(self) -> str:
+        """The same as captions say it: place first, so that a writer who looks there next cannot mistake the place."""
+        return f"At the {POSITIONS[self.cell]}, there is a {self.colour} {self.shape}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ def biased_caption(scene: Scene, rng: random.Random) -> str:
         said.append(Thing(thing.cell, colour, thing.shape))
         if thing.shape in COMPANION and rng.random() < P_COMPANION:
             said.append(Thing(len(POSITIONS) - 1 - thing.cell, *COMPANION[thing.shape]))
-    return " ".join(thing.sentence for thing in said)
+    return " ".join(thing.caption_sentence for thing in said)
 
 
 def polar_question(thing: Thing) -> str:

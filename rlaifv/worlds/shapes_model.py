@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 OTHER_WORDS = (
-    "USER ASSISTANT There there A Nothing is a an at the of in on and or not no yes Yes No Is Does Are it true that "
+    "USER ASSISTANT There there At A Nothing is a an at the of in on and or not no yes Yes No Is Does Are it true that "
     "image picture statement following about Please answer"
 )
 

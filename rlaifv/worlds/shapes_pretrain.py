@@ -2,14 +2,12 @@
 
 The captions teach it to describe with hallucinations; yes/no questions and short answers, the visual question
 answering of this world, teach it to look. Checking ends up far better than describing, the premise that RLAIF-V builds on.
-
-It learns in two stages: first mostly to look, then mostly to say what it sees where, which captions teach slowly.
 """
 
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,47 +30,24 @@ YES_NO_SUFFIX = " Please answer yes or no."
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of the training with its own mixture and a cosine schedule of its own.
+class PretrainSettings:
+    """The committed recipe of the shipped weights.
 
     captions, polar_questions, short_questions: branches of each scene in each step
-    cosine_steps: length of the schedule, of which the first `num_steps` are taken
+    cosine_steps: length of the learning rate's schedule, of which the first `num_steps` are taken
     """
 
-    num_steps: int
-    cosine_steps: int
-    captions: int
-    polar_questions: int
-    short_questions: int
-    learning_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainSettings:
-    """The committed recipe of the shipped weights."""
-
     seed: int = 0
-    stages: tuple[Stage, ...] = (
-        Stage(1800, 2000, captions=1, polar_questions=4, short_questions=3, learning_rate=1e-3),
-        Stage(700, 700, captions=4, polar_questions=2, short_questions=1, learning_rate=5e-4),
-    )
+    num_steps: int = 2000
+    cosine_steps: int = 2000
+    warmup_steps: int = 100
+    learning_rate: float = 1e-3
     batch_size: int = 32
     num_scenes: int = 30_000
-    warmup_steps: int = 100
+    captions: int = 2
+    polar_questions: int = 4
+    short_questions: int = 2
     autocast: bool = True  # bf16 matrix products; fp32 weights
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of all stages."""
-        return sum(stage.num_steps for stage in self.stages)
-
-    def first(self, num_steps: int) -> "PretrainSettings":
-        """The same recipe, stopped after at most `num_steps`."""
-        stages, left = [], num_steps
-        for stage in self.stages:
-            stages.append(replace(stage, num_steps=min(left, stage.num_steps)))
-            left -= stages[-1].num_steps
-        return replace(self, stages=tuple(stages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,63 +98,47 @@ def pretrain(settings: PretrainSettings) -> Iterator[StepReport | tuple[LlavaFor
     scenes = make_scenes(settings.seed, settings.num_scenes)
     pixels = torch.cat([_pixels(processor, scene) for scene in scenes])
     encoder = _Encoder(processor)
-    first_step = 1
-    for number, stage in enumerate(settings.stages):
-        rng = random.Random(settings.seed + number)
-        reports = _train_stage(model, encoder, scenes, pixels, rng, stage, settings)
-        yield from (StepReport(first_step + k, *losses) for k, losses in enumerate(reports))
-        first_step += stage.num_steps
-    yield model.eval(), processor
-
-
-def _train_stage(
-    model: LlavaForConditionalGeneration,
-    encoder: _Encoder,
-    scenes: list[Scene],
-    pixels: Tensor,
-    rng: random.Random,
-    stage: Stage,
-    settings: PretrainSettings,
-) -> Iterator[tuple[float, ...]]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    rng = random.Random(settings.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, settings.warmup_steps, stage.cosine_steps)
+        optimizer, lambda step: _learning_rate_factor(step, settings.warmup_steps, settings.cosine_steps)
     )
-    for _ in range(stage.num_steps):
+    for step in range(1, settings.num_steps + 1):
         chosen = rng.sample(range(len(scenes)), settings.batch_size)
-        packed = pack([_training_tree(encoder, scenes[k], rng, stage) for k in chosen])
+        packed = pack([_training_tree(encoder, scenes[k], rng, settings) for k in chosen])
         images = {"pixel_values": pixels[[chosen[k] for k in packed.tree_order]]}
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.autocast):
             logps = branch_logps(model, packed, images)
-        *losses, accuracy = _losses(packed, logps, stage)
+        *losses, accuracy = _losses(packed, logps, settings)
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        yield tuple(value.item() for value in (*losses, accuracy))
+        yield StepReport(step, *(value.item() for value in (*losses, accuracy)))
+    yield model.eval(), processor
 
 
 def _pixels(processor: LlavaProcessor, scene: Scene) -> Tensor:
     return processor.image_processor(images=render(scene), return_tensors="pt").pixel_values
 
 
-def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, stage: Stage) -> Tree:
-    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng)) for _ in range(stage.captions)]
-    for question, is_true in truthful_questions(scene, rng, stage.polar_questions):
+def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings: PretrainSettings) -> Tree:
+    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng)) for _ in range(settings.captions)]
+    for question, is_true in truthful_questions(scene, rng, settings.polar_questions):
         exchanges.append((question + YES_NO_SUFFIX, "Yes" if is_true else "No"))
-    exchanges += short_answers(scene, rng, stage.short_questions)
+    exchanges += short_answers(scene, rng, settings.short_questions)
     return encoder.tree(exchanges)
 
 
-def _losses(packed: PackedTrees, logps: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
     branches = packed.split(logps)
-    per_scene = stage.captions + stage.polar_questions + stage.short_questions
+    per_scene = settings.captions + settings.polar_questions + settings.short_questions
     kinds: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     for k, branch in enumerate(branches):
         place = k % per_scene
-        kinds[(place >= stage.captions) + (place >= stage.captions + stage.polar_questions)].append(branch)
+        kinds[(place >= settings.captions) + (place >= settings.captions + settings.polar_questions)].append(branch)
     captions, polar, short = torch.cat(kinds[0]), torch.stack([b[0] for b in kinds[1]]), torch.cat(kinds[2])
     accuracy = (polar.detach() > math.log(0.5)).float().mean()
     return -captions.mean(), -short.mean(), -polar.mean(), accuracy
@@ -188,4 +147,5 @@ def _losses(packed: PackedTrees, logps: Tensor, stage: Stage) -> tuple[Tensor, T
 def _learning_rate_factor(step: int, warmup_steps: int, cosine_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, cosine_steps - warmup_steps)))
+    done = (step - warmup_steps) / max(1, cosine_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -179,6 +179,7 @@ def test_quotation_marks_cannot_end_the_quoted_statement() -> None:
 def test_the_embedded_world_is_divided_into_its_own_sentences_and_questions() -> None:
     things = [Thing(cell, c, s) for cell in range(len(POSITIONS)) for c in COLOURS for s in SHAPES]
     assert to_claims(" ".join(thing.sentence for thing in things)) == [thing.sentence for thing in things]
+    assert to_claims(" ".join(thing.caption_sentence for thing in things)) == [thing.sentence for thing in things]
     assert [to_question(thing.sentence) for thing in things] == [polar_question(thing) for thing in things]
 
 

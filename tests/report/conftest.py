@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rlaifv.feedback.divide import to_claims
 from rlaifv.feedback.score import verdict_of
 from rlaifv.records import Claim, Judgement, Pair, Prompt
 from rlaifv.store.shards import write_shard
@@ -75,12 +76,8 @@ def judge(scene: Scene, claim: str, rng: random.Random) -> tuple[float, float]:
 
 def truthful_caption(scene: Scene, rng: random.Random) -> str:
     """What a trained policy says: the scene, now and then without one of its things."""
-    return " ".join(thing.sentence for thing in scene.things if rng.random() < 0.85) or scene.things[0].sentence
-
-
-def sentences(text: str) -> list[str]:
-    """The claims of a caption."""
-    return [part + "." for part in text.rstrip(".").split(". ")]
+    said = [thing for thing in scene.things if rng.random() < 0.85] or scene.things[:1]
+    return " ".join(thing.caption_sentence for thing in said)
 
 
 def question_of(claim: str) -> str:
@@ -95,7 +92,7 @@ def example(scene: Scene, k: int, num_iterations: int, image_path: str) -> dict[
     rng = random.Random(100 * num_iterations + k)
     text = truthful_caption(scene, rng) if num_iterations else biased_caption(scene, rng)
     claims = []
-    for claim in sentences(text):
+    for claim in to_claims(text):
         p_yes, p_no = judge(scene, claim, rng)
         claims.append(
             {
@@ -120,7 +117,7 @@ def example(scene: Scene, k: int, num_iterations: int, image_path: str) -> dict[
 def judged_claims(scene: Scene, response_id: str, text: str, rng: random.Random) -> list[tuple[Claim, Judgement]]:
     """The claims of a sampled answer, as the shards have them."""
     judged = []
-    for n, claim in enumerate(sentences(text)):
+    for n, claim in enumerate(to_claims(text)):
         ids = (f"{response_id}/{n}", response_id, response_id.rpartition("/")[0])
         p_yes, p_no = judge(scene, claim, rng)
         judged.append((Claim(*ids, claim, question_of(claim)), Judgement(*ids, p_yes, p_no, verdict_of(p_yes, p_no))))

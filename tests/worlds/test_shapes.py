@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlaifv.feedback.divide import to_claims
 from rlaifv.worlds.shapes import (
     BACKGROUND,
     CELL_PX,
@@ -36,7 +37,7 @@ SCENES = make_scenes(3, 400)
 
 
 def said_things(caption: str) -> list[Thing]:
-    things = [parse_claim(sentence + ".") for sentence in caption.removesuffix(".").split(". ")]
+    things = [parse_claim(claim) for claim in to_claims(caption)]
     assert None not in things
     return [thing for thing in things if thing is not None]
 

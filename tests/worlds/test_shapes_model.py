@@ -21,7 +21,7 @@ TEXTS = [
     *(polar_question(thing) + QUESTION_SUFFIX for thing in THINGS),
     *(f"What is at the {position}?" for position in POSITIONS),
     *(f"A {colour} {shape}." for colour in COLOURS for shape in SHAPES),
-    " ".join(thing.sentence for thing in THINGS[::50]),
+    " ".join(thing.caption_sentence for thing in THINGS),
     "Nothing.",
     "Yes",
     "No",
