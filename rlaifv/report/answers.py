@@ -1,7 +1,7 @@
 """Where the claims of an answer stand in its text, so that a page can mark them there."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlaifv.report.run import JudgedClaim
@@ -26,16 +26,16 @@ class Answer:
 def mark_claims(text: str, claims: Sequence[JudgedClaim]) -> Answer:
     """Find each claim in the text, ignoring case, spacing and its final full stop; claims never share a character.
 
-    A divider may word a claim anew. Such a claim is not guessed at: it goes to `elsewhere`.
+    A place that a sentence opens with may stand at the end of its claim. A claim that the divider worded anew in any other
+    way is not guessed at: it goes to `elsewhere`.
     """
     taken: list[tuple[int, int, JudgedClaim]] = []
     elsewhere: list[JudgedClaim] = []
     for claim in claims:
-        words = [re.escape(word) for word in claim.text.rstrip(" .").split()]
-        pattern = r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)\.?"
-        matches = re.finditer(pattern, text, re.IGNORECASE) if words else ()
-        free = (match.span() for match in matches if all(not _overlap(match.span(), span[:2]) for span in taken))
-        span = next(free, None)
+        spans = (
+            match.span() for pattern in _wordings(claim.text) for match in re.finditer(pattern, text, re.IGNORECASE)
+        )
+        span = next((span for span in spans if all(not _overlap(span, other[:2]) for other in taken)), None)
         if span is None:
             elsewhere.append(claim)
         else:
@@ -50,6 +50,14 @@ def mark_claims(text: str, claims: Sequence[JudgedClaim]) -> Answer:
     if end < len(text):
         segments.append(Segment(text[end:]))
     return Answer(tuple(segments), tuple(elsewhere))
+
+
+def _wordings(claim: str) -> Iterator[str]:
+    """Patterns of a claim as it stands, then with each end of it said first, as in "In front, there is a dog"."""
+    words = [re.escape(word) for word in claim.rstrip(" .").split()]
+    for k in range(len(words)):
+        stated = [*words[k:-1], words[-1] + ",", *words[:k]] if k else words
+        yield r"(?<!\w)" + r"\s+".join(stated) + r"(?!\w)\.?"
 
 
 def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:

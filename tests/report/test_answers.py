@@ -21,6 +21,21 @@ def test_claims_are_found_in_the_text() -> None:
     assert answer.elsewhere == ()
 
 
+def test_a_place_said_first_is_found_though_its_claim_ends_with_it() -> None:
+    text = "At the left, there is a cat. In front of it, a dog sleeps. There is a cat."
+    cat, dog, again = (
+        claim("There is a cat at the left."),
+        claim("A dog sleeps in front of it."),
+        claim("There is a cat."),
+    )
+    answer = mark_claims(text, [cat, dog, again])
+    assert [(segment.text, segment.claim) for segment in answer.segments if segment.claim] == [
+        ("At the left, there is a cat.", cat),
+        ("In front of it, a dog sleeps.", dog),
+        ("There is a cat.", again),
+    ]
+
+
 def test_reworded_claims_and_parts_of_words_are_not_guessed() -> None:
     reworded, part, empty = claim("A cat is there."), claim("there is a cat"), claim(" . ")
     answer = mark_claims("There is a caterpillar.", [reworded, part, empty])

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlaifv.feedback.divide import to_claims
 from rlaifv.records import Judgement, Pair
 from rlaifv.report.pairs import read_pairs
 from rlaifv.store.shards import read_shard, write_shard
@@ -16,7 +17,7 @@ def test_pairs_come_with_their_prompt_and_judged_claims(make_run: Callable[..., 
         assert Path(pair.image_path).is_file()
         assert pair.chosen.score > pair.rejected.score
         for side in (pair.chosen, pair.rejected):
-            assert " ".join(claim.text for claim in side.claims) == side.text
+            assert [claim.text for claim in side.claims] == to_claims(side.text)
             assert -side.score == sum(claim.verdict == "rejected" for claim in side.claims)
             assert all(claim.p_yes is not None and claim.truth is None for claim in side.claims)
 
