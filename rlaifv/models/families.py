@@ -6,10 +6,14 @@ from typing import Any, Literal, get_args
 
 from transformers import PretrainedConfig
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.utils import is_torchvision_available
 
 Part = Literal["vision", "projector", "language_model", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 # Bounds of the processor published with Qwen3-VL; an image is resized to lie between them.
 QWEN3_VL_MIN_PX = 256**2
@@ -18,19 +22,23 @@ QWEN3_VL_MAX_PX = 4096**2
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Prefixes of the parameter names of each part, no two of which overlap.
+    """What the tree has to know of a family whose models it runs exactly (the tests compare each with its own forward).
 
-    The input embedding belongs to the language model. `head` is the vocabulary projection; where it is tied to the
-    embedding it has no parameters of its own. `counts_positions` is whether tokens are numbered one by one, as the tree
-    numbers them; families that give image tokens positions on three axes (M-RoPE) can be budgeted but not run.
+    vision, projector, language_model, head: prefixes of the parameter names of each part, no two of which overlap. The
+        input embedding belongs to the language model; a head that is tied to it has no parameters of its own.
+    sees_whole_images: whether the tokens of an image see one another in both directions; causal like text otherwise.
+    has_video_processor: whether the processor owns one, which cannot be loaded without torchvision.
+
+    In all of them prompts put images before text, so that questions about the same images share a prefix.
     """
 
     model_type: str
     vision: tuple[str, ...]
     projector: tuple[str, ...]
-    language_model: tuple[str, ...]
+    language_model: tuple[str, ...] = ("model.language_model.",)
     head: tuple[str, ...] = ("lm_head.",)
-    counts_positions: bool = True
+    sees_whole_images: bool = False
+    has_video_processor: bool = False
 
     def part_of(self, parameter_name: str) -> Part:
         """The part that a parameter belongs to.
@@ -46,22 +54,29 @@ class Family:
         )
 
 
-_LLAVA_VISION, _LLAVA_PROJECTOR = ("model.vision_tower.",), ("model.multi_modal_projector.",)
-_LANGUAGE_MODEL = ("model.language_model.",)
+_TOWER, _PROJECTOR = ("model.vision_tower.",), ("model.multi_modal_projector.",)
+# The newline embedding ends each row of an image's grid: it is made of the same stuff as projected features.
+_PROJECTOR_AND_NEWLINE = (*_PROJECTOR, "model.image_newline")
+_QWEN_TOWER = ("model.visual.patch_embed.", "model.visual.blocks.")
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llava", _LLAVA_VISION, _LLAVA_PROJECTOR, _LANGUAGE_MODEL),
-        # The newline embedding ends each row of an image's grid: it is made of the same stuff as projected features.
-        Family("llava_next", _LLAVA_VISION, (*_LLAVA_PROJECTOR, "model.image_newline"), _LANGUAGE_MODEL),
+        Family("llava", _TOWER, _PROJECTOR),
+        Family("llava_next", _TOWER, _PROJECTOR_AND_NEWLINE),
+        Family("llava_onevision", _TOWER, _PROJECTOR_AND_NEWLINE, has_video_processor=True),
+        Family("qwen2_5_vl", _QWEN_TOWER, ("model.visual.merger.",), has_video_processor=True),
         Family(
             "qwen3_vl",
-            ("model.visual.patch_embed.", "model.visual.pos_embed.", "model.visual.blocks."),
+            (*_QWEN_TOWER, "model.visual.pos_embed."),
             ("model.visual.merger.", "model.visual.deepstack_merger_list."),
-            _LANGUAGE_MODEL,
-            counts_positions=False,
+            has_video_processor=True,
         ),
+        Family("internvl", _TOWER, _PROJECTOR, has_video_processor=True),
+        Family("idefics3", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",)),
+        Family("smolvlm", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",), has_video_processor=True),
+        Family("gemma3", _TOWER, _PROJECTOR, sees_whole_images=True),
+        Family("minicpmv4_6", _TOWER, ("model.merger.",), has_video_processor=True),
     )
 }
 
@@ -78,6 +93,27 @@ def family_of(config: PretrainedConfig) -> Family:
             "A new one needs an entry in rlaifv/models/families.py."
         )
     return FAMILIES[config.model_type]
+
+
+def check_family(config: PretrainedConfig) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        ValueError: the model takes no images, keeps a state that branches would share, or its processor lacks a package.
+    """
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(f"Models of type {config.model_type!r} do not answer questions about images.")
+    recurrent = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS)
+    if recurrent:
+        raise ValueError(
+            f"This {config.model_type!r} model has layers of type {', '.join(recurrent)}, which carry a state from token to "
+            "token that no mask can branch; models whose layers are all attention can be run."
+        )
+    family = FAMILIES.get(config.model_type)
+    if family is not None and family.has_video_processor and not is_torchvision_available():
+        raise ValueError(
+            f"The processor of {config.model_type!r} models needs torchvision, which is not installed: pip install torchvision."
+        )
 
 
 @dataclass(frozen=True, slots=True)
