@@ -103,11 +103,11 @@ def check_family(config: PretrainedConfig) -> None:
     """
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ValueError(f"Models of type {config.model_type!r} do not answer questions about images.")
-    recurrent = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS)
-    if recurrent:
+    others = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS)
+    if others:
         raise ValueError(
-            f"This {config.model_type!r} model has layers of type {', '.join(recurrent)}, which carry a state from token to "
-            "token that no mask can branch; models whose layers are all attention can be run."
+            f"This {config.model_type!r} model has layers of type {', '.join(others)}, which do not go by a mask, so that "
+            "answers to one prompt would run into each other; only models whose layers are all attention can be run."
         )
     family = FAMILIES.get(config.model_type)
     if family is not None and family.has_video_processor and not is_torchvision_available():

@@ -211,6 +211,26 @@ def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
     )
 
 
+@dataclass(slots=True)
+class Packer:
+    """How one model reads trees. Whoever runs the model shares its packer, so that all of them take the same path.
+
+    pad_id: fills rows.
+    separately: whether branches become plain sequences: the model is of no known family, or its trees were found to differ.
+    """
+
+    pad_id: int = 0
+    separately: bool = False
+
+    def __call__(self, trees: Sequence[Tree], row_tokens: int = 0) -> PackedTrees:
+        """Rows of trees, as `pack`; or rows of sequences, which are never joined."""
+        return separate(trees, self.pad_id) if self.separately else pack(trees, row_tokens, self.pad_id)
+
+    def num_tokens(self, tree: Tree) -> int:
+        """What a tree takes in its rows."""
+        return tree.num_tokens + self.separately * len(tree.prefix) * (len(tree.branches) - 1)
+
+
 def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
     """Run the backbone over packed trees.
 

@@ -19,6 +19,7 @@ from transformers import (
 from rlaifv.data.images import load_image
 from rlaifv.engines import local as local_module
 from rlaifv.engines.local import LocalEngine
+from rlaifv.models import tree as tree_module
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
@@ -105,15 +106,17 @@ def test_answers_do_not_depend_on_budgets(
     expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
     shapes: list[torch.Size] = []
 
-    def spy(trees: Sequence[Tree], **options: Any) -> PackedTrees:
-        packed = pack(trees, **options)
+    def spy(trees: Sequence[Tree], *options: Any) -> PackedTrees:
+        packed = pack(trees, *options)
         shapes.append(packed.input_ids.shape)
         return packed
 
-    monkeypatch.setattr(local_module, "pack", spy)
+    engine = LocalEngine(sharp, prompter, batch_tokens)
+    engine.check(asked[0][0])
+    monkeypatch.setattr(tree_module, "pack", spy)
     monkeypatch.setattr(local_module, "MAX_TREE_TOKENS", tree_tokens)
     finished: list[int] = []
-    actual = LocalEngine(sharp, prompter, batch_tokens).answer_probabilities(asked, finished.append)
+    actual = engine.answer_probabilities(asked, finished.append)
     assert_close(actual, expected)
     assert all(rows * length <= batch_tokens or rows == 1 for rows, length in shapes)
     assert max(length for _, length in shapes) <= max(tree_tokens, 40)  # the longest question takes 32
