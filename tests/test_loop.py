@@ -56,6 +56,10 @@ class FakePolicy:
         torch.nn.init.ones_(self.model.weight)
         torch.nn.init.zeros_(self.model.bias)
         self.events = events
+        self.checked: list[str] = []
+
+    def check(self, prompt: Prompt) -> None:
+        self.checked.append(prompt.id)
 
     def sample(
         self,

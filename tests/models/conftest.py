@@ -189,3 +189,9 @@ def tiny_qwen() -> Tiny:
 @pytest.fixture(scope="session")
 def tiny_gemma() -> Tiny:
     return build_tiny("gemma3")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral() -> Tiny:
+    """LLaVA-NeXT, whose language model here has a window in every layer."""
+    return build_tiny("llava_next")
