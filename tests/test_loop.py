@@ -240,6 +240,14 @@ def test_preparing_again_asks_no_model(world: World) -> None:
     assert len(world.events) == num_events
 
 
+def test_trees_are_checked_before_pairs_are_trained_on(world: World) -> None:
+    """Also where all of them were made by an earlier process, so that nothing else runs the policy in this one."""
+    for _ in range(2):
+        loop: Any = world.loop()
+        loop.prepare(0)
+        assert loop.policy.checked == ["0-0"]
+
+
 def test_iterations_are_apart(world: World) -> None:
     """The next iteration has prompts, seeds and a directory of its own, and leaves the one before as it was."""
     world.loop().prepare(0)

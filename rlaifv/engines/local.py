@@ -14,7 +14,16 @@ from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone
 from rlaifv.models.prompting import Prompter, stack_images
 from rlaifv.models.sampling import Decoding, Sampled, sample_branches
-from rlaifv.models.tree import Branch, PackedTrees, Packer, Tree, batches_by_tokens, branch_logps, next_token_logps, separate
+from rlaifv.models.tree import (
+    Branch,
+    PackedTrees,
+    Packer,
+    Tree,
+    batches_by_tokens,
+    branch_logps,
+    next_token_logps,
+    separate,
+)
 from rlaifv.records import Prompt
 
 # A tree with more question tokens than this is split, so that one image with hundreds of claims still fits.

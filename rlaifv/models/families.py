@@ -74,7 +74,9 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("internvl", _TOWER, _PROJECTOR, has_video_processor=True),
         Family("idefics3", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",)),
-        Family("smolvlm", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",), has_video_processor=True),
+        Family(
+            "smolvlm", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",), has_video_processor=True
+        ),
         Family("gemma3", _TOWER, _PROJECTOR, sees_whole_images=True),
         Family("minicpmv4_6", _TOWER, ("model.merger.",), has_video_processor=True),
     )

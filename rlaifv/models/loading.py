@@ -79,9 +79,7 @@ def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] 
         decoder = model.get_decoder()
         inside = next(name for name, module in model.named_modules() if module is decoder) + "."
         targets = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(inside)
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(inside)
         ]
         return get_peft_model(model, LoraConfig(target_modules=targets, **lora))
     for name, parameter in model.named_parameters():

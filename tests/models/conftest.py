@@ -113,8 +113,14 @@ FAMILY_CASES: dict[str, tuple[dict[str, Any], Pictures]] = {
         },
         tiles,
     ),
-    "idefics3": ({"vision_config": TILE, "text_config": TEXT | {"model_type": "llama"}, "scale_factor": 2}, masked_tiles),
-    "smolvlm": ({"vision_config": TILE, "text_config": TEXT | {"model_type": "llama"}, "scale_factor": 2}, masked_tiles),
+    "idefics3": (
+        {"vision_config": TILE, "text_config": TEXT | {"model_type": "llama"}, "scale_factor": 2},
+        masked_tiles,
+    ),
+    "smolvlm": (
+        {"vision_config": TILE, "text_config": TEXT | {"model_type": "llama"}, "scale_factor": 2},
+        masked_tiles,
+    ),
     "gemma3": (
         {
             "vision_config": SIGLIP,

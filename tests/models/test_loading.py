@@ -115,7 +115,9 @@ def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path, monkeyp
     assert "has layers of type linear_attention, which do not go by a mask" in refusal_of(str(tmp_path / "qwen3_5"))
     monkeypatch.setattr(families, "is_torchvision_available", lambda: False)
     AutoConfig.for_model("qwen3_vl").save_pretrained(tmp_path / "qwen3_vl")
-    assert "needs torchvision, which is not installed: pip install torchvision." in refusal_of(str(tmp_path / "qwen3_vl"))
+    assert "needs torchvision, which is not installed: pip install torchvision." in refusal_of(
+        str(tmp_path / "qwen3_vl")
+    )
 
 
 def test_auto_takes_an_attention_and_says_which(model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -131,12 +133,16 @@ def outsider() -> Any:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = tower | {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14}
-    config = AutoConfig.for_model("vipllava", text_config=text | heads, vision_config=vision, vision_feature_layers=[-1])
+    config = AutoConfig.for_model(
+        "vipllava", text_config=text | heads, vision_config=vision, vision_feature_layers=[-1]
+    )
     return AutoModelForImageTextToText.from_config(config)
 
 
 def test_an_unknown_family_trains_as_a_whole_or_through_adapters() -> None:
-    with pytest.raises(ValueError, match=r"train_parts=\['projector'\] cannot be told apart in a model of type 'vipllava'"):
+    with pytest.raises(
+        ValueError, match=r"train_parts=\['projector'\] cannot be told apart in a model of type 'vipllava'"
+    ):
         select_trainable(outsider(), ("projector",))
     whole = select_trainable(outsider(), ("projector", "language_model", "vision"))
     assert all(parameter.requires_grad for parameter in whole.parameters())

@@ -53,7 +53,9 @@ def trees_of(prompts: Sequence[EncodedPrompt]) -> list[Tree]:
 def test_logps_equal_those_of_separate_sequences(tiny: Any, row_tokens: int) -> None:
     trees = trees_of(tiny.prompts)
     with torch.no_grad():
-        expected = torch.cat([one for k, tree in enumerate(trees) for one in twin_logps(tiny.model, tree, tiny.prompts[k])])
+        expected = torch.cat(
+            [one for k, tree in enumerate(trees) for one in twin_logps(tiny.model, tree, tiny.prompts[k])]
+        )
         actual = read(tiny.model, pack(trees, row_tokens), tiny.prompts)
         slow = read(tiny.model, separate(trees), tiny.prompts)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
@@ -124,7 +126,9 @@ def check_forest(tiny: Any, forest: list[tuple[int, list[Branch]]], row_tokens: 
     with torch.no_grad():
         actual = read(tiny.model, packed, [tiny.prompts[k] for k, _ in forest])
         expected = [
-            one for tree, (k, _) in zip(trees, forest, strict=True) for one in twin_logps(tiny.model, tree, tiny.prompts[k])
+            one
+            for tree, (k, _) in zip(trees, forest, strict=True)
+            for one in twin_logps(tiny.model, tree, tiny.prompts[k])
         ]
     torch.testing.assert_close(actual, torch.cat(expected), rtol=0, atol=1e-5)
 
