@@ -149,7 +149,7 @@ def test_pairs_follow_the_engines_packer(prompter: Prompter, ask: Any, make_pair
     packer.separately = True
     separate = collator(items)
     assert len(trees.trees.input_ids) == 1
-    assert _tokens(prompter, separate.trees.input_ids[0]) == WHAT + [" A", " red", " ring", ".", "</s>"]
+    assert _tokens(prompter, separate.trees.input_ids[0]) == [*WHAT, " A", " red", " ring", ".", "</s>"]
     assert separate.trees.tree_order == (1, 1, 0, 0)
     assert len(separate.images["pixel_values"]) == 4
     assert torch.equal(separate.images["pixel_values"][::2], trees.images["pixel_values"])

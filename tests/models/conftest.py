@@ -188,6 +188,11 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def tiny_names() -> list[str]:
+    return list(FAMILY_CASES)
+
+
+@pytest.fixture(scope="session")
 def tiny_qwen() -> Tiny:
     return build_tiny("qwen3_vl")
 

@@ -115,7 +115,7 @@ def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path, monkeyp
     assert "has layers of type linear_attention, which do not go by a mask" in refusal_of(str(tmp_path / "qwen3_5"))
     monkeypatch.setattr(families, "is_torchvision_available", lambda: False)
     AutoConfig.for_model("qwen3_vl").save_pretrained(tmp_path / "qwen3_vl")
-    assert "needs torchvision, which is not installed: pip install torchvision." in refusal_of(
+    assert "needs torchvision, which is not installed; `pip install torchvision` mends that." in refusal_of(
         str(tmp_path / "qwen3_vl")
     )
 
