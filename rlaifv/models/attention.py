@@ -7,13 +7,13 @@ what the cache holds with the Q new ones at its end), n tokens of a prefix.
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import PretrainedConfig
 
 from rlaifv.models.families import FAMILIES
 
@@ -65,12 +65,6 @@ def _in_the_form_of(attention: str, allowed: Tensor, dtype: torch.dtype) -> Any:
     raise ValueError(f"model.attention={attention!r} cannot run trees; use auto, sdpa, eager or flex_attention.")
 
 
-def image_token_id(config: PretrainedConfig) -> int | None:
-    """The id of the placeholders that image features replace; None where the config does not say."""
-    found: int | None = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-    return found
-
-
 def open_images(model: Any, allowed: Tensor, input_ids: Tensor, positions: Tensor) -> Tensor:
     """Let the tokens of an image see one another in both directions, in families that were trained so (Gemma 3).
 
@@ -86,7 +80,7 @@ def open_images(model: Any, allowed: Tensor, input_ids: Tensor, positions: Tenso
     family = FAMILIES.get(model.config.model_type)
     if family is None or not family.sees_whole_images:
         return allowed
-    is_image = input_ids == image_token_id(model.config)
+    is_image: Tensor = torch.eq(input_ids, _placeholder(model))
     begins = is_image.clone()
     begins[:, 1:] &= ~is_image[:, :-1] | (positions[:, 1:] == 0)
     run = begins.cumsum(1)
@@ -109,10 +103,10 @@ def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapp
     counted = [torch.arange(len(ids)) for ids in prefixes]
     if not uses_mrope(model):
         return counted
-    placeholder, grids = image_token_id(model.config), images.get("image_grid_thw")
+    grids = images.get("image_grid_thw")
     positions, first = [], 0
     for ids, plain in zip(prefixes, counted, strict=True):
-        is_image = torch.tensor(ids) == placeholder
+        is_image = torch.eq(torch.tensor(ids), _placeholder(model))
         num_images = sum(flag for flag, _ in groupby(is_image.tolist()))
         if grids is None or num_images == 0:
             positions.append(plain.expand(3, -1))
@@ -124,6 +118,27 @@ def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapp
         positions.append(found[:, 0])
         first += num_images
     return positions
+
+
+def stock_arguments(model: Any, input_ids: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """What a processor gives beside ids and images; the model derives its own mask and positions from it.
+
+    Args:
+        model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
+        input_ids: int64[B, L], plain sequences.
+        seen: bool[B, L], False in padding.
+    """
+    known = signature(model.base_model.forward).parameters
+    is_image = (torch.eq(input_ids, _placeholder(model)) & seen).long()
+    types = {name: is_image for name in ("mm_token_type_ids", "token_type_ids") if name in known}
+    return {"attention_mask": seen.long(), **types}
+
+
+def _placeholder(model: Any) -> int:
+    """The id that image features replace; -1, which no token has, where the config names none."""
+    config = model.config
+    found = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    return -1 if found is None else found
 
 
 def uses_mrope(model: Any) -> bool:

@@ -130,11 +130,10 @@ def _square_tiles(config: Any, image_px: tuple[int, int] | None) -> ImageLayout:
         tile_px, patch_px = vision.image_size[0], vision.patch_size[0]
         patches = (tile_px // patch_px) ** 2
         positions, kept = patches + 1, int(patches * config.downsample_ratio**2)  # a class token
-        if image_px is None:
-            num_tiles = INTERNVL_TILES + 1
-        else:
+        num_tiles = INTERNVL_TILES + 1
+        if image_px is not None:
             size = {"height": tile_px, "width": tile_px}
-            cutter = GotOcr2ImageProcessorPil(size=size, crop_to_patches=True, max_patches=INTERNVL_TILES)
+            cutter: Any = GotOcr2ImageProcessorPil(size=size, crop_to_patches=True, max_patches=INTERNVL_TILES)
             num_tiles = cutter.get_number_of_image_patches(*image_px)
     else:
         tile_px = vision.image_size

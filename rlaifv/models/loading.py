@@ -39,7 +39,7 @@ def load_model(
         config = AutoConfig.from_pretrained(where, revision=revision)
         check_family(config)
         processor = AutoProcessor.from_pretrained(where, revision=revision)
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
@@ -47,6 +47,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
+        model, found = loaded
         if found["missing_keys"]:  # transformers would fill them with random numbers
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")

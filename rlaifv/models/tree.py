@@ -21,14 +21,13 @@ Shapes: B rows, L tokens per row, S scored tokens over all branches, N branches 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlaifv.models.attention import attention_masks, image_token_id, open_images, prefix_positions, uses_mrope
+from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -246,7 +245,7 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) ->
         ValueError: the model's attention implementation takes no mask of this kind.
     """
     if packed.attention_mask.dim() == 2:
-        arguments = _stock_arguments(model, packed)
+        arguments = stock_arguments(model, packed.input_ids, packed.attention_mask)
     else:
         places = packed.position_ids
         allowed = open_images(model, packed.attention_mask, packed.input_ids, places)
@@ -271,14 +270,6 @@ def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Te
         positions[:, mine & ~in_prefix] += int(found.max()) + 1 - num_tokens
         positions[:, in_prefix] = found.to(positions.device)
     return positions
-
-
-def _stock_arguments(model: Any, packed: PackedTrees) -> dict[str, Tensor]:
-    """What a processor would give beside ids and images; the model derives masks and positions from it by itself."""
-    known = signature(model.base_model.forward).parameters
-    is_image = (packed.input_ids == image_token_id(model.config)) & packed.attention_mask
-    types = {name: is_image.long() for name in ("mm_token_type_ids", "token_type_ids") if name in known}
-    return {"attention_mask": packed.attention_mask.long(), **types}
 
 
 def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
