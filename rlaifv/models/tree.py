@@ -229,6 +229,16 @@ class Packer:
         """What a tree takes in its rows."""
         return tree.num_tokens + self.separately * len(tree.prefix) * (len(tree.branches) - 1)
 
+    def split(self, tree: Tree, max_tokens: int) -> Iterator[Tree]:
+        """Trees that take at most `max_tokens` tokens each (one branch at least) and share out the branches."""
+        if not self.separately:
+            yield from tree.split(max_tokens)
+            return
+        longest = len(tree.prefix) + max((len(branch.ids) for branch in tree.branches), default=0)
+        number = max(1, max_tokens // longest)
+        for k in range(0, len(tree.branches), number):
+            yield Tree(tree.prefix, tree.branches[k : k + number])
+
 
 def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
     """Run the backbone over packed trees.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlaifv.models.prompting import EncodedPrompt, stack_images
-from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, next_token_logps, pack, separate
+from rlaifv.models.tree import Branch, PackedTrees, Packer, Tree, branch_logps, next_token_logps, pack, separate
 
 IMAGE = 4
 ANSWERS = (Branch(tuple(range(60, 73))), Branch((70, 71, 72), context=1), Branch(()), Branch((73, 74)))
@@ -210,3 +210,14 @@ def test_a_model_is_left_to_number_and_mask_separate_sequences_itself() -> None:
     assert branch_logps(model, separate(trees, pad_id=IMAGE), {}).shape == (3,)
     assert seen["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert seen["token_type_ids"].tolist() == [[1, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def test_separate_sequences_are_split_by_what_they_take() -> None:
+    """Four questions of 2 to 4 tokens on a prefix of 5 take 4 * 5 + 12 tokens as sequences, 17 as a tree."""
+    tree = Tree((1,) * 5, tuple(Branch((7,) * n) for n in (2, 4, 3, 3)))
+    trees, sequences = Packer(), Packer(separately=True)
+    assert (trees.num_tokens(tree), sequences.num_tokens(tree)) == (17, 32)
+    assert [len(part.branches) for part in trees.split(tree, 17)] == [4]
+    assert [len(part.branches) for part in sequences.split(tree, 32)] == [3, 1]
+    assert [len(part.branches) for part in sequences.split(tree, 1)] == [1] * 4
+    assert [branch for part in sequences.split(tree, 18) for branch in part.branches] == list(tree.branches)
