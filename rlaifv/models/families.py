@@ -71,6 +71,7 @@ FAMILIES: dict[str, Family] = {
             "smolvlm", ("model.vision_model.",), ("model.connector.",), ("model.text_model.",), has_video_processor=True
         ),
         Family("gemma3", _TOWER, _PROJECTOR, sees_whole_images=True),
+        # For weights that stand on a plain transformer; those on Qwen3.5, the default, are refused below.
         Family("minicpmv4_6", _TOWER, ("model.merger.",), has_video_processor=True),
     )
 }
