@@ -47,7 +47,7 @@ SWITCHES = ("iteration.pairing.length_balance", "learner.reset_optimizer", "pref
 CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
-    "model.attention": ("sdpa", "eager", "flex_attention"),
+    "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.schedule": ("cosine", "linear", "constant"),
 }

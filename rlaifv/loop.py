@@ -76,7 +76,7 @@ class FeedbackLoop:
         """
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
-            return done.verified()
+            return self._ready(done)
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
         shards = self._plan(manifest, iteration)
         self.measure(iteration)
@@ -113,7 +113,7 @@ class FeedbackLoop:
             self._write_statistics(iteration, manifest, statistics)
             manifest.commit(self.settings.min_pairs)
         barrier()
-        return manifest.verified()
+        return self._ready(manifest)
 
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
@@ -144,6 +144,12 @@ class FeedbackLoop:
     def statistics_path(self, iteration: int) -> Path:
         """What the feedback of an iteration found."""
         return self.run_dir / "iterations" / f"{iteration:03d}" / "statistics.json"
+
+    def _ready(self, manifest: Manifest) -> Manifest:
+        """A resumed run may come here without having run the policy, whose trees are about to be trained on."""
+        verified = manifest.verified()
+        self.policy.check(verified.records("prompts")[0])
+        return verified
 
     def _producer(self) -> dict[str, str]:
         return {"policy": weights_digest(self.policy.model), "seed": str(self.seed), "settings": repr(self.settings)}

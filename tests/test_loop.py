@@ -56,6 +56,10 @@ class FakePolicy:
         torch.nn.init.ones_(self.model.weight)
         torch.nn.init.zeros_(self.model.bias)
         self.events = events
+        self.checked: list[str] = []
+
+    def check(self, prompt: Prompt) -> None:
+        self.checked.append(prompt.id)
 
     def sample(
         self,
@@ -234,6 +238,14 @@ def test_preparing_again_asks_no_model(world: World) -> None:
     world.loop().prepare(0)
     assert world.content() == content
     assert len(world.events) == num_events
+
+
+def test_trees_are_checked_before_pairs_are_trained_on(world: World) -> None:
+    """Also where all of them were made by an earlier process, so that nothing else runs the policy in this one."""
+    for _ in range(2):
+        loop: Any = world.loop()
+        loop.prepare(0)
+        assert loop.policy.checked == ["0-0"]
 
 
 def test_iterations_are_apart(world: World) -> None:

@@ -60,7 +60,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     )
     data = PreferenceDataModule(
         loop.prepare,
-        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"]),
+        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"], engine.packer),
         batch_size=learner["batch_size"],
         num_iterations=num_iterations,
         epochs=epochs,

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers import PretrainedConfig
 
 from rlaifv.checks import ConfigError
 from rlaifv.models.architecture import architecture_config
 from rlaifv.models.budget import estimate
-from rlaifv.models.families import image_layout
+from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
 from rlaifv.runtime import console
@@ -29,6 +30,17 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     policy = architecture_config(cfg.model.path, cfg.model.revision)
     has_labeler = cfg.labeler.path is not None
     labeler = architecture_config(cfg.labeler.path, cfg.labeler.revision) if has_labeler else None
+    unknown = [config.model_type for config in (policy, labeler) if config is not None and not has_layout(config)]
+    if not unknown:
+        _print_budget(cfg, run_dir, policy, labeler)
+    elif _is_first():
+        console.print(f"What a run costs is not known for models of type {unknown[0]!r}; it is not estimated.")
+    wants_gpu = cfg.trainer.accelerator == "gpu"
+    if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
+
+
+def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labeler: PretrainedConfig | None) -> None:
     budget = estimate(
         policy,
         _workload(cfg),
@@ -47,10 +59,13 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         revision=cfg.model.revision,
         labeler_revision=cfg.labeler.revision,
     )
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes that the first one started would only repeat it
+    if _is_first():
         console.print(preflight_table(budget, place))
-    if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
+
+
+def _is_first() -> bool:
+    """Processes that the first one started would only repeat what it prints."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _workload(cfg: DictConfig) -> Workload:

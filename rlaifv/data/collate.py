@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlaifv.learners.token_weights import changed_token_weights
 from rlaifv.models.prompting import Prompter, stack_images
-from rlaifv.models.tree import Branch, PackedTrees, Tree, pack
+from rlaifv.models.tree import Branch, PackedTrees, Packer, Tree
 from rlaifv.records import Pair, Prompt
 
 
@@ -46,10 +46,18 @@ class PreferenceCollator:
         prompter: encodes prompts with the policy's processor.
         row_tokens: trees share a row up to so many tokens; 0 gives each its own.
         changed_weight: weight of tokens in which chosen and rejected differ; 1 for all the same.
+        packer: of the engine that runs the policy; trees by default.
     """
 
-    def __init__(self, prompter: Prompter, row_tokens: int = 0, changed_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        row_tokens: int = 0,
+        changed_weight: float = 1.0,
+        packer: Packer | None = None,
+    ) -> None:
         self.prompter = prompter
+        self.packer = packer or Packer(prompter.tokenizer.pad_token_id or 0)
         self.row_tokens = row_tokens
         self.changed_weight = changed_weight
 
@@ -66,7 +74,7 @@ class PreferenceCollator:
             )
             for prefix, some in zip(encoded, by_prompt.values(), strict=True)
         ]
-        packed = pack(trees, self.row_tokens, self.prompter.tokenizer.pad_token_id or 0)
+        packed = self.packer(trees, self.row_tokens)
         weights = [
             weight
             for pair in pairs

@@ -9,8 +9,9 @@ from transformers import PretrainedConfig
 
 from rlaifv.models import stages as stage
 from rlaifv.models.architecture import PartSize, build_on_meta, parameter_table
-from rlaifv.models.families import ImageLayout, family_of, image_layout
+from rlaifv.models.families import family_of
 from rlaifv.models.flops import model_cost
+from rlaifv.models.layout import ImageLayout, image_layout
 from rlaifv.models.memory import dtype_bytes
 from rlaifv.models.workload import Setup, Workload
 

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from rlaifv.models.architecture import build_on_meta
-from rlaifv.models.families import ImageLayout, family_of
+from rlaifv.models.families import family_of
+from rlaifv.models.layout import ImageLayout
 
 
 @dataclass(frozen=True, slots=True)

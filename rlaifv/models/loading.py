@@ -1,17 +1,20 @@
 """The only place that loads weights: safetensors, a pinned revision, a dtype, adapters."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
-from rlaifv.models.families import family_of
+from rlaifv.models.families import FAMILIES, check_family
+
+logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Part = Literal["vision", "projector", "language_model"]
@@ -26,28 +29,25 @@ def load_model(
         path: a local directory in the hub's layout, or a hub id.
         revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
         dtype: of the weights; "auto" takes the checkpoint's.
-        attention: "sdpa", "eager" or "flex_attention".
+        attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
 
     Raises:
-        ValueError: the directory or id holds no such model, or one of a family that is not supported.
+        ValueError: the directory or id holds no such model, or one that cannot be run here.
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
         config = AutoConfig.from_pretrained(where, revision=revision)
-        if not family_of(config).counts_positions:
-            raise ValueError(
-                f"{config.model_type!r} models number image positions on three axes, which the tree does not do yet; such "
-                "a run can be composed and budgeted, but not started."
-            )
+        check_family(config)
         processor = AutoProcessor.from_pretrained(where, revision=revision)
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
             output_loading_info=True,
         )
+        model, found = loaded
         if found["missing_keys"]:  # transformers would fill them with random numbers
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
@@ -57,6 +57,8 @@ def load_model(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
+    if attention == "auto":
+        logger.info("model.attention=auto took %s for %s.", model.config._attn_implementation, path)
     return model.eval(), processor
 
 
@@ -72,24 +74,34 @@ def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] 
         The model itself, or the PEFT model around it.
 
     Raises:
-        ValueError: nothing would train.
+        ValueError: nothing would train, or the model is of no known family, whose parts would have names.
     """
-    family = family_of(model.config)
     if lora is not None:
+        decoder = model.get_decoder()
+        inside = next(name for name, module in model.named_modules() if module is decoder) + "."
         targets = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(family.language_model)
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(inside)
         ]
         return get_peft_model(model, LoraConfig(target_modules=targets, **lora))
-    prefixes = tuple(prefix for part in parts for prefix in getattr(family, part))
-    if "language_model" in parts:
-        prefixes += family.head
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(prefixes) if prefixes else False)
+        parameter.requires_grad_(name.startswith(_prefixes(model.config, parts)))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"learner.train_parts={list(parts)} leaves nothing to train.")
     return model
+
+
+def _prefixes(config: PretrainedConfig, parts: Sequence[Part]) -> tuple[str, ...]:
+    """How the names of the parameters of some parts start; the head goes with the language model."""
+    if set(parts) == set(get_args(Part)):
+        return ("",)
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"learner.train_parts={list(parts)} cannot be told apart in a model of type {config.model_type!r}; give all of "
+            f"{', '.join(get_args(Part))}, or set learner.lora."
+        )
+    family = FAMILIES[config.model_type]
+    prefixes = tuple(prefix for part in parts for prefix in getattr(family, part))
+    return prefixes + family.head if "language_model" in parts else prefixes
 
 
 def backbone(model: nn.Module) -> Any:

@@ -13,6 +13,8 @@ from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, load_image
 from rlaifv.records import Prompt
 
 PIXEL_CACHE_BYTES = 256 * 2**20
+# What processors return about the text of their one call per image, which is not the prompt's text.
+TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,13 @@ class Prompter:
         self.processor = processor
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.tokenizer = processor.tokenizer
+        # What a template writes for an image, and the id that features replace: in Gemma 3 these are two tokens.
         self.image_token: str = processor.image_token
-        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_token_id: int = processor.image_token_ids[0]
         # Turn markers may be special without being listed as such, as <|start_header_id|> is in Llama 3.
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
         self._special_tokens = sorted({*self.tokenizer.all_special_tokens, *added, self.image_token})
-        self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[int]]] = OrderedDict()
+        self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
@@ -66,8 +69,8 @@ class Prompter:
 
     def question_ids(self, prompt: Prompt, question: str) -> tuple[int, ...]:
         """Ids of another question about a prompt's images, as a conversation of its own."""
-        _, token_counts = self._load(prompt.image_paths)
-        return self._tokenize(self._render(question, len(prompt.image_paths)), token_counts)
+        _, expansions = self._load(prompt.image_paths)
+        return self._tokenize(self._render(question, len(prompt.image_paths)), expansions)
 
     def completion_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
         """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
@@ -75,10 +78,10 @@ class Prompter:
         Raises:
             ValueError: the template writes the prompt itself differently once an answer follows it.
         """
-        _, token_counts = self._load(prompt.image_paths)
+        _, expansions = self._load(prompt.image_paths)
         asked = self.question_ids(prompt, prompt.question)
         rendered = self._render(prompt.question, len(prompt.image_paths), answer)
-        completion = _after(asked, self._tokenize(rendered, token_counts))
+        completion = _after(asked, self._tokenize(rendered, expansions))
         end = self.tokenizer.eos_token_id
         return completion[: completion.index(end) + 1] if end in completion else (*completion, end)
 
@@ -115,34 +118,29 @@ class Prompter:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": self.quote(answer)}]})
         return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
 
-    def _tokenize(self, rendered: str, token_counts: Sequence[int]) -> tuple[int, ...]:
-        pieces = rendered.split(self.image_token)
-        text = pieces[0] + "".join(
-            self.image_token * count + piece for count, piece in zip(token_counts, pieces[1:], strict=True)
-        )
+    def _tokenize(self, rendered: str, expansions: Sequence[str]) -> tuple[int, ...]:
+        first, *pieces = rendered.split(self.image_token)
+        text = first + "".join(image + piece for image, piece in zip(expansions, pieces, strict=True))
         starts_itself = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         return tuple(self.tokenizer(text, add_special_tokens=not starts_itself).input_ids)
 
-    def _load(self, image_paths: tuple[str, ...]) -> tuple[dict[str, Tensor], list[int]]:
-        """Preprocessed images and the number of placeholder tokens of each."""
+    def _load(self, image_paths: tuple[str, ...]) -> tuple[dict[str, Tensor], list[str]]:
+        """Preprocessed images, and the text that stands for each: placeholders and whatever a family puts around them."""
         if not image_paths:
             return {}, []
         if image_paths in self._images:
             self._images.move_to_end(image_paths)
             return self._images[image_paths]
-        # One image at a time tells how many placeholder tokens each one takes.
-        encoded = [
-            self.processor(
-                text=self.image_token,
-                images=[load_image(path, self.max_pixels, self.max_bytes)],
-                return_tensors="pt",
-                add_special_tokens=False,
-            )
-            for path in image_paths
-        ]
-        counts = [int((one["input_ids"] == self.image_token_id).sum()) for one in encoded]
-        names = [name for name in encoded[0] if name not in ("input_ids", "attention_mask", "token_type_ids")]
-        entry = _concatenate([{name: one[name] for name in names} for one in encoded]), counts
+        # All images at once, as some families number them or cut a lone image into tiles.
+        encoded = self.processor(
+            text=[self.image_token * len(image_paths)],
+            images=[[load_image(path, self.max_pixels, self.max_bytes) for path in image_paths]],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+            add_special_tokens=False,
+        )
+        expansions = [found["replacement"] for found in encoded["text_replacement_offsets"][0]]
+        entry = {name: tensor for name, tensor in encoded.items() if name not in TEXT_NAMES}, expansions
         self._images[image_paths] = entry
         self._cached_bytes += _num_bytes(entry[0])
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
@@ -166,12 +164,20 @@ def stack_images(encoded: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
 
 
 def _concatenate(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Join image tensors; those cut into tiles [N, tiles, 3, H, W] get zero tiles up to the most, which the model drops."""
+    """Join image tensors, one dict per prompt.
+
+    Most lie along the first axis: [images, 3, H, W], or [patches of all images, D]. Those cut into tiles [N, tiles, 3, H, W]
+    get zero tiles up to the most, which the model drops, and so do their masks [N, tiles, H, W]. Where `target_sizes` say
+    which patches are whose, all patches lie side by side in one strip [1, 3, P, patches * P].
+    """
     joined = {}
     for name in images[0] if images else ():
         tensors = [one[name] for one in images]
-        if tensors[0].dim() == 5:
+        if name == "pixel_values" and "target_sizes" in images[0]:
+            joined[name] = torch.cat(tensors, -1)
+            continue
+        if tensors[0].dim() == 5 or name == "pixel_attention_mask":
             most = max(tensor.shape[1] for tensor in tensors)
-            tensors = [pad(tensor, (0, 0) * 3 + (0, most - tensor.shape[1])) for tensor in tensors]
+            tensors = [pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, most - tensor.shape[1])) for tensor in tensors]
         joined[name] = torch.cat(tensors)
     return joined

@@ -12,17 +12,22 @@ as they fit its token budget; they do not see each other either.
 
 A branch may start with text that is read but not scored (a question before its answer): `Branch.context`.
 
+`pack` knows ids alone. What a family makes of them (positions on three axes, windows, images that see themselves whole) is
+added in `hidden_states`, from `rlaifv.models.attention`. A model that is no known family, or was found to differ, reads
+`separate(trees)` instead: the same object with one plain sequence per branch, which costs an image per branch.
+
 Shapes: B rows, L tokens per row, S scored tokens over all branches, N branches over all trees, V vocabulary, D hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils.checkpoint import checkpoint
+
+from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -83,9 +88,13 @@ class Tree:
 class PackedTrees:
     """Trees laid out in padded rows, with the places to read from.
 
-    input_ids, position_ids: int64[B, L]
-    attention_mask: bool[B, 1, L, L], True where a query (third axis) may attend
-    tree_order: the trees in reading order, which is the order in which their image features must be given
+    input_ids: int64[B, L]
+    position_ids: int64[B, L], which token of its own sequence `prefix + branch` each one is
+    attention_mask: bool[B, 1, L, L], True where a query (third axis) may attend; or, of separate sequences, bool[B, L],
+        False in padding
+    tree_order: the trees in reading order, which is the order in which their images must be given
+    tree_ids: int64[B, L], which tree of that order each token belongs to; -1 in padding
+    prefixes: the prefixes in that order
     score_index: int64[S], flat index into B * L of the hidden state that predicts each completion token
     targets: int64[S], those tokens
     branch_lengths: completion length of each branch, trees in the order given to `pack`
@@ -96,6 +105,8 @@ class PackedTrees:
     position_ids: Tensor
     attention_mask: Tensor
     tree_order: tuple[int, ...]
+    tree_ids: Tensor
+    prefixes: tuple[tuple[int, ...], ...]
     score_index: Tensor
     targets: Tensor
     branch_lengths: tuple[int, ...]
@@ -138,6 +149,8 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedT
     # A segment is a prefix or a branch; padding gets segments of its own, so that it attends to itself alone.
     segment = torch.arange(length).repeat(len(rows), 1).neg() - 1
     parent = segment.clone()
+    tree_order = [k for row in rows for k in row]
+    tree_ids = torch.full_like(segment, -1)
     score_index: list[list[int]] = [[] for _ in trees]
     targets: list[list[int]] = [[] for _ in trees]
     last_index: list[list[int]] = [[] for _ in trees]
@@ -158,6 +171,7 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedT
                 lengths[k].append(len(branch.ids) - branch.context)
                 last_index[k].append(r * length + before[-1])
                 at += len(branch.ids)
+            tree_ids[r, prefix_end - len(prefix) : at] = tree_order.index(k)
             for ids, start, position in spans:
                 here = slice(start, start + len(ids))
                 input_ids[r, here] = torch.tensor(ids, dtype=torch.int64)
@@ -172,7 +186,9 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedT
         input_ids=input_ids,
         position_ids=position_ids,
         attention_mask=((own | above) & causal)[:, None],
-        tree_order=tuple(k for row in rows for k in row),
+        tree_order=tuple(tree_order),
+        tree_ids=tree_ids,
+        prefixes=tuple(tuple(trees[k].prefix) for k in tree_order),
         score_index=torch.tensor([j for of_tree in score_index for j in of_tree], dtype=torch.int64),
         targets=torch.tensor([t for of_tree in targets for t in of_tree], dtype=torch.int64),
         branch_lengths=tuple(n for of_tree in lengths for n in of_tree),
@@ -180,7 +196,51 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedT
     )
 
 
-def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Tensor:
+def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
+    """The slow path: every branch is a row of its own, prefix and images included, and the model's stock mask holds.
+
+    Whatever reads packed trees reads these too, with the same results.
+    """
+    single = [(k, Tree(tree.prefix, (branch,))) for k, tree in enumerate(trees) for branch in tree.branches]
+    packed = pack([tree for _, tree in single], pad_id=pad_id)
+    return replace(
+        packed,
+        attention_mask=packed.tree_ids >= 0,
+        tree_order=tuple(single[k][0] for k in packed.tree_order),
+    )
+
+
+@dataclass(slots=True)
+class Packer:
+    """How one model reads trees. Whoever runs the model shares its packer, so that all of them take the same path.
+
+    pad_id: fills rows.
+    separately: whether branches become plain sequences: the model is of no known family, or its trees were found to differ.
+    """
+
+    pad_id: int = 0
+    separately: bool = False
+
+    def __call__(self, trees: Sequence[Tree], row_tokens: int = 0) -> PackedTrees:
+        """Rows of trees, as `pack`; or rows of sequences, which are never joined."""
+        return separate(trees, self.pad_id) if self.separately else pack(trees, row_tokens, self.pad_id)
+
+    def num_tokens(self, tree: Tree) -> int:
+        """What a tree takes in its rows."""
+        return tree.num_tokens + self.separately * len(tree.prefix) * (len(tree.branches) - 1)
+
+    def split(self, tree: Tree, max_tokens: int) -> Iterator[Tree]:
+        """Trees that take at most `max_tokens` tokens each (one branch at least) and share out the branches."""
+        if not self.separately:
+            yield from tree.split(max_tokens)
+            return
+        longest = len(tree.prefix) + max((len(branch.ids) for branch in tree.branches), default=0)
+        number = max(1, max_tokens // longest)
+        for k in range(0, len(tree.branches), number):
+            yield Tree(tree.prefix, tree.branches[k : k + number])
+
+
+def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
     """Run the backbone over packed trees.
 
     Args:
@@ -194,30 +254,35 @@ def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Te
     Raises:
         ValueError: the model's attention implementation takes no mask of this kind.
     """
-    mask = _mask_for(model, packed.attention_mask)
-    output = model.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **images
-    )
+    if packed.attention_mask.dim() == 2:
+        arguments = stock_arguments(model, packed.input_ids, packed.attention_mask)
+    else:
+        places = packed.position_ids
+        allowed = open_images(model, packed.attention_mask, packed.input_ids, places)
+        arguments = {
+            "attention_mask": attention_masks(model, allowed, places, places),
+            "position_ids": _positions(model, packed, images),
+        }
+    output = model.base_model(input_ids=packed.input_ids, use_cache=False, **arguments, **images)
+    if uses_mrope(model):  # what it noted about these sequences must not reach the next ones
+        model.base_model.rope_deltas = None
     return output.last_hidden_state.flatten(0, 1)
 
 
-def _mask_for(model: Any, allowed: Tensor) -> Any:
-    """`allowed` [B, 1, L, L] in the form that the model's attention implementation reads."""
-    attention = model.config._attn_implementation
-    if attention == "sdpa":
-        return allowed
-    if attention == "eager":  # adds its mask to the scores instead of selecting by it
-        lowest = torch.finfo(model.dtype).min
-        return torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, lowest)
-    if attention == "flex_attention":  # would add a dense mask too
-        rows, _, length, _ = allowed.shape
-        return create_block_mask(
-            lambda row, _, query, key: allowed[row, 0, query, key], rows, None, length, length, device=allowed.device
-        )
-    raise ValueError(f"model.attention={attention!r} cannot run trees; use sdpa, eager or flex_attention.")
+def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
+    """Position ids as the family numbers tokens: int64[B, L], or int64[3, B, L] with M-RoPE."""
+    if not uses_mrope(model):
+        return packed.position_ids
+    positions = packed.position_ids.repeat(3, 1, 1)
+    for k, found in enumerate(prefix_positions(model, packed.prefixes, images)):
+        mine, num_tokens = packed.tree_ids == k, len(packed.prefixes[k])
+        in_prefix = mine & (packed.position_ids < num_tokens)
+        positions[:, mine & ~in_prefix] += int(found.max()) + 1 - num_tokens
+        positions[:, in_prefix] = found.to(positions.device)
+    return positions
 
 
-def branch_logps(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Tensor:
+def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
     """Log-prob of every completion token of every branch.
 
     The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time, and is recomputed in the backward
@@ -239,7 +304,7 @@ def _target_logps(head: torch.nn.Module, hidden: Tensor, targets: Tensor) -> Ten
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
 
 
-def next_token_logps(model: Any, packed: PackedTrees, images: dict[str, Any], token_ids: Tensor) -> Tensor:
+def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any], token_ids: Tensor) -> Tensor:
     """Log-prob of each of `token_ids` [T] as the token that follows each branch.
 
     Returns:

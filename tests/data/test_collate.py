@@ -7,6 +7,7 @@ import torch
 
 from rlaifv.data.collate import PreferenceBatch, PreferenceCollator
 from rlaifv.models.prompting import Prompter
+from rlaifv.models.tree import Packer
 from rlaifv.records import Pair, Prompt
 
 IMAGE = ["<image>"] * 9
@@ -134,3 +135,23 @@ def test_a_batch_moves_as_a_whole(prompter: Prompter, ask: Any, make_pair: Any) 
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.pair_ids == batch.pair_ids
     assert batch.reference_logps.device.type == "cpu"
+
+
+def test_pairs_follow_the_engines_packer(prompter: Prompter, ask: Any, make_pair: Any) -> None:
+    """Where trees were found to differ, each completion is a sequence with an image of its own; what is scored stays."""
+    items = [
+        (ask["describe"], make_pair("b", "describe", STAR, NOTHING)),
+        (ask["what"], make_pair("a", "what", RED_RING, BLUE_RING)),
+    ]
+    packer = Packer(prompter.tokenizer.pad_token_id)
+    collator = PreferenceCollator(prompter, row_tokens=400, packer=packer)
+    trees = collator(items)
+    packer.separately = True
+    separate = collator(items)
+    assert len(trees.trees.input_ids) == 1
+    assert _tokens(prompter, separate.trees.input_ids[0]) == [*WHAT, " A", " red", " ring", ".", "</s>"]
+    assert separate.trees.tree_order == (1, 1, 0, 0)
+    assert len(separate.images["pixel_values"]) == 4
+    assert torch.equal(separate.images["pixel_values"][::2], trees.images["pixel_values"])
+    assert torch.equal(separate.trees.targets, trees.trees.targets)
+    assert torch.equal(separate.reference_logps, trees.reference_logps)

@@ -19,6 +19,8 @@ from transformers import (
 from rlaifv.data.images import load_image
 from rlaifv.engines import local as local_module
 from rlaifv.engines.local import LocalEngine
+from rlaifv.models import tree as tree_module
+from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
@@ -105,15 +107,17 @@ def test_answers_do_not_depend_on_budgets(
     expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
     shapes: list[torch.Size] = []
 
-    def spy(trees: Sequence[Tree], **options: Any) -> PackedTrees:
-        packed = pack(trees, **options)
+    def spy(trees: Sequence[Tree], *options: Any) -> PackedTrees:
+        packed = pack(trees, *options)
         shapes.append(packed.input_ids.shape)
         return packed
 
-    monkeypatch.setattr(local_module, "pack", spy)
+    engine = LocalEngine(sharp, prompter, batch_tokens)
+    engine.check(asked[0][0])
+    monkeypatch.setattr(tree_module, "pack", spy)
     monkeypatch.setattr(local_module, "MAX_TREE_TOKENS", tree_tokens)
     finished: list[int] = []
-    actual = LocalEngine(sharp, prompter, batch_tokens).answer_probabilities(asked, finished.append)
+    actual = engine.answer_probabilities(asked, finished.append)
     assert_close(actual, expected)
     assert all(rows * length <= batch_tokens or rows == 1 for rows, length in shapes)
     assert max(length for _, length in shapes) <= max(tree_tokens, 40)  # the longest question takes 32
@@ -334,3 +338,63 @@ def test_llava_next_samples_do_not_depend_on_the_batch(anyres: tuple[Any, Any], 
     together = engine.sample(photographs, seeds, Decoding(max_new_tokens=8))
     alone = [engine.sample([photographs[k]], [seeds[k]], Decoding(max_new_tokens=8))[0] for k in range(4)]
     assert together == alone
+
+
+def spoil(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Every token sees every other one, as in a family that ignores its mask."""
+    return torch.ones_like(attention_mask)
+
+
+def test_the_first_tree_is_compared_with_separate_sequences(
+    sharp: Any,
+    prompter: Prompter,
+    prompts: list[Prompt],
+    asked: Asked,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model whose trees differ is run on separate sequences from then on, and gives the right answers."""
+    expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
+    assert not caplog.records
+    monkeypatch.setattr(tree_module, "attention_masks", lambda model, allowed, *positions: spoil(allowed))
+    engine = LocalEngine(sharp, prompter, batch_tokens=300)
+    assert_close(engine.answer_probabilities(asked), expected)
+    assert engine.packer.separately
+    (warning,) = caplog.records
+    assert "in this 'llava' model (float32); it is run on separate sequences" in warning.getMessage()
+    assert float(warning.getMessage().split("differ by ")[1].split()[0]) > 0.01
+    logps = engine.completion_logps([(prompts[0], [(20, 21, 22, 3), (30,)])])
+    assert_close(logps[0], [score_plainly(engine, prompts[0], ids) for ids in ((20, 21, 22, 3), (30,))], atol=1e-5)
+    assert len(caplog.records) == 1  # checked once
+
+
+def test_every_use_of_an_engine_checks_first(
+    sharp: Any, prompter: Prompter, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_module, "attention_masks", lambda model, allowed, *positions: spoil(allowed))
+    uses: list[Any] = [
+        lambda engine: engine.check(prompts[0]),
+        lambda engine: engine.sample(prompts[:1], [[0]], Decoding(max_new_tokens=1)),
+        lambda engine: engine.completion_logps([(prompts[0], [(20,)])]),
+        lambda engine: engine.answer_probabilities([(prompts[0], QUESTIONS)]),
+    ]
+    for use in uses:
+        engine = LocalEngine(sharp, prompter)
+        use(engine)
+        assert engine.packer.separately
+
+
+def test_trees_in_half_precision_pass(model: Any, prompter: Prompter, prompts: list[Prompt]) -> None:
+    engine = LocalEngine(sharpened(model).bfloat16(), prompter)
+    engine.check(prompts[0])
+    assert not engine.packer.separately
+
+
+def test_an_unknown_family_is_run_on_separate_sequences(
+    sharp: Any, prompter: Prompter, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
+    monkeypatch.delitem(FAMILIES, "llava")
+    engine = LocalEngine(sharp, prompter)
+    assert engine.packer.separately
+    assert_close(engine.answer_probabilities(asked), expected)

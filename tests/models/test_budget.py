@@ -10,7 +10,7 @@ import pytest
 
 from rlaifv.models.architecture import architecture_config
 from rlaifv.models.budget import estimate
-from rlaifv.models.families import image_layout
+from rlaifv.models.layout import image_layout
 from rlaifv.models.workload import Setup, Workload
 
 TERA, EXA, GIGA = 1e12, 1e18, 1e9

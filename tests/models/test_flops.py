@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.families import image_layout
 from rlaifv.models.flops import model_cost
+from rlaifv.models.layout import image_layout
 from rlaifv.models.loading import select_trainable
 from rlaifv.worlds.shapes_model import build_model, build_tokenizer
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
+from rlaifv.models import families
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone, export_model, load_model, select_trainable, weights_digest
 from rlaifv.models.prompting import Prompter
@@ -106,16 +107,49 @@ def test_a_text_model_is_an_error(tmp_path: Path) -> None:
         num_key_value_heads=2,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    assert "Models of type 'llama' are not supported; the supported types are llava," in refusal_of(
-        str(tmp_path / "llama")
+    assert "Models of type 'llama' do not answer questions about images." in refusal_of(str(tmp_path / "llama"))
+
+
+def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AutoConfig.for_model("qwen3_5").save_pretrained(tmp_path / "qwen3_5")
+    assert "has layers of type linear_attention, which do not go by a mask" in refusal_of(str(tmp_path / "qwen3_5"))
+    monkeypatch.setattr(families, "is_torchvision_available", lambda: False)
+    AutoConfig.for_model("qwen3_vl").save_pretrained(tmp_path / "qwen3_vl")
+    assert "needs torchvision, which is not installed; `pip install torchvision` mends that." in refusal_of(
+        str(tmp_path / "qwen3_vl")
     )
 
 
-def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    AutoConfig.for_model("qwen3_vl").save_pretrained(tmp_path / "qwen")
-    assert "'qwen3_vl' models number image positions on three axes" in refusal_of(str(tmp_path / "qwen"))
-    AutoConfig.for_model("paligemma").save_pretrained(tmp_path / "paligemma")
-    assert "Models of type 'paligemma' are not supported" in refusal_of(str(tmp_path / "paligemma"))
+def test_auto_takes_an_attention_and_says_which(model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="rlaifv")
+    loaded: Any = load_model(str(model_dir), attention="auto")[0]
+    assert loaded.config._attn_implementation == "sdpa"
+    assert f"model.attention=auto took sdpa for {model_dir}." in caplog.text
+
+
+def outsider() -> Any:
+    """A model of a family that has no entry, so that nothing is known of its parts."""
+    text = {"model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tower | {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model(
+        "vipllava", text_config=text | heads, vision_config=vision, vision_feature_layers=[-1]
+    )
+    return AutoModelForImageTextToText.from_config(config)
+
+
+def test_an_unknown_family_trains_as_a_whole_or_through_adapters() -> None:
+    with pytest.raises(
+        ValueError, match=r"train_parts=\['projector'\] cannot be told apart in a model of type 'vipllava'"
+    ):
+        select_trainable(outsider(), ("projector",))
+    whole = select_trainable(outsider(), ("projector", "language_model", "vision"))
+    assert all(parameter.requires_grad for parameter in whole.parameters())
+    adapted = select_trainable(outsider(), ("projector",), LORA)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("language_model.layers" in name and "lora_" in name for name in trained)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel
 
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.families import image_layout
 from rlaifv.models.flops import model_cost
+from rlaifv.models.layout import image_layout
 from rlaifv.models.memory import (
     dtype_bytes,
     head_bytes,

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import AddedToken, normalizers
-from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+from transformers import (
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+)
 
 from rlaifv.data.images import ImageError, load_image
 from rlaifv.models import prompting as prompting_module
@@ -258,6 +265,67 @@ def test_images_of_different_numbers_of_tiles_stack_as_the_processor_stacks_them
         assert torch.equal(stacked["pixel_values"], expected.pixel_values)
         assert torch.equal(stacked["image_sizes"], expected.image_sizes)
     assert together.ids.count(IMAGE) == sum(one.ids.count(IMAGE) for one in encoded)
+
+
+def gemma() -> Any:
+    tokenizer = build_tokenizer()
+    names = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
+    tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())})
+    for name, token in names.items():
+        setattr(tokenizer, name, token)
+        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    template = CHAT_TEMPLATE.replace("<image>", "<start_of_image>")
+    images = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    return Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4)
+
+
+def idefics() -> Any:
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    return Idefics3Processor(images, build_tokenizer(), image_seq_len=4, chat_template=CHAT_TEMPLATE)
+
+
+@pytest.mark.parametrize("build", [gemma, idefics])
+def test_what_a_family_puts_around_its_images_is_kept(build: Any, tmp_path: Path) -> None:
+    """Markers, line breaks and the numbers of tiles, as the processor writes them when it is given the whole prompt."""
+    processor, paths = build(), []
+    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((56, 30), (40, 56))]
+    for k, picture in enumerate(pictures):
+        paths.append(str(tmp_path / f"{k}.png"))
+        picture.save(paths[-1])
+    prompter = Prompter(processor)
+    for number in (1, 2):
+        content = [*({"type": "image"} for _ in range(number)), {"type": "text", "text": "What is it?"}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        expected = processor(text=[text], images=[pictures[:number]], return_tensors="pt")
+        encoded = prompter.encode(Prompt("p", "What is it?", tuple(paths[:number])))
+        assert list(encoded.ids) == expected["input_ids"][0].tolist()
+        assert encoded.images.keys() == expected.keys() - {"input_ids", "attention_mask", "token_type_ids"}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in encoded.images.items())
+        placeholder = processor.tokenizer.convert_tokens_to_ids("<image_soft_token>" if build is gemma else "<image>")
+        assert prompter.image_token_id == placeholder
+        assert encoded.ids.count(placeholder) >= 4 * number
+
+
+def test_patches_of_images_cut_into_strips_lie_side_by_side() -> None:
+    """MiniCPM-V: one strip of patches for all images, and the grid of each."""
+    first, second = (
+        {"pixel_values": torch.rand(1, 3, 7, 7 * size), "target_sizes": torch.tensor([[2, size // 2]])}
+        for size in (8, 4)
+    )
+    stacked = stack_images([EncodedPrompt((1,), first), EncodedPrompt((2,), second)])
+    assert torch.equal(stacked["pixel_values"][..., :56], first["pixel_values"])
+    assert torch.equal(stacked["pixel_values"][..., 56:], second["pixel_values"])
+    assert stacked["target_sizes"].tolist() == [[2, 4], [2, 2]]
+
+
+def test_masks_of_tiles_are_padded_with_the_tiles() -> None:
+    images = [
+        {"pixel_values": torch.rand(1, n, 3, 4, 4), "pixel_attention_mask": torch.ones(1, n, 4, 4)} for n in (1, 3)
+    ]
+    stacked = stack_images([EncodedPrompt((1,), one) for one in images])
+    assert stacked["pixel_values"].shape == (2, 3, 3, 4, 4)
+    assert stacked["pixel_attention_mask"][:, :, 0, 0].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert not stacked["pixel_values"][0, 1:].any()
 
 
 def test_prompts_without_images_take_no_place_in_a_stack() -> None:

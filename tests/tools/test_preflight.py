@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig
 
 Launch = Callable[..., tuple[int, str]]
 
@@ -65,6 +66,16 @@ def test_model_of_unknown_size(launch: Launch, tmp_path: Path) -> None:
     assert "error: The size of model.path='nobody/nothing-7b' is unknown" in output
     assert "hf download nobody/nothing-7b config.json" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_cost_is_not_known_may_run(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    AutoConfig.for_model("vipllava").save_pretrained(tmp_path / "model")
+    status, output = launch(f"model.path={tmp_path / 'model'}", "preflight_only=true")
+    assert status == 0, output
+    assert "What a run costs is not known for models of type 'vipllava'; it is not estimated." in " ".join(
+        output.split()
+    )
 
 
 def test_only_the_first_process_of_several_prints(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
