@@ -14,10 +14,10 @@ from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
 from rlaifv.runtime import console
+from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
 # Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
 TYPICAL_IMAGE_PX = (480, 640)
-DRAWN_PROMPTS = 256
 
 
 def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
@@ -84,7 +84,7 @@ def _workload(cfg: DictConfig) -> Workload:
 def _prompts_per_iteration(cfg: DictConfig) -> int:
     path = OmegaConf.select(cfg, "data.path")
     if path is None:
-        return DRAWN_PROMPTS
+        return PROMPTS_PER_ITERATION
     with Path(path).expanduser().open("rb") as lines:
         return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
 

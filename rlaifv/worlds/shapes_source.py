@@ -9,6 +9,7 @@ from rlaifv.runtime import derive_seed
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
 
 EXAM_QUESTIONS = 4
+PROMPTS_PER_ITERATION = 512
 # Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
 
 
@@ -30,9 +31,10 @@ class ShapesSource:
         self._scenes: dict[str, Scene] = {}
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Fresh scenes of one iteration, 256 unless said otherwise; equal for equal seed and iteration."""
+        """Fresh scenes of one iteration, `PROMPTS_PER_ITERATION` unless said otherwise; equal for equal seed and iteration."""
         seed = derive_seed(self.seed, "shapes", iteration)
-        scenes = make_scenes(seed, 256 if num_prompts is None else num_prompts, exclude=self._held_out)
+        num_scenes = PROMPTS_PER_ITERATION if num_prompts is None else num_prompts
+        scenes = make_scenes(seed, num_scenes, exclude=self._held_out)
         return self._publish(f"scene-{iteration:03d}", scenes, seed)
 
     def held_out(self) -> list[Prompt]:

@@ -10,7 +10,7 @@ from rlaifv.data.images import load_image
 from rlaifv.evaluation.truth import Truth
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes import COLOURS, QUESTIONS, SHAPES, Thing, parse_claim
-from rlaifv.worlds.shapes_source import EXAM_QUESTIONS, ShapesSource
+from rlaifv.worlds.shapes_source import EXAM_QUESTIONS, PROMPTS_PER_ITERATION, ShapesSource
 
 THINGS = [Thing(cell, colour, shape) for cell in range(9) for colour in COLOURS for shape in SHAPES]
 
@@ -34,7 +34,7 @@ def test_equal_seeds_give_equal_prompts(tmp_path: Path) -> None:
 def test_fewer_prompts_are_the_first_of_more(tmp_path: Path) -> None:
     source = ShapesSource(tmp_path, num_held_out=0, seed=7)
     assert contents(source, source.prompts(0, 3)) == contents(source, source.prompts(0, 9))[:3]
-    assert len(source.prompts(0, None)) == 256
+    assert len(source.prompts(0, None)) == PROMPTS_PER_ITERATION
 
 
 def test_iterations_and_seeds_differ_but_not_what_is_held_out(tmp_path: Path) -> None:
