@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.loading import backbone
 from rlaifv.models.prompting import Prompter, stack_images
-from rlaifv.models.sampling import Decoding, Sampled, sample_branches
+from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.models.tree import Branch, PackedTrees, Tree, batches_by_tokens, branch_logps, next_token_logps, pack
 from rlaifv.records import Prompt
 
@@ -57,26 +58,22 @@ class LocalEngine:
     ) -> list[list[Sampled]]:
         """See `protocol.Sampler`."""
         tokenizer = self.prompter.tokenizer
-        encoded = [self.prompter.encode(prompt) for prompt in prompts]
-        # Half of the new tokens stands for what answers cost on average; the bound is on memory, not on text.
-        sizes = [(len(one.ids) + decoding.max_new_tokens // 2) * len(seeds[0]) for one in encoded]
+        results: dict[int, list[Sampled]] = {}
         with self._borrowed() as model:
             ends = _end_ids(model, tokenizer)
-            suppressed = sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends))
-            results: list[list[Sampled]] = []
-            for batch in batches_by_tokens(sizes, self.batch_tokens):
-                results += sample_branches(
-                    model,
-                    [encoded[k].ids for k in batch],
-                    stack_images([encoded[k] for k in batch]),
-                    [seeds[k] for k in batch],
-                    decoding,
-                    end_ids=ends,
-                    suppressed_ids=suppressed,
-                    pad_id=tokenizer.pad_token_id or 0,
-                )
-                advance(len(batch))
-        return results
+            for k, answers in sample_branches(
+                model,
+                [self.prompter.encode(prompt) for prompt in prompts],
+                seeds,
+                decoding,
+                end_ids=ends,
+                suppressed_ids=sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends)),
+                batch_tokens=self.batch_tokens,
+                decode=self.decode,
+            ):
+                results[k] = answers
+                advance(1)
+        return [results[k] for k in range(len(prompts))]
 
     def answer_probabilities(
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress

@@ -17,10 +17,14 @@ PIXEL_CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """Ids of one prompt, image placeholders expanded, up to where the answer starts; and the processor's image tensors."""
+    """Ids of one prompt, image placeholders expanded, up to where the answer starts; and the processor's image tensors.
+
+    positions: int64[3, n] where the model numbers its n ids on three axes, else None
+    """
 
     ids: tuple[int, ...]
     images: dict[str, Tensor]
+    positions: Tensor | None = None
 
 
 class Prompter:

@@ -194,15 +194,23 @@ def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Te
     Raises:
         ValueError: the model's attention implementation takes no mask of this kind.
     """
-    mask = _mask_for(model, packed.attention_mask)
+    positions = packed.position_ids
+    mask = attention_masks(model, packed.attention_mask, positions, positions)
     output = model.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **images
+        input_ids=packed.input_ids, position_ids=positions, attention_mask=mask, use_cache=False, **images
     )
     return output.last_hidden_state.flatten(0, 1)
 
 
-def _mask_for(model: Any, allowed: Tensor) -> Any:
-    """`allowed` [B, 1, L, L] in the form that the model's attention implementation reads."""
+def attention_masks(model: Any, allowed: Tensor, query_positions: Tensor, key_positions: Tensor) -> Any:
+    """`allowed` [B, 1, Q, K] in the form that the model's attention implementation reads.
+
+    Args:
+        model: whose attention implementation counts.
+        allowed: True where a query may attend.
+        query_positions: int64[B, Q], tokens before each query in its own sequence.
+        key_positions: int64[B, K], the same of each key.
+    """
     attention = model.config._attn_implementation
     if attention == "sdpa":
         return allowed
@@ -210,9 +218,9 @@ def _mask_for(model: Any, allowed: Tensor) -> Any:
         lowest = torch.finfo(model.dtype).min
         return torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, lowest)
     if attention == "flex_attention":  # would add a dense mask too
-        rows, _, length, _ = allowed.shape
+        rows, _, num_queries, num_keys = allowed.shape
         return create_block_mask(
-            lambda row, _, query, key: allowed[row, 0, query, key], rows, None, length, length, device=allowed.device
+            lambda row, _, query, key: allowed[row, 0, query, key], rows, None, num_queries, num_keys, allowed.device
         )
     raise ValueError(f"model.attention={attention!r} cannot run trees; use sdpa, eager or flex_attention.")
 
