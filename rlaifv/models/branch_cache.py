@@ -56,8 +56,9 @@ class BranchLayer(CacheLayerMixin):
 
 
 def _widened(states: Tensor, num_slots: int) -> Tensor:
-    wider = states.new_zeros(len(states), num_slots, *states.shape[2:])
+    wider = states.new_empty(len(states), num_slots, *states.shape[2:])
     wider[:, : states.shape[1]] = states
+    wider[:, states.shape[1] :] = 0
     return wider
 
 
@@ -84,9 +85,9 @@ class BranchCache(Cache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def reserve(self, num_slots: int) -> None:
-        """Have at least so many slots a row; grows by doubling."""
+        """Have at least so many slots a row; grows by a quarter at least, so that all copies cost five passes at most."""
         if num_slots > self.num_slots:
-            self.num_slots = max(num_slots, 2 * self.num_slots)
+            self.num_slots = max(num_slots, self.num_slots * 5 // 4)
 
     def place(self, rows_B: Tensor, slots_BT: Tensor, view_slots: int) -> None:
         """Where the next tokens go, and how many slots of every row they look at.
@@ -100,7 +101,11 @@ class BranchCache(Cache):
         self.view_slots = view_slots
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
+        """Go on with these rows, in this order. Those among the first len(rows) stay where they are, and are not copied."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
         self.num_rows = len(rows)
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            for name in ("keys", "values"):
+                states = getattr(layer, name)
+                states[moved] = states[rows[moved]]
+                setattr(layer, name, states[: len(rows)])

@@ -104,9 +104,7 @@ class BranchDecoder:
         self.device, self.head = model.device, model.get_output_embeddings()
         vocab_size = self.head.weight.shape[0] if decoding.repetition_penalty != 1 else 0
         self.cache = BranchCache(num_rows, num_slots)
-        self.state = RowState.empty(
-            num_rows, num_slots, num_branches, decoding.max_new_tokens, vocab_size, self.device
-        )
+        self.state = RowState.empty(num_rows, num_slots, num_branches, decoding.max_new_tokens, vocab_size, self.device)
         self.ends, self.suppressed = (
             torch.tensor(list(ids), dtype=torch.int64, device=self.device) for ids in (end_ids, suppressed_ids)
         )
@@ -223,8 +221,10 @@ class BranchDecoder:
         self.state.widen(self.cache.num_slots)
 
     def drop_free_rows(self) -> None:
-        """Go on with fewer rows."""
-        rows = self.state.busy
+        """Go on with fewer rows: those at the end move to free ones before."""
+        busy = self.state.busy
+        rows = np.arange(len(busy))
+        rows[self.state.prompt[: len(busy)] < 0] = busy[busy >= len(busy)]
         self.state.keep_rows(rows)
         self.cache.keep_rows(torch.from_numpy(rows).to(self.device))
 

@@ -34,7 +34,9 @@ class Decoding:
                 f"Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and max_new_tokens >= 1, but got {self}."
             )
         if self.repetition_penalty <= 0 or "" in self.stop:
-            raise ValueError(f"Decoding needs repetition_penalty > 0 and stop strings that are not empty, but got {self}.")
+            raise ValueError(
+                f"Decoding needs repetition_penalty > 0 and stop strings that are not empty, but got {self}."
+            )
 
     def stops(self, text: str) -> bool:
         """Whether a text holds a stop string."""
@@ -46,7 +48,9 @@ class Decoding:
         >>> Decoding(stop=("Question:",)).cut("There is a star. Question: Is")
         'There is a star.'
         """
-        return text[: min(text.index(stop) for stop in self.stop if stop in text)].rstrip() if self.stops(text) else text
+        return (
+            text[: min(text.index(stop) for stop in self.stop if stop in text)].rstrip() if self.stops(text) else text
+        )
 
 
 @dataclass(frozen=True, slots=True)
