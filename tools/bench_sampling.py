@@ -9,8 +9,8 @@ FLOPs that each scheme needs), `tokens` (drawn by each), peak bytes of device me
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -110,12 +110,12 @@ def measure(run: Callable[[], int], repeats: int, device: torch.device) -> tuple
         if device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        start = perf_counter()
         value = run()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if k:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(perf_counter() - start)
     return statistics.median(seconds), value, torch.cuda.max_memory_allocated() if device.type == "cuda" else None
 
 

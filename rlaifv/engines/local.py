@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -69,7 +70,7 @@ class LocalEngine:
                 end_ids=ends,
                 suppressed_ids=sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends)),
                 batch_tokens=self.batch_tokens,
-                decode=self.decode,
+                decode=partial(tokenizer.decode, skip_special_tokens=True),
             ):
                 results[k] = answers
                 advance(1)

@@ -18,6 +18,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class BranchLayer(CacheLayerMixin):
     """One layer's keys and values, [P, S, H, D] each, written where the cache says."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, cache: "BranchCache") -> None:
         super().__init__()
         self.cache = cache

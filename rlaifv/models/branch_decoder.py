@@ -34,12 +34,12 @@ ROUND_STEPS, ROUND_STEPS_CPU = 8, 1
 # Waiting prompts start when this share of the rows is free; once none waits, free rows are dropped at this share.
 FREE_SHARE = 0.25
 # Attention reads this many slots more at a time, so that the shapes of most steps equal those before.
-VIEW_SLOTS = 32
+VIEW_SLOTS = 16
 
 
 def expected_slots(prefix_tokens: int, num_branches: int, max_new_tokens: int) -> int:
-    """Slots that a prompt is reckoned to take: on average, answers have a quarter of the tokens that they may have."""
-    return prefix_tokens + num_branches * max_new_tokens // 4
+    """Slots that a prompt is reckoned to take: half of its answers' bound, as most end early."""
+    return prefix_tokens + num_branches * max_new_tokens // 2
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def sample_branches(
         end_ids: tokens that end an answer.
         suppressed_ids: tokens that may never be emitted (image placeholders, padding); they would break later prompts.
         batch_tokens: bound of all rows' slots, as `expected_slots` reckons them, and of the prefix tokens run at a time.
-        decode: text of ids; needed for `decoding.stop` only.
+        decode: text of ids, white space at its ends included; needed for `decoding.stop` only.
 
     Yields:
         Index of a prompt and its K answers, as they are finished.
@@ -199,7 +199,7 @@ class BranchDecoder:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        state.slots += lanes.num_live_on_device
+        state.slots += lanes.num_slots
         state.used += lanes.num_live
         return hidden_PQD.flatten(0, 1)[lanes.places]
 

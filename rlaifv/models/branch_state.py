@@ -132,18 +132,18 @@ class RowState:
 class Lanes:
     """Where live branches run: branch k of a row in the lane that as many live ones are left of.
 
+    num_live: int64[P], live branches of each row, which is the slots that a step takes; `num_slots` is a copy on the device
     rows, branches, places: int64[R], of each live branch; the last is its flat index into P * Q
     owner: int64[P, Q], the branch in each lane
-    num_live: int64[P], live branches of each row, on host and device
     offsets: int64[Q], 0, 1, …
     """
 
+    num_live: NDArray[np.int64]
     rows: Tensor
     branches: Tensor
     places: Tensor
     owner: Tensor
-    num_live: NDArray[np.int64]
-    num_live_on_device: Tensor
+    num_slots: Tensor
     offsets: Tensor
 
     @classmethod
@@ -155,6 +155,6 @@ class Lanes:
         width = int(num_live.max())
         owner = np.full((len(closed), width), NOBODY)
         owner[rows, lane] = branches
-        as_tensor = (rows, branches, rows * width + lane, owner, num_live, np.arange(width))
-        tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in as_tensor]
-        return cls(*tensors[:4], num_live=num_live, num_live_on_device=tensors[4], offsets=tensors[5])
+        arrays = (rows, branches, rows * width + lane, owner, num_live, np.arange(width))
+        tensors = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(num_live, *tensors)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from rlaifv.models import branch_decoder as decoder_module
 from rlaifv.models.branch_decoder import BranchDecoder, expected_slots, sample_branches
@@ -132,19 +133,30 @@ def test_an_answer_depends_on_its_prompt_and_seed_alone(sharp: Any, encoded: lis
     assert draw(sharp, encoded[:1], [[7, 7]], decoding)[0][0] == draw(sharp, encoded[:1], [[7, 8]], decoding)[0][0]
 
 
+SEVEN_SEEDS = [[10 * p + k for k in range(3)] for p in range(7)]
+
+
+@pytest.fixture(scope="module")
+def expected(sharp: Any, encoded: list[EncodedPrompt]) -> list[list[Sampled]]:
+    """What the twin says to seven prompts."""
+    decoding = Decoding(max_new_tokens=20)
+    return [[draw_slowly(sharp, encoded[k % 4], seed, decoding) for seed in SEVEN_SEEDS[k]] for k in range(7)]
+
+
 @pytest.mark.parametrize(
     ("num_rows", "steps", "share"), [(1, 1, 0.5), (2, 3, 0.0), (3, 1, 0.5), (3, 100, 1.0), (4, 3, 0.25), (7, 2, 0.25)]
 )
 def test_schedules_change_nothing(
-    sharp: Any, encoded: list[EncodedPrompt], monkeypatch: pytest.MonkeyPatch, num_rows: int, steps: int, share: float
+    sharp: Any,
+    encoded: list[EncodedPrompt],
+    expected: list[list[Sampled]],
+    monkeypatch: pytest.MonkeyPatch,
+    num_rows: int,
+    steps: int,
+    share: float,
 ) -> None:
     """Fewer rows than prompts, so that rows are used again; and rounds in which branches go on after their end."""
-    prompts = [encoded[k % 4] for k in range(7)]
-    decoding = Decoding(max_new_tokens=20)
-    seeds = [[10 * p + k for k in range(3)] for p in range(7)]
-    expected = [
-        [draw_slowly(sharp, one, seed, decoding) for seed in some] for one, some in zip(prompts, seeds, strict=True)
-    ]
+    prompts, seeds, decoding = [encoded[k % 4] for k in range(7)], SEVEN_SEEDS, Decoding(max_new_tokens=20)
     for name, value in (("FREE_SHARE", share), ("ROUND_STEPS_CPU", steps), ("VIEW_SLOTS", 1 + steps)):
         monkeypatch.setattr(decoder_module, name, value)
     budget = num_rows * expected_slots(max(len(one.ids) for one in encoded), 3, 20)
@@ -224,6 +236,31 @@ def test_frequencies_follow_the_distribution(sharp: Any, encoded: list[EncodedPr
     statistic, freedom = ((observed - expected) ** 2 / expected).sum().item(), len(expected) - 1
     assert freedom >= 4
     assert abs(statistic - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def test_positions_on_three_axes() -> None:
+    """A small Qwen2-VL, and prompts of text, which its own `generate` numbers equally on all three axes."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 120}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None}
+    config = Qwen2VLConfig(
+        text_config={**sizes, **heads, "rope_parameters": rope},
+        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2},
+        **{f"{name}_token_id": 110 + k for k, name in enumerate(("image", "video", "vision_start", "vision_end"))},
+    )
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    ids = [torch.randint(5, 100, (length,)).tolist() for length in (7, 12, 9)]
+    prompts = [EncodedPrompt(tuple(one), {}, torch.arange(len(one)).expand(3, -1)) for one in ids]
+    drawn = draw(model, prompts, [[0]] * 3, GREEDY, ends=(), suppressed=(), batch_tokens=40)
+    for one, (answer,) in zip(ids, drawn, strict=True):
+        given = torch.tensor([one])
+        options = {"do_sample": False, "max_new_tokens": GREEDY.max_new_tokens, "pad_token_id": 0}
+        expected = model.generate(input_ids=given, attention_mask=torch.ones_like(given), **options)
+        assert answer.token_ids == tuple(expected[0, len(one) :].tolist())
 
 
 def test_suppressed_tokens_never_appear(sharp: Any, encoded: list[EncodedPrompt]) -> None:
