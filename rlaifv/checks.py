@@ -29,7 +29,13 @@ AT_LEAST = {
     "evaluation.num_examples": 0,
     "seed": 0,
 }
-ABOVE_ZERO = ("learner.beta", "learner.lr", "learner.changed_weight", "iteration.pairing.margin")
+ABOVE_ZERO = (
+    "learner.beta",
+    "learner.lr",
+    "learner.changed_weight",
+    "iteration.decoding.repetition_penalty",
+    "iteration.pairing.margin",
+)
 # Both ends included.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
@@ -127,6 +133,9 @@ def _type_faults(cfg: DictConfig) -> Iterator[str]:
     for key in SWITCHES:
         if not isinstance(OmegaConf.select(cfg, key), bool):
             yield f"{key}={OmegaConf.select(cfg, key)!r} must be true or false."
+    stop = cfg.iteration.decoding.stop
+    if not isinstance(stop, ListConfig) or not all(isinstance(text, str) and text for text in stop):
+        yield f"iteration.decoding.stop={stop!r} must be a list of strings that are not empty, as in ['\\n\\n']."
     if not isinstance(cfg.learner.train_parts, ListConfig):
         yield f"learner.train_parts={cfg.learner.train_parts!r} must be a list, as in [projector,language_model]."
     if not isinstance(cfg.learner.lora, DictConfig | None):

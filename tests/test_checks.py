@@ -125,6 +125,14 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         ({"iteration.decoding.top_p": 0}, ["iteration.decoding.top_p=0 must be above 0, and at most 1."]),
         ({"iteration.decoding.top_p": 1.1}, ["iteration.decoding.top_p=1.1 must be above 0, and at most 1."]),
         (
+            {"iteration.decoding.stop": ["a", ""]},
+            ["iteration.decoding.stop=['a', ''] must be a list of strings that are not empty, as in ['\\n\\n']."],
+        ),
+        (
+            {"iteration.decoding.stop": "Question:"},
+            ["iteration.decoding.stop='Question:' must be a list of strings that are not empty, as in ['\\n\\n']."],
+        ),
+        (
             {"iteration.decoding.temperature": 0},
             [
                 "iteration.decoding.temperature=0 makes all answers to a prompt equal, so no pair can be built; it must be "

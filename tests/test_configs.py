@@ -261,6 +261,7 @@ OTHER: dict[str, Any] = {
     "learner.train_parts": ["projector"],
     "learner.lora": {"r": 2, "lora_alpha": 4},
     "iteration.num_prompts": 3,
+    "iteration.decoding.stop": ["Question:"],
     "model.revision": "abc",
     "labeler.revision": "abc",
     "data.num_iterations": 5,

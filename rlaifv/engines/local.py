@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone
 from rlaifv.models.prompting import Prompter, stack_images
-from rlaifv.models.sampling import Decoding, Sampled, sample_branches
+from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.models.tree import (
     Branch,
     PackedTrees,
@@ -108,26 +110,23 @@ class LocalEngine:
         tokenizer = self.prompter.tokenizer
         if prompts:
             self.check(prompts[0])
-        encoded = [self.prompter.encode(prompt) for prompt in prompts]
-        # Half of the new tokens stands for what answers cost on average; the bound is on memory, not on text.
-        sizes = [(len(one.ids) + decoding.max_new_tokens // 2) * len(seeds[0]) for one in encoded]
+        results: dict[int, list[Sampled]] = {}
         with self._borrowed() as model:
             ends = _end_ids(model, tokenizer)
-            suppressed = sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends))
-            results: list[list[Sampled]] = []
-            for batch in batches_by_tokens(sizes, self.batch_tokens):
-                results += sample_branches(
-                    model,
-                    [encoded[k].ids for k in batch],
-                    stack_images([encoded[k] for k in batch]),
-                    [seeds[k] for k in batch],
-                    decoding,
-                    end_ids=ends,
-                    suppressed_ids=suppressed,
-                    pad_id=tokenizer.pad_token_id or 0,
-                )
-                advance(len(batch))
-        return results
+            for k, answers in sample_branches(
+                model,
+                [self.prompter.encode(prompt) for prompt in prompts],
+                seeds,
+                decoding,
+                end_ids=ends,
+                suppressed_ids=sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends)),
+                batch_tokens=self.batch_tokens,
+                separately=self.packer.separately,
+                decode=partial(tokenizer.decode, skip_special_tokens=True),
+            ):
+                results[k] = answers
+                advance(1)
+        return [results[k] for k in range(len(prompts))]
 
     def answer_probabilities(
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress

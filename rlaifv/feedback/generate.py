@@ -26,7 +26,7 @@ def generate(
         Response(
             id=f"{prompt.id}/{k}",
             prompt_id=prompt.id,
-            text=policy.decode(answer.token_ids),
+            text=decoding.cut(policy.decode(answer.token_ids)),
             token_ids=answer.token_ids,
             finished=answer.finished,
             seed=seeds_of_prompt[k],

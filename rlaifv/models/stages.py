@@ -15,6 +15,7 @@ two separate sequences. Dividing answers into claims by rules costs nothing; by 
 
 from dataclasses import dataclass
 
+from rlaifv.models.branch_decoder import expected_slots
 from rlaifv.models.flops import ModelCost
 from rlaifv.models.memory import (
     head_bytes,
@@ -55,16 +56,15 @@ class StageCost:
 
 
 def prompts_in_flight(worker: Worker, workload: Workload, setup: Setup) -> int:
-    """Prompts sampled at a time: the local engine counts half of the new tokens, as answers end early."""
-    tokens = (worker.prefix_tokens + workload.max_new_tokens // 2) * workload.num_responses
-    return min(workload.num_prompts, max(1, setup.batch_tokens // tokens))
+    """Prompts sampled at a time: those that the local engine reckons to fit, as most answers end early."""
+    slots = expected_slots(worker.prefix_tokens, workload.num_responses, workload.max_new_tokens)
+    return min(workload.num_prompts, max(1, setup.batch_tokens // slots))
 
 
 def sampling_cache_bytes(worker: Worker, workload: Workload, setup: Setup) -> int:
-    """Keys and values while sampling; each answer holds a copy of its prompt's."""
-    rows = prompts_in_flight(worker, workload, setup) * workload.num_responses
-    tokens = rows * (worker.prefix_tokens + workload.max_new_tokens)
-    return kv_cache_bytes(worker.cost, tokens, worker.element_bytes)
+    """Keys and values while sampling, if no answer ends early; a prompt's are held once for all its answers."""
+    slots = worker.prefix_tokens + workload.num_responses * workload.max_new_tokens
+    return kv_cache_bytes(worker.cost, prompts_in_flight(worker, workload, setup) * slots, worker.element_bytes)
 
 
 def generate(worker: Worker, workload: Workload, setup: Setup) -> StageCost:

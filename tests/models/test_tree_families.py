@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.prompting import EncodedPrompt, stack_images
+from rlaifv.models.sampling import Decoding, choose_tokens, uniform_numbers
 from rlaifv.models.tree import Branch, PackedTrees, Packer, Tree, branch_logps, next_token_logps, pack, separate
 
 IMAGE = 4
@@ -221,3 +223,22 @@ def test_separate_sequences_are_split_by_what_they_take() -> None:
     assert [len(part.branches) for part in sequences.split(tree, 32)] == [3, 1]
     assert [len(part.branches) for part in sequences.split(tree, 1)] == [1] * 4
     assert [branch for part in sequences.split(tree, 18) for branch in part.branches] == list(tree.branches)
+
+
+@pytest.mark.parametrize("separately", [False, True], ids=["tree", "separately"])
+@torch.no_grad()
+def test_every_family_samples_what_its_own_forward_says(tiny: Any, separately: bool) -> None:
+    """Two answers to each prompt, token by token, against the whole sequence run anew for each of them."""
+    decoding, suppressed = Decoding(max_new_tokens=5), [IMAGE, *range(5, 8)]
+    seeds = [[7 * k, 7 * k + 1] for k in range(len(tiny.prompts))]
+    drawn = dict(sample_branches(tiny.model, tiny.prompts, seeds, decoding, (), suppressed, 150, separately=separately))
+    assert getattr(tiny.model.model, "rope_deltas", None) is None
+    for k, prompt in enumerate(tiny.prompts):
+        for seed, answer in zip(seeds[k], drawn[k], strict=True):
+            (uniform,) = uniform_numbers([[seed]], decoding.max_new_tokens)[0]
+            ids: list[int] = []
+            for number in uniform:
+                logits = twin_logits(tiny.model, [*prompt.ids, *ids], prompt)[-1:]
+                logits[:, suppressed] = -torch.inf
+                ids.append(int(choose_tokens(logits, decoding, number[None])))
+            assert list(answer.token_ids) == ids
