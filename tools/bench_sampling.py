@@ -17,8 +17,8 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from rlaifv.models.branch_decoder import sample_branches
-from rlaifv.models.families import image_layout
 from rlaifv.models.flops import model_cost
+from rlaifv.models.layout import image_layout
 from rlaifv.models.prompting import EncodedPrompt, stack_images
 from rlaifv.models.sampling import Decoding
 
