@@ -22,7 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+
+from rlaifv.models.attention import in_blocks
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -205,7 +208,7 @@ def _mask_for(model: Any, allowed: Tensor) -> Any:
     """`allowed` [B, 1, L, L] in the form that the model's attention implementation reads."""
     attention = model.config._attn_implementation
     if attention == "sdpa":
-        return allowed
+        return in_blocks(allowed, model.dtype)
     if attention == "eager":  # adds its mask to the scores instead of selecting by it
         lowest = torch.finfo(model.dtype).min
         return torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, lowest)
@@ -220,23 +223,22 @@ def _mask_for(model: Any, allowed: Tensor) -> Any:
 def branch_logps(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Tensor:
     """Log-prob of every completion token of every branch.
 
-    The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time, and is recomputed in the backward
-    pass, so that its memory does not grow with vocabulary times length.
+    The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time. Where one chunk does not hold them
+    all, chunks are recomputed in the backward pass, so that memory does not grow with vocabulary times length.
 
     Returns:
         float32[S], with gradient where the caller has it enabled; `packed.split` cuts it by branch.
     """
     hidden = hidden_states(model, packed, images)[packed.score_index]
     head = model.get_output_embeddings()
-    chunks = zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True)
-    if torch.is_grad_enabled():
+    chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True))
+    if torch.is_grad_enabled() and len(chunks) > 1:
         return torch.cat([checkpoint(_target_logps, head, h, t, use_reentrant=False) for h, t in chunks])
     return torch.cat([_target_logps(head, h, t) for h, t in chunks])
 
 
 def _target_logps(head: torch.nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    logits = head(hidden).float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+    return -cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
 def next_token_logps(model: Any, packed: PackedTrees, images: dict[str, Any], token_ids: Tensor) -> Tensor:
@@ -246,8 +248,8 @@ def next_token_logps(model: Any, packed: PackedTrees, images: dict[str, Any], to
         float32[N, T].
     """
     hidden = hidden_states(model, packed, images)[packed.last_index]
-    logits = model.get_output_embeddings()(hidden).float()
-    return logits[:, token_ids] - logits.logsumexp(1, keepdim=True)
+    head = model.get_output_embeddings()
+    return torch.cat([head(h).float().log_softmax(1)[:, token_ids] for h in hidden.split(HEAD_CHUNK_TOKENS)])
 
 
 def batches_by_tokens(sizes: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
