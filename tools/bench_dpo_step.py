@@ -77,7 +77,6 @@ class Task:
         model = copy.deepcopy(self.model).train()
         if self.recompute:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
-            model.enable_input_require_grads()  # type: ignore[operator]
         return select_trainable(model, ["projector", "language_model"], LORA if self.lora else None)
 
     @property

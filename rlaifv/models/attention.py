@@ -8,7 +8,9 @@ blocks got lost on the way is still a mask.
 Shapes: B rows, L tokens per row, H heads, E head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,65 +19,58 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 # Small enough to step over siblings, large enough to be worth a kernel call.
-BLOCK_QUERIES = 128
+BLOCK_QUERIES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class QueryBlock:
-    """Queries that share their keys.
+class Blocks:
+    """A row cut into queries that share their keys, and into stretches of keys that the same blocks read.
 
-    queries: their places in the row
-    keys: runs of places that at least one of them attends to, in some row
-    bias: float[B, 1, queries, keys], 0 where a query may attend, the dtype's lowest number where not
+    queries: length of each block of queries, together L
+    keys: length of each stretch of keys, together L
+    reads: for each block, the stretches in which some query of some row attends to some key
+    biases: for each block, float[B, 1, queries, keys read]: 0 where a query may attend, the dtype's lowest where not
     """
 
-    queries: slice
-    keys: tuple[slice, ...]
-    bias: Tensor
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    reads: tuple[tuple[int, ...], ...]
+    biases: tuple[Tensor, ...]
 
 
 def in_blocks(allowed: Tensor, dtype: torch.dtype, block_queries: int = BLOCK_QUERIES) -> Tensor:
     """`allowed` bool[B, 1, L, L] with its blocks attached, biases in `dtype`, for models that run "sdpa"."""
-    blocks = []
-    for start in range(0, allowed.shape[2], block_queries):
-        queries = slice(start, min(start + block_queries, allowed.shape[2]))
-        some = allowed[:, :, queries]
-        keys = _runs(some.any(dim=2).any(dim=0).squeeze(0))
-        bias = torch.zeros((), dtype=dtype, device=allowed.device).where(_take(some, keys), torch.finfo(dtype).min)
-        blocks.append(QueryBlock(queries, keys, bias))
-    allowed.query_blocks = tuple(blocks)  # type: ignore[attr-defined]
+    rows = allowed.split(block_queries, 2)
+    seen = torch.stack([some.any(2).any(0).squeeze(0) for some in rows])  # [blocks, L]
+    edges = (seen[:, 1:] != seen[:, :-1]).any(0).nonzero().flatten().tolist()
+    starts = [0, *(edge + 1 for edge in edges)]
+    keys = tuple(stop - start for start, stop in pairwise([*starts, allowed.shape[3]]))
+    reads = tuple(tuple(k for k, read in enumerate(block) if read) for block in seen[:, starts].tolist())
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    biases = tuple(
+        zero.where(_chosen(some.split(keys, 3), places, 3), torch.finfo(dtype).min)
+        for some, places in zip(rows, reads, strict=True)
+    )
+    allowed.blocks = Blocks(tuple(some.shape[2] for some in rows), keys, reads, biases)  # type: ignore[attr-defined]
     return allowed
 
 
-def _runs(seen: Tensor) -> tuple[slice, ...]:
-    """Where bool[L] is True, as slices."""
-    edges = torch.diff(seen.int(), prepend=seen.new_zeros(1).int(), append=seen.new_zeros(1).int()).nonzero()
-    places = edges.flatten().tolist()
-    return tuple(slice(start, stop) for start, stop in zip(places[::2], places[1::2], strict=True))
-
-
-def _take(tensor: Tensor, keys: tuple[slice, ...], dim: int = -1) -> Tensor:
-    parts = [tensor.narrow(dim, run.start, run.stop - run.start) for run in keys]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+def _chosen(stretches: Sequence[Tensor], places: Sequence[int], dim: int) -> Tensor:
+    return stretches[places[0]] if len(places) == 1 else torch.cat([stretches[k] for k in places], dim)
 
 
 def blocked_sdpa(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """What transformers calls for "sdpa": query, key, value float[B, H, L, E] to float[B, L, H, E]."""
-    blocks: tuple[QueryBlock, ...] = getattr(attention_mask, "query_blocks", ())
-    if not blocks:
+    blocks: Blocks | None = getattr(attention_mask, "blocks", None)
+    if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    # Cut once: slices of their own would each fill a gradient of the whole length.
+    keys, values = key.split(blocks.keys, 2), value.split(blocks.keys, 2)
     parts = [
-        sdpa_attention_forward(
-            module,
-            query[:, :, block.queries],
-            _take(key, block.keys, 2),
-            _take(value, block.keys, 2),
-            block.bias,
-            **kwargs,
-        )[0]
-        for block in blocks
+        sdpa_attention_forward(module, some, _chosen(keys, places, 2), _chosen(values, places, 2), bias, **kwargs)[0]
+        for some, places, bias in zip(query.split(blocks.queries, 2), blocks.reads, blocks.biases, strict=True)
     ]
     return torch.cat(parts, 1), None
 

@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rlaifv.models.attention import in_blocks
+from rlaifv.models.last_layer import last_mlp_at
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -183,25 +184,27 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedT
     )
 
 
-def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Tensor:
+def hidden_states(model: Any, packed: PackedTrees, images: dict[str, Any], places: Tensor) -> Tensor:
     """Run the backbone over packed trees.
 
     Args:
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
         packed: trees on the model's device.
         images: the image arguments of the model's forward, images in the order of `packed.tree_order`.
+        places: int64[S], flat indices into B * L of the states that are wanted: `score_index` or `last_index`.
 
     Returns:
-        float[B * L, D], to be indexed with `score_index` or `last_index`.
+        float[S, D].
 
     Raises:
         ValueError: the model's attention implementation takes no mask of this kind.
     """
     mask = _mask_for(model, packed.attention_mask)
-    output = model.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **images
-    )
-    return output.last_hidden_state.flatten(0, 1)
+    with last_mlp_at(model, places):
+        output = model.base_model(
+            input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **images
+        )
+    return output.last_hidden_state.flatten(0, 1)[places]
 
 
 def _mask_for(model: Any, allowed: Tensor) -> Any:
@@ -229,7 +232,7 @@ def branch_logps(model: Any, packed: PackedTrees, images: dict[str, Any]) -> Ten
     Returns:
         float32[S], with gradient where the caller has it enabled; `packed.split` cuts it by branch.
     """
-    hidden = hidden_states(model, packed, images)[packed.score_index]
+    hidden = hidden_states(model, packed, images, packed.score_index)
     head = model.get_output_embeddings()
     chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True))
     if torch.is_grad_enabled() and len(chunks) > 1:
@@ -247,7 +250,7 @@ def next_token_logps(model: Any, packed: PackedTrees, images: dict[str, Any], to
     Returns:
         float32[N, T].
     """
-    hidden = hidden_states(model, packed, images)[packed.last_index]
+    hidden = hidden_states(model, packed, images, packed.last_index)
     head = model.get_output_embeddings()
     return torch.cat([head(h).float().log_softmax(1)[:, token_ids] for h in hidden.split(HEAD_CHUNK_TOKENS)])
 
