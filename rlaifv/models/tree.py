@@ -134,8 +134,9 @@ def assign_rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedTrees:
-    """Lay trees out in rows of at most `row_tokens` tokens; 0 gives each tree a row of its own."""
-    rows = assign_rows([tree.num_tokens for tree in trees], row_tokens)
+    """Lay trees out in rows of at most `row_tokens` tokens, or as long as the longest tree, so that padding stays small."""
+    sizes = [tree.num_tokens for tree in trees]
+    rows = assign_rows(sizes, max(row_tokens, max(sizes)))
     length = max(sum(trees[k].num_tokens for k in row) for row in rows)
     input_ids = torch.full((len(rows), length), pad_id)
     position_ids = torch.zeros(len(rows), length, dtype=torch.int64)
