@@ -44,7 +44,7 @@ class PreferenceCollator:
 
     Args:
         prompter: encodes prompts with the policy's processor.
-        row_tokens: trees share a row up to so many tokens; 0 gives each its own.
+        row_tokens: trees share a row up to so many tokens, or up to the longest tree's.
         changed_weight: weight of tokens in which chosen and rejected differ; 1 for all the same.
         packer: of the engine that runs the policy; trees by default.
     """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
+from rlaifv.models.block_attention import BLOCK_QUERIES, in_blocks
 from rlaifv.models.families import FAMILIES
 
 
@@ -54,7 +55,7 @@ def attention_masks(model: Any, allowed: Tensor, query_positions: Tensor, key_po
 
 def _in_the_form_of(attention: str, allowed: Tensor, dtype: torch.dtype) -> Any:
     if attention == "sdpa":
-        return allowed
+        return in_blocks(allowed, dtype) if allowed.shape[2] > BLOCK_QUERIES else allowed
     if attention == "eager":  # adds its mask to the scores instead of selecting by it
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     if attention == "flex_attention":  # would add a dense mask too

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
@@ -140,9 +141,13 @@ def assign_rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
     return rows
 
 
-def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0) -> PackedTrees:
-    """Lay trees out in rows of at most `row_tokens` tokens; 0 gives each tree a row of its own."""
-    rows = assign_rows([tree.num_tokens for tree in trees], row_tokens)
+def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0, share_rows: bool = True) -> PackedTrees:
+    """Lay trees out in rows of at most `row_tokens` tokens, or as long as the longest tree, so that padding stays small.
+
+    Without `share_rows`, each tree has a row of its own.
+    """
+    sizes = [tree.num_tokens for tree in trees]
+    rows = assign_rows(sizes, max(row_tokens, *sizes) if share_rows else 0)
     length = max(sum(trees[k].num_tokens for k in row) for row in rows)
     input_ids = torch.full((len(rows), length), pad_id)
     position_ids = torch.zeros(len(rows), length, dtype=torch.int64)
@@ -202,7 +207,7 @@ def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
     Whatever reads packed trees reads these too, with the same results.
     """
     single = [(k, Tree(tree.prefix, (branch,))) for k, tree in enumerate(trees) for branch in tree.branches]
-    packed = pack([tree for _, tree in single], pad_id=pad_id)
+    packed = pack([tree for _, tree in single], pad_id=pad_id, share_rows=False)
     return replace(
         packed,
         attention_mask=packed.tree_ids >= 0,
@@ -247,9 +252,10 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) ->
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
         packed: trees on the model's device.
         images: the image arguments of the model's forward, images in the order of `packed.tree_order`.
+        places: int64[S], flat indices into B * L of the states that are wanted: `score_index` or `last_index`.
 
     Returns:
-        float[B * L, D], to be indexed with `score_index` or `last_index`.
+        float[S, D].
 
     Raises:
         ValueError: the model's attention implementation takes no mask of this kind.
@@ -285,23 +291,22 @@ def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Te
 def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
     """Log-prob of every completion token of every branch.
 
-    The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time, and is recomputed in the backward
-    pass, so that its memory does not grow with vocabulary times length.
+    The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time. Where one chunk does not hold them
+    all, chunks are recomputed in the backward pass, so that memory does not grow with vocabulary times length.
 
     Returns:
         float32[S], with gradient where the caller has it enabled; `packed.split` cuts it by branch.
     """
     hidden = hidden_states(model, packed, images)[packed.score_index]
     head = model.get_output_embeddings()
-    chunks = zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True)
-    if torch.is_grad_enabled():
+    chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True))
+    if torch.is_grad_enabled() and len(chunks) > 1:
         return torch.cat([checkpoint(_target_logps, head, h, t, use_reentrant=False) for h, t in chunks])
     return torch.cat([_target_logps(head, h, t) for h, t in chunks])
 
 
 def _target_logps(head: torch.nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    logits = head(hidden).float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+    return -cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
 def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any], token_ids: Tensor) -> Tensor:
@@ -311,8 +316,8 @@ def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any],
         float32[N, T].
     """
     hidden = hidden_states(model, packed, images)[packed.last_index]
-    logits = model.get_output_embeddings()(hidden).float()
-    return logits[:, token_ids] - logits.logsumexp(1, keepdim=True)
+    head = model.get_output_embeddings()
+    return torch.cat([head(h).float().log_softmax(1)[:, token_ids] for h in hidden.split(HEAD_CHUNK_TOKENS)])
 
 
 def batches_by_tokens(sizes: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
