@@ -33,8 +33,9 @@ from rlaifv.models.tree import batches_by_tokens
 
 # Steps of a round. A CPU has nothing to wait for.
 ROUND_STEPS, ROUND_STEPS_CPU = 8, 1
-# Waiting prompts start when this share of the rows is free; once none waits, free rows are dropped at this share.
-FREE_SHARE = 0.25
+# Share of the rows that must be free before waiting prompts start, so that several do; and, once none waits, before free
+# rows are dropped, which copies the few rows behind them.
+START_SHARE, DROP_SHARE = 0.25, 0.1
 # Attention reads this many slots more at a time, so that the shapes of most steps equal those before.
 VIEW_SLOTS = 16
 
@@ -100,15 +101,14 @@ def _decode_all(
     decoder = BranchDecoder(model, num_rows, num_slots, len(seeds[0]), *options)
     waiting = deque(range(len(prompts)))
     while waiting or len(decoder.state.busy):
-        free = decoder.state.free
-        if len(free) >= FREE_SHARE * len(decoder.state.prompt):
-            if waiting:
-                started = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
-                for batch in batches_by_tokens([len(prompts[k].ids) for k in started], batch_tokens):
-                    some = [started[j] for j in batch]
-                    decoder.start(free[batch], some, [prompts[k] for k in some], [seeds[k] for k in some])
-            else:
-                decoder.drop_free_rows()
+        free, share = decoder.state.free, len(decoder.state.free) / len(decoder.state.prompt)
+        if waiting and share >= START_SHARE:
+            started = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
+            for batch in batches_by_tokens([len(prompts[k].ids) for k in started], batch_tokens):
+                some = [started[j] for j in batch]
+                decoder.start(free[batch], some, [prompts[k] for k in some], [seeds[k] for k in some])
+        elif not waiting and share >= DROP_SHARE:
+            decoder.drop_free_rows()
         decoder.run_round()
         yield from decoder.finished()
 

@@ -158,7 +158,8 @@ def test_schedules_change_nothing(
 ) -> None:
     """Fewer rows than prompts, so that rows are used again; and rounds in which branches go on after their end."""
     prompts, seeds, decoding = [encoded[k % 4] for k in range(7)], SEVEN_SEEDS, Decoding(max_new_tokens=20)
-    for name, value in (("FREE_SHARE", share), ("ROUND_STEPS_CPU", steps), ("VIEW_SLOTS", 1 + steps)):
+    changes = {"START_SHARE": share, "DROP_SHARE": share, "ROUND_STEPS_CPU": steps, "VIEW_SLOTS": 1 + steps}
+    for name, value in changes.items():
         monkeypatch.setattr(decoder_module, name, value)
     budget = num_rows * expected_slots(max(len(one.ids) for one in encoded), 3, 20)
     order: list[int] = []
