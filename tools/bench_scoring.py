@@ -9,7 +9,6 @@ Every question is a conversation of its own about one image; both sides load it,
 import argparse
 import csv
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from tools.bench import (
     build_processor,
     build_prompts,
     cost_of,
-    image_tokens,
     parser,
     report,
     sizes,
@@ -109,13 +107,11 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side, float]:
     num = len(task.questions)
     few = Task(task.size, task.model, task.prompter, task.prompt, task.questions[:2], task.meter)
     seconds: tuple[list[float], list[float]] = ([], [])
-    peaks, answers = [0, 0], [few.questions, few.questions]
-    for run in runs:
-        run(few)
+    peaks, answers = [0, 0], [run(few) for run in runs]
     for _ in range(repeats):
         for k, run in enumerate(runs):
             before, start = task.meter.reset_peak(), task.meter.now()
-            answers[k] = run(task)  # type: ignore[call-overload]
+            answers[k] = run(task)
             seconds[k].append((task.meter.now() - start) / num)
             peaks[k] = max(peaks[k], task.meter.peak_bytes() - before)
     difference = (torch.tensor(answers[0]) - torch.tensor(answers[1])).abs().max().item()
@@ -168,4 +164,3 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     main()
-    sys.exit(0)

@@ -117,8 +117,9 @@ def stored_tower(model: Any, store: FeatureStore) -> Iterator[None]:
             with torch.no_grad():
                 states = run(pixel_values[missing], **arguments).hidden_states
             for place, k in enumerate(missing):
-                found[k] = {str(layer): states[layer][place] for layer in layers}
-                store.put(keys[k], found[k])
+                made = {str(layer): states[layer][place] for layer in layers}
+                store.put(keys[k], made)
+                found[k] = made
         stacked = {
             layer: torch.stack([features[str(layer)].to(pixel_values.device) for features in found if features])
             for layer in layers
