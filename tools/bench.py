@@ -29,8 +29,8 @@ from transformers import (
 )
 
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.layout import image_layout
 from rlaifv.models.flops import ModelCost, model_cost
+from rlaifv.models.layout import image_layout
 from rlaifv.models.loading import Dtype
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
