@@ -200,7 +200,7 @@ def test_the_defaults_build_the_embedded_world(model_dir: Path, tmp_path: Path) 
     loop, module, data = build(cfg, tmp_path / "run")
     assert loop.truth is loop.source
     assert len(loop.source.held_out()) == 256
-    assert (data.batch_size, module.schedule, data.finish) == (32, "constant", loop.measure)
+    assert (data.batch_size, module.schedule, data.finish) == (32, "cosine", loop.measure)
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in options() if pair[0] in ("callbacks", "logger")])

@@ -85,7 +85,7 @@ def family_of(config: PretrainedConfig) -> Family:
     """
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"The parts of models of type {config.model_type!r} are not known; those of {', '.join(FAMILIES)} are."
+            f"The parts of models of type {config.model_type!r} are not known; those of {', '.join(sorted(FAMILIES))} are."
         )
     return FAMILIES[config.model_type]
 
