@@ -24,6 +24,7 @@ AT_LEAST = {
     "learner.row_tokens": 0,
     "learner.lora.r": 1,
     "engine.batch_tokens": 1,
+    "engine.feature_store_bytes": 0,
     "divider.max_claims": 1,
     "data.num_held_out": 0,
     "evaluation.num_examples": 0,

@@ -20,6 +20,7 @@ from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
+from rlaifv.models.vision import FeatureStore, keep_features
 
 
 def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, PreferenceDataModule]:
@@ -36,6 +37,8 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
+    if cfg.engine.feature_store_bytes:
+        keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
     loop = FeedbackLoop(
         run_dir=run_dir,

@@ -6,14 +6,14 @@ preprocessed pixels: another file, resolution, processor or backend is another p
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rlaifv.models.loading import weights_digest
@@ -77,35 +77,18 @@ class FeatureStore:
         return f"{key}-{hashlib.sha256(content).hexdigest()[:32]}{_SUFFIX}"
 
 
-def encode_images(model: Any, images: dict[str, Tensor]) -> dict[str, Any]:
-    """Images as arguments of the model's forward, encoded once so that several forwards can share them.
+def keep_features(model: Any, store: FeatureStore) -> None:
+    """From now on the frozen vision tower of a LLaVA answers from `store`, and keeps there what it had to compute.
 
-    Returns:
-        `mm_encoder_outputs`; or `images` themselves where part of their encoder trains.
-    """
-    if not images or any(parameter.requires_grad for parameter in _encoder(model)):
-        return images
-    with torch.no_grad():
-        return {"mm_encoder_outputs": {"image": model.get_image_features(**images, return_dict=True)}}
-
-
-def _encoder(model: Any) -> Iterator[nn.Parameter]:
-    """All parameters beside the language model and its head."""
-    inside = {id(parameter) for parameter in model.get_decoder().parameters()}
-    inside |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
-    return (parameter for parameter in model.parameters() if id(parameter) not in inside)
-
-
-@contextmanager
-def stored_tower(model: Any, store: FeatureStore) -> Iterator[None]:
-    """Meanwhile the frozen vision tower of a LLaVA answers from `store`, and keeps there what it had to compute.
-
-    Does nothing for families that have no `vision_tower` with numbered feature layers, nor for a tower that trains.
+    Raises:
+        ValueError: the tower trains, or the family has none whose hidden states are read by layer.
     """
     tower, layers = getattr(model.base_model, "vision_tower", None), getattr(model.config, "vision_feature_layer", None)
     if tower is None or layers is None or any(parameter.requires_grad for parameter in tower.parameters()):
-        yield
-        return
+        raise ValueError(
+            "engine.feature_store_bytes must be 0: it is for frozen vision towers of the LLaVA families, and that of this "
+            f"{model.config.model_type!r} model trains or is of another kind."
+        )
     layers = [layers] if isinstance(layers, int) else list(layers)
     run, made_by = tower.forward, f"{weights_digest(tower)}{tower.dtype}{layers}"
 
@@ -127,10 +110,6 @@ def stored_tower(model: Any, store: FeatureStore) -> Iterator[None]:
         return BaseModelOutputWithPooling(hidden_states=stacked)  # type: ignore[arg-type]  # read by layer number only
 
     tower.forward = look_up
-    try:
-        yield
-    finally:
-        del tower.forward
 
 
 def _digest(made_by: str, pixels: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Encoding once changes nothing but the time; the store is bounded, notices damage, and stays out of what it does not know."""
 
+import copy
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from torch import Tensor
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
 from rlaifv.models.tree import Branch, Tree, branch_logps, pack
-from rlaifv.models.vision import FeatureStore, encode_images, stored_tower
+from rlaifv.models.vision import FeatureStore, keep_features
 from rlaifv.records import Prompt
 
 PLENTY = 2**30
@@ -23,10 +24,10 @@ def encoded(prompter: Prompter, prompts: list[Prompt]) -> list[EncodedPrompt]:
     return [prompter.encode(prompt) for prompt in prompts[:3]]
 
 
-def logps(model: Any, encoded: list[EncodedPrompt], once: bool = False) -> Tensor:
+def logps(model: Any, encoded: list[EncodedPrompt]) -> Tensor:
     packed = pack([Tree(prompt.ids, [Branch((20, 21, 22)), Branch((30, 31))]) for prompt in encoded])
     images = stack_images([encoded[k] for k in packed.tree_order])
-    return branch_logps(model, packed, encode_images(model, images) if once else images)
+    return branch_logps(model, packed, images)
 
 
 def gradients(model: Any, encoded: list[EncodedPrompt]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -45,17 +46,6 @@ def count_runs(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_images_are_encoded_once_where_nothing_of_theirs_trains(model: Any, encoded: list[EncodedPrompt]) -> None:
-    select_trainable(model, ["language_model"])
-    torch.testing.assert_close(logps(model, encoded, once=True), logps(model, encoded), rtol=0, atol=1e-6)
-    images = stack_images(encoded)
-    features = encode_images(model, images)["mm_encoder_outputs"]["image"].pooler_output
-    assert not any(one.requires_grad for one in features)
-    select_trainable(model, ["projector", "language_model"])
-    assert encode_images(model, images) is images
-    assert encode_images(model, {}) == {}
-
-
 def test_a_frozen_tower_builds_no_graph(model: Any, encoded: list[EncodedPrompt]) -> None:
     select_trainable(model, ["projector", "language_model"])
     outputs: list[Any] = []
@@ -70,17 +60,15 @@ def test_the_stored_tower_gives_the_same_logps_and_gradients(
     select_trainable(model, ["projector", "language_model"])
     expected, expected_gradients = gradients(model, encoded)
     seen = count_runs(model, monkeypatch)
+    keep_features(model, FeatureStore(tmp_path, PLENTY))
     for _ in range(2):
-        with stored_tower(model, FeatureStore(tmp_path, PLENTY)):
-            actual, actual_gradients = gradients(model, encoded)
+        actual, actual_gradients = gradients(model, encoded)
         assert torch.equal(actual, expected)
         assert actual_gradients.keys() == expected_gradients.keys()
         assert any("projector" in name for name in actual_gradients)
         for name, gradient in expected_gradients.items():
             assert torch.equal(actual_gradients[name], gradient), name
     assert seen == [3]
-    gradients(model, encoded)
-    assert seen == [3, 3]  # the tower itself is back
 
 
 def test_only_what_is_missing_is_computed(
@@ -88,24 +76,26 @@ def test_only_what_is_missing_is_computed(
 ) -> None:
     model.requires_grad_(False)
     seen = count_runs(model, monkeypatch)
-    with stored_tower(model, FeatureStore(tmp_path, PLENTY)):
-        logps(model, encoded[:2])
-        logps(model, encoded)
+    other = copy.deepcopy(model)
+    keep_features(model, FeatureStore(tmp_path, PLENTY))
+    logps(model, encoded[:2])
+    logps(model, encoded)
+    assert seen == [2, 1]
     with torch.no_grad():
-        model.base_model.vision_tower.post_layernorm.weight.add_(1)
-    with stored_tower(model, FeatureStore(tmp_path, PLENTY)):
-        logps(model, encoded)  # another tower's features are others
-    assert seen == [2, 1, 3]
+        other.base_model.vision_tower.post_layernorm.weight.add_(1)
+    seen = count_runs(other, monkeypatch)
+    keep_features(other, FeatureStore(tmp_path, PLENTY))
+    logps(other, encoded)  # another tower's features are others
+    assert seen == [3]
 
 
-def test_a_tower_that_trains_or_is_unknown_is_left_alone(model: Any, tmp_path: Path) -> None:
-    tower, store = model.base_model.vision_tower, FeatureStore(tmp_path, PLENTY)
-    with stored_tower(model, store):
-        assert "forward" not in vars(tower)
-    unknown = SimpleNamespace(base_model=SimpleNamespace(), config=SimpleNamespace())
-    with stored_tower(unknown, store):
-        assert vars(unknown.base_model) == {}
-    assert list(tmp_path.iterdir()) == []
+def test_a_tower_that_trains_or_is_unknown_is_refused(model: Any, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, PLENTY)
+    unknown = SimpleNamespace(base_model=SimpleNamespace(), config=SimpleNamespace(model_type="other"))
+    for one, name in ((model, "llava"), (unknown, "other")):
+        with pytest.raises(ValueError, match=rf"engine\.feature_store_bytes must be 0: .*'{name}' model trains"):
+            keep_features(one, store)
+    assert "forward" not in vars(model.base_model.vision_tower)
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
