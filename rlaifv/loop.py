@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +189,30 @@ class FeedbackLoop:
         return [claim for response in responses for claim in self.divider.divide(by_id[response.prompt_id], response)]
 
     def _with_reference_logps(self, prompts: dict[str, Prompt], pairs: Sequence[Pair], advance: Advance) -> list[Pair]:
+        """All answers to a prompt hang from one prefix, each of them once, however many pairs it is in."""
+        answers: dict[str, dict[tuple[int, ...], None]] = {}
+        for pair in pairs:
+            answers.setdefault(pair.prompt_id, {}).update(
+                dict.fromkeys((pair.chosen_token_ids, pair.rejected_token_ids))
+            )
+        counts = Counter(pair.prompt_id for pair in pairs)
+        num_pairs = (counts[prompt_id] for prompt_id in answers)
         logps = self.policy.completion_logps(
-            [(prompts[pair.prompt_id], (pair.chosen_token_ids, pair.rejected_token_ids)) for pair in pairs], advance
+            [(prompts[prompt_id], list(some)) for prompt_id, some in answers.items()],
+            lambda num_finished: advance(sum(islice(num_pairs, num_finished))),
         )
+        found = {
+            (prompt_id, ids): tuple(values)
+            for (prompt_id, some), of_prompt in zip(answers.items(), logps, strict=True)
+            for ids, values in zip(some, of_prompt, strict=True)
+        }
         return [
-            replace(pair, chosen_reference_logps=tuple(chosen), rejected_reference_logps=tuple(rejected))
-            for pair, (chosen, rejected) in zip(pairs, logps, strict=True)
+            replace(
+                pair,
+                chosen_reference_logps=found[pair.prompt_id, pair.chosen_token_ids],
+                rejected_reference_logps=found[pair.prompt_id, pair.rejected_token_ids],
+            )
+            for pair in pairs
         ]
 
     def _write_statistics(self, iteration: int, manifest: Manifest, statistics: dict[str, float]) -> None:
