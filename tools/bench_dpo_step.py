@@ -102,7 +102,7 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side]:
 
 
 def grow(args: argparse.Namespace) -> None:
-    """Write seconds per pair against what grows, as CSV."""
+    """Write seconds for all pairs of a prompt against what grows, as CSV."""
     with args.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])
@@ -114,7 +114,7 @@ def grow(args: argparse.Namespace) -> None:
                 args.pairs_per_prompt = args.batch_size = value
             with tempfile.TemporaryDirectory() as directory:
                 ours, peer = measure(build_task(size, args, Path(directory)), args.peer, args.repeats)
-            writer.writerow([value, f"{ours.median:.5f}", f"{peer.median:.5f}"])
+            writer.writerow([value, *(f"{side.median * args.pairs_per_prompt:.5f}" for side in (ours, peer))])
             file.flush()
 
 

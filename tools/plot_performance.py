@@ -13,7 +13,7 @@ from rlaifv.report.plots import HEIGHT, WIDTH, LineChart, Series, line_chart
 from rlaifv.store.atomic import write_text
 
 TITLES = {
-    "pairs": ("DPO step", "seconds per pair", "pairs per prompt"),
+    "pairs": ("DPO step", "seconds per prompt", "pairs per prompt"),
     "questions": ("Claim checking", "seconds for all questions", "questions per image"),
     "image_tokens": ("Growth with the image", "seconds", "image tokens"),
 }

@@ -9,8 +9,9 @@ of m, and E epochs. P is a prompt's length with its image, F the language model,
     train        E n/m * (F(P; 2m branches of R) * (1 + backward + recomputed) + H(2m R) * (2 + backward))
 
 `backward` is 2 where the language model trains, and 1 where gradients only pass through it to adapters or projector.
-The head is always recomputed. For LLaVA-1.5-7B with P = 606 and R = 100, F of one pair is 10.6 TFLOP, against 18.5 for
-two separate sequences. Dividing answers into claims by rules costs nothing; by a chat model, it is not counted here.
+The head is counted as recomputed, which it is where more than one chunk of tokens is scored. For LLaVA-1.5-7B with P = 606
+and R = 100, F of one pair is 10.6 TFLOP, against 18.5 for two separate sequences. Dividing answers into claims by rules
+costs nothing; by a chat model, it is not counted here.
 """
 
 from dataclasses import dataclass

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
+from rlaifv.models.last_layer import last_mlp_at
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -245,7 +246,7 @@ class Packer:
             yield Tree(tree.prefix, tree.branches[k : k + number])
 
 
-def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
+def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any], places: Tensor) -> Tensor:
     """Run the backbone over packed trees.
 
     Args:
@@ -262,17 +263,18 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any]) ->
     """
     if packed.attention_mask.dim() == 2:
         arguments = stock_arguments(model, packed.input_ids, packed.attention_mask)
+        output = model.base_model(input_ids=packed.input_ids, use_cache=False, **arguments, **images)
     else:
-        places = packed.position_ids
-        allowed = open_images(model, packed.attention_mask, packed.input_ids, places)
-        arguments = {
-            "attention_mask": attention_masks(model, allowed, places, places),
-            "position_ids": _positions(model, packed, images),
-        }
-    output = model.base_model(input_ids=packed.input_ids, use_cache=False, **arguments, **images)
+        order = packed.position_ids
+        allowed = open_images(model, packed.attention_mask, packed.input_ids, order)
+        masks, positions = attention_masks(model, allowed, order, order), _positions(model, packed, images)
+        with last_mlp_at(model, places):
+            output = model.base_model(
+                input_ids=packed.input_ids, position_ids=positions, attention_mask=masks, use_cache=False, **images
+            )
     if uses_mrope(model):  # what it noted about these sequences must not reach the next ones
         model.base_model.rope_deltas = None
-    return output.last_hidden_state.flatten(0, 1)
+    return output.last_hidden_state.flatten(0, 1)[places]
 
 
 def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
@@ -297,7 +299,7 @@ def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> 
     Returns:
         float32[S], with gradient where the caller has it enabled; `packed.split` cuts it by branch.
     """
-    hidden = hidden_states(model, packed, images)[packed.score_index]
+    hidden = hidden_states(model, packed, images, packed.score_index)
     head = model.get_output_embeddings()
     chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True))
     if torch.is_grad_enabled() and len(chunks) > 1:
@@ -315,7 +317,7 @@ def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any],
     Returns:
         float32[N, T].
     """
-    hidden = hidden_states(model, packed, images)[packed.last_index]
+    hidden = hidden_states(model, packed, images, packed.last_index)
     head = model.get_output_embeddings()
     return torch.cat([head(h).float().log_softmax(1)[:, token_ids] for h in hidden.split(HEAD_CHUNK_TOKENS)])
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlaifv.models.block_attention import blocked_sdpa, in_blocks
@@ -75,7 +76,9 @@ def test_the_model_runs_in_blocks(model: Any, monkeypatch: pytest.MonkeyPatch) -
         calls.append(args[2].shape[2])
         return sdpa_attention_forward(*args, **kwargs)
 
-    monkeypatch.setattr("rlaifv.models.block_attention.sdpa_attention_forward", counted)
+    registered = AttentionInterface()["sdpa"]
+    assert registered.__name__ == "blocked_sdpa"
+    monkeypatch.setitem(registered.__globals__, "sdpa_attention_forward", counted)
     packed = pack([Tree([5] * 200, [Branch((7,) * 56), Branch((8,) * 100)])])
     branch_logps(model, packed, {})
     assert calls == 2 * [256, 300]  # keys of two blocks in two layers: the second block leaves the first branch out

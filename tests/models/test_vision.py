@@ -54,7 +54,7 @@ def test_a_frozen_tower_builds_no_graph(model: Any, encoded: list[EncodedPrompt]
     assert not any(state.requires_grad for state in outputs[0].hidden_states if state is not None)
 
 
-def test_the_stored_tower_gives_the_same_logps_and_gradients(
+def test_kept_features_give_the_same_logps_and_gradients(
     model: Any, encoded: list[EncodedPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     select_trainable(model, ["projector", "language_model"])
