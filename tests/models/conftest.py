@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from rlaifv.models.prompting import EncodedPrompt, stack_images
+from rlaifv.worlds.shapes_model import build_model
 
 IMAGE, BEGIN, END = 4, 5, 7
 TEXT = {
@@ -180,6 +181,17 @@ def picture_prompt(model: Any, images: dict[str, Tensor], variant: int) -> Encod
         features = model.model.get_image_features(**images).pooler_output
     size = sum(len(one.flatten(0, -2)) for one in features)
     return EncodedPrompt((1, 20 + variant, BEGIN, *[IMAGE] * size, END, *range(40, 45 + variant), 50), images)
+
+
+@pytest.fixture(scope="module")
+def sharp(processor: Any) -> Any:
+    """A small LLaVA with weights so large that whatever it attends to moves its logits by much more than rounding."""
+    torch.manual_seed(0)
+    model = build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.dim() > 1 else 1)
+    return model
 
 
 @pytest.fixture(scope="session", params=FAMILY_CASES)

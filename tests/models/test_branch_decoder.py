@@ -14,23 +14,11 @@ from rlaifv.models.branch_decoder import BranchDecoder, expected_slots, sample_b
 from rlaifv.models.prompting import EncodedPrompt, Prompter
 from rlaifv.models.sampling import Decoding, Sampled, choose_tokens, filter_logits, penalize
 from rlaifv.records import Prompt
-from rlaifv.worlds.shapes_model import build_model
 
 GREEDY = Decoding(temperature=0, max_new_tokens=16)
 NUM_WORDS = 131  # of the embedded world
 ENDS = tuple(range(3, NUM_WORDS, 12))  # many, so that answers end early and at different lengths
 SUPPRESSED = (0, 1, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def sharp(processor: Any) -> Any:
-    """A small LLaVA with weights so large that its next tokens depend on all that came before."""
-    torch.manual_seed(0)
-    model = build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3 if parameter.dim() > 1 else 1)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -16,24 +16,12 @@ from rlaifv.models import tree as tree_module
 from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
 from rlaifv.models.tree import Branch, Tree, assign_rows, batches_by_tokens, branch_logps, next_token_logps, pack
 from rlaifv.records import Prompt
-from rlaifv.worlds.shapes_model import build_model
 
 IMAGE = 4
 WORDS = st.integers(5, 100)
 BRANCHES = st.lists(WORDS, max_size=6).flatmap(
     lambda ids: st.builds(Branch, st.just(tuple(ids)), context=st.integers(0, len(ids)))
 )
-
-
-@pytest.fixture(scope="module")
-def sharp(processor: Any) -> Any:
-    """A small LLaVA with weights so large that whatever it attends to moves its logits by much more than rounding."""
-    torch.manual_seed(0)
-    model = build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3 if parameter.dim() > 1 else 1)
-    return model
 
 
 @pytest.fixture(scope="module")
