@@ -1,4 +1,4 @@
-"""Pairs to packed trees: all pairs of one prompt in a batch hang from one prefix."""
+"""Pairs to packed trees: all pairs of one prompt in a batch hang from one prefix, each distinct answer once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +14,32 @@ from rlaifv.records import Pair, Prompt
 
 @dataclass(frozen=True, slots=True)
 class PreferenceBatch:
-    """What one training step reads. Branches alternate: chosen, rejected, chosen, rejected, …, one couple per pair.
+    """What one training step reads. Sides alternate: chosen, rejected, chosen, rejected, …, one couple per pair.
 
-    trees: the packed prefixes and completions, S completion tokens in all
+    trees: the packed prefixes and completions; an answer that is in several pairs of a prompt is one branch
     images: image arguments of the model's forward
+    sides: the branch of each side, in the order of `trees.branch_lengths`; S tokens over all sides
     reference_logps: float32[S]
     token_weights: float32[S], all 1 unless changed tokens weigh more
-    pair_ids: in the order of the branches
+    pair_ids: in the order of the sides
     """
 
     trees: PackedTrees
     images: dict[str, Tensor]
+    sides: tuple[int, ...]
     reference_logps: Tensor
     token_weights: Tensor
     pair_ids: tuple[str, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each side."""
+        return tuple(self.trees.branch_lengths[branch] for branch in self.sides)
+
+    def of_sides(self, values: Tensor) -> Tensor:
+        """Per-token values of the branches, as `branch_logps` returns them, laid out by side: float[S]."""
+        branches = self.trees.split(values)
+        return torch.cat([branches[branch] for branch in self.sides])
 
     def to(self, device: torch.device) -> "PreferenceBatch":
         return replace(
@@ -67,13 +79,15 @@ class PreferenceCollator:
             by_prompt.setdefault(prompt.id, []).append((prompt, pair))
         encoded = [self.prompter.encode(some[0][0]) for some in by_prompt.values()]
         pairs = [pair for some in by_prompt.values() for _, pair in some]
-        trees = [
-            Tree(
-                prefix.ids,
-                [Branch(ids) for _, pair in some for ids in (pair.chosen_token_ids, pair.rejected_token_ids)],
-            )
-            for prefix, some in zip(encoded, by_prompt.values(), strict=True)
-        ]
+        trees: list[Tree] = []
+        sides: list[int] = []
+        num_branches = 0
+        for prefix, some in zip(encoded, by_prompt.values(), strict=True):
+            answers = [ids for _, pair in some for ids in (pair.chosen_token_ids, pair.rejected_token_ids)]
+            places = {ids: num_branches + k for k, ids in enumerate(dict.fromkeys(answers))}
+            sides += [places[ids] for ids in answers]
+            num_branches += len(places)
+            trees.append(Tree(prefix.ids, [Branch(ids) for ids in places]))
         packed = self.packer(trees, self.row_tokens)
         weights = [
             weight
@@ -90,6 +104,7 @@ class PreferenceCollator:
         return PreferenceBatch(
             trees=packed,
             images=stack_images([encoded[k] for k in packed.tree_order]),
+            sides=tuple(sides),
             reference_logps=torch.tensor(logps, dtype=torch.float32),
             token_weights=torch.tensor(weights, dtype=torch.float32),
             pair_ids=tuple(pair.id for pair in pairs),

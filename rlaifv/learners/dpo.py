@@ -74,8 +74,8 @@ class DPOModule(LightningModule):
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        token_logps = branch_logps(backbone(self.policy), batch.trees, batch.images)
-        lengths = batch.trees.branch_lengths
+        token_logps = batch.of_sides(branch_logps(backbone(self.policy), batch.trees, batch.images))
+        lengths = batch.lengths
         weights = batch.token_weights if self.reduction == "weighted" else None
         policy_logps = reduce_logps(token_logps, lengths, self.reduction, weights)
         reference_logps = reduce_logps(batch.reference_logps, lengths, self.reduction, weights)

@@ -51,7 +51,10 @@ def _tokens(prompter: Prompter, ids: torch.Tensor) -> list[str]:
 
 
 def test_pairs_of_a_prompt_share_its_prefix(prompter: Prompter, ask: Any, make_pair: Any) -> None:
-    """Three pairs of two prompts, interleaved: two rows, the pairs of the first prompt side by side in the first."""
+    """Three pairs of two prompts, interleaved: two rows, the pairs of the first prompt side by side in the first.
+
+    The red ring is in both of its pairs, and a branch only once.
+    """
     items = [
         (ask["what"], make_pair("a", "what", RED_RING, BLUE_RING, -1.0)),
         (ask["describe"], make_pair("b", "describe", STAR, NOTHING, -100.0)),
@@ -61,11 +64,14 @@ def test_pairs_of_a_prompt_share_its_prefix(prompter: Prompter, ask: Any, make_p
     red, blue = [" A", " red", " ring", ".", "</s>"], [" A", " blue", " ring", ".", "</s>"]
     star, nothing = [" A", " star", ".", "</s>"], [" Nothing", ".", "</s>"]
     rows = batch.trees.input_ids
-    assert rows.shape == (2, 22 + 5 + 5 + 4 + 5)
-    assert _tokens(prompter, rows[0]) == WHAT + red + blue + star + red
-    assert _tokens(prompter, rows[1]) == DESCRIBE + star + nothing + ["<pad>"] * 14
-    assert _tokens(prompter, batch.trees.targets) == red + blue + star + red + star + nothing
-    assert batch.trees.branch_lengths == (5, 5, 4, 5, 4, 3)
+    assert rows.shape == (2, 22 + 5 + 5 + 4)
+    assert _tokens(prompter, rows[0]) == WHAT + red + blue + star
+    assert _tokens(prompter, rows[1]) == DESCRIBE + star + nothing + ["<pad>"] * 9
+    assert _tokens(prompter, batch.trees.targets) == red + blue + star + star + nothing
+    assert batch.trees.branch_lengths == (5, 5, 4, 4, 3)
+    assert batch.sides == (0, 1, 2, 0, 3, 4)
+    assert batch.lengths == (5, 5, 4, 5, 4, 3)
+    assert _tokens(prompter, batch.of_sides(batch.trees.targets)) == red + blue + star + red + star + nothing
     assert batch.trees.tree_order == (0, 1)
     assert batch.pair_ids == ("a", "c", "b")
     assert batch.reference_logps.tolist() == [

@@ -129,10 +129,10 @@ def test_ranks_read_disjoint_pairs_in_equal_numbers_of_steps(
 
 
 def test_a_step_reads_batch_size_pairs(data: PreferenceDataModule) -> None:
-    """Two branches per pair: 8 for a batch of 4 pairs, 4 for the last two pairs."""
+    """Two sides per pair: 8 for a batch of 4 pairs, 4 for the last two pairs."""
     batches = list(data.train_dataloader())
     assert all(isinstance(batch, PreferenceBatch) for batch in batches)
-    assert [len(batch.trees.branch_lengths) for batch in batches] == [8, 8, 4]
+    assert [len(batch.sides) for batch in batches] == [8, 8, 4]
 
 
 def test_a_batch_is_moved_by_the_data_module(data: PreferenceDataModule) -> None:

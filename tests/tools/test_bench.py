@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import fromstring
@@ -10,8 +11,10 @@ from xml.etree.ElementTree import fromstring
 import pytest
 import torch
 
+from rlaifv.data.collate import PreferenceCollator
+from rlaifv.learners.dpo import DPOModule
 from tools import bench, bench_dpo_step, bench_scoring, plot_performance
-from tools.bench_dpo_sides import Conventional, Ours, Task, Trl, conventional_logps
+from tools.bench_dpo_sides import BETA, Conventional, Ours, Task, Trl, conventional_logps
 
 TINY = ["--size", "tiny", "--repeats", "1", "--device", "cpu"]
 KEYS = {"ours", "peer", "ratio", "tokens", "flop_floor_ratio", "device", "peak_bytes"}
@@ -61,6 +64,25 @@ def test_all_sides_have_the_same_logps(tmp_path: Path) -> None:
     assert inputs["input_ids"][0].tolist() == batch["input_ids"][0].tolist()
     assert inputs["completion_mask"][1].tolist() == batch["completion_mask"][2].tolist()
     torch.testing.assert_close(inputs["pixel_values"][0], batch["pixel_values"][0])
+
+
+@pytest.mark.filterwarnings("ignore:.*`self.trainer` reference is not registered")
+def test_the_loss_equals_trls(tmp_path: Path) -> None:
+    """Sigmoid loss on summed log-probs, of two pairs, after the weights of both policies have left the reference alike."""
+    made = task(tmp_path)
+    ours, trl = Ours(made), Trl(made)
+    for policy in (ours.policy, trl.trainer.model):
+        noise = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for _, parameter in sorted(policy.named_parameters()):
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
+    by_id = {prompt.id: prompt for prompt in made.prompts}
+    batch = PreferenceCollator(made.prompter)([(by_id[pair.prompt_id], pair) for pair in ours.pairs[:2]])
+    loss = DPOModule(ours.policy, torch.optim.AdamW, BETA).training_step(batch, 0)
+    rows = [trl.trainer.train_dataset[k] for k in range(2)]
+    expected = trl.trainer.compute_loss(trl.trainer.model, trl.trainer.data_collator(rows))
+    assert abs(expected.item() - math.log(2)) > 0.01
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("tool", "grows", "values"), [("dpo", "pairs", (1, 2)), ("scoring", "image_tokens", (1, 9))])
