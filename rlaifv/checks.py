@@ -21,6 +21,7 @@ AT_LEAST = {
     "iteration.decoding.top_k": 0,
     "iteration.pairing.max_pairs_per_prompt": 1,
     "learner.batch_size": 1,
+    "learner.batch_tokens": 0,
     "learner.row_tokens": 0,
     "learner.lora.r": 1,
     "engine.batch_tokens": 1,
@@ -50,7 +51,13 @@ OTHER_NUMBERS = (
 )
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NULLABLE = ("iteration.num_prompts",)
-SWITCHES = ("iteration.pairing.length_balance", "learner.reset_optimizer", "preflight_only", "verbose")
+SWITCHES = (
+    "iteration.pairing.length_balance",
+    "learner.recompute",
+    "learner.reset_optimizer",
+    "preflight_only",
+    "verbose",
+)
 CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),

@@ -161,6 +161,7 @@ class FeedbackLoop:
         manifest.plan("prompts", 1)
         if rank() == 0 and manifest.missing("prompts"):
             good, drops = self._check_images(wanted)
+            self.policy.check_lengths(good, self.settings.decoding.max_new_tokens)
             if len(wanted) - len(good) > self.settings.max_drop_rate * len(wanted):
                 raise ValueError(
                     f"{len(wanted) - len(good)} of the {len(wanted)} prompts of iteration {iteration} have unreadable images "
@@ -206,11 +207,13 @@ class FeedbackLoop:
             for (prompt_id, some), of_prompt in zip(answers.items(), logps, strict=True)
             for ids, values in zip(some, of_prompt, strict=True)
         }
+        num_tokens = {prompt_id: self.policy.num_tokens(prompts[prompt_id]) for prompt_id in answers}
         return [
             replace(
                 pair,
                 chosen_reference_logps=found[pair.prompt_id, pair.chosen_token_ids],
                 rejected_reference_logps=found[pair.prompt_id, pair.rejected_token_ids],
+                prompt_tokens=num_tokens[pair.prompt_id],
             )
             for pair in pairs
         ]

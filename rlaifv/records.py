@@ -63,6 +63,7 @@ class Pair:
     """A preference. Scores are minus the number of rejected claims (RLAIF-V, section 3.2), so `chosen_score` is the higher.
 
     `*_reference_logps` are the reference's log-probs of `*_token_ids`, one per token; empty until they are computed.
+    `prompt_tokens` is the length of the encoded prompt, its images included; 0 until it is known.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Pair:
     rejected_score: float
     chosen_reference_logps: tuple[float, ...] = ()
     rejected_reference_logps: tuple[float, ...] = ()
+    prompt_tokens: int = 0
 
 
 Record = Prompt | Response | Claim | Judgement | Pair

@@ -289,13 +289,14 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tools.build.load_model", lambda *a, **k: calls.append((a, k)) or (model, processor))
         patched.setattr("tools.build.select_trainable", lambda model, *others: calls.append(others) or model)
+        patched.setattr(model, "gradient_checkpointing_enable", calls.append)
         patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "label_smoothing", "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]
-    made += [getattr(data, name) for name in ("batch_size", "num_iterations", "epochs", "seed")]
+    made += [getattr(data, name) for name in ("batch_size", "batch_tokens", "num_iterations", "epochs", "seed")]
     return repr([*made, data.collator.row_tokens, data.collator.changed_weight])
 
 

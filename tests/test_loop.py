@@ -78,6 +78,12 @@ class FakePolicy:
         said = rng.sample(range(len(SENTENCES)), rng.choice((1, 2, 3)))
         return Sampled((*said, 99), rng.random() < 0.9)
 
+    def num_tokens(self, prompt: Prompt) -> int:
+        return 100 + len(prompt.id)
+
+    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+        assert num_new_tokens > 0
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(SENTENCES[token] for token in token_ids if token < len(SENTENCES))
 
@@ -246,6 +252,19 @@ def test_trees_are_checked_before_pairs_are_trained_on(world: World) -> None:
         loop: Any = world.loop()
         loop.prepare(0)
         assert loop.policy.checked == ["0-0"]
+
+
+def test_lengths_are_checked_before_anything_is_generated(world: World) -> None:
+    loop: Any = world.loop()
+
+    def refuse(prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+        assert num_new_tokens == loop.settings.decoding.max_new_tokens
+        raise ValueError(f"Prompt {prompts[1].id!r} needs too many tokens.")
+
+    loop.policy.check_lengths = refuse
+    with pytest.raises(ValueError, match="Prompt '0-1' needs too many tokens"):
+        loop.prepare(0)
+    assert loop.policy.events == []
 
 
 def test_iterations_are_apart(world: World) -> None:

@@ -117,7 +117,7 @@ class Ours:
         ticks = _LightningTicks(task.meter)
         loader = DataLoader(
             PreferenceDataset(task.prompts, self.pairs),
-            batch_sampler=PairBatchSampler([pair.prompt_id for pair in self.pairs], task.batch_size, seed=0),
+            batch_sampler=PairBatchSampler(self.pairs, task.batch_size, seed=0),
             collate_fn=PreferenceCollator(task.prompter),
         )
         with warnings.catch_warnings():

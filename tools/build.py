@@ -37,6 +37,8 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
+    if learner["recompute"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
@@ -65,6 +67,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         loop.prepare,
         PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"], engine.packer),
         batch_size=learner["batch_size"],
+        batch_tokens=learner["batch_tokens"],
         num_iterations=num_iterations,
         epochs=epochs,
         seed=cfg.seed,

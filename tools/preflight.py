@@ -97,8 +97,10 @@ def _setup(cfg: DictConfig) -> Setup:
         lora_rank=0 if lora is None else lora.r,
         dtype=cfg.model.dtype,
         precision=str(cfg.trainer.precision),
+        recompute=cfg.learner.recompute,
         features_are_cached=False,
         batch_tokens=cfg.engine.batch_tokens,
+        train_tokens=cfg.learner.batch_tokens,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
         kept_checkpoints=cfg.callbacks.checkpoint.save_top_k,
     )

@@ -25,6 +25,7 @@ class PreferenceDataModule(LightningDataModule):
         prepare: makes sure that an iteration is generated and committed; called on every rank, any number of times.
         collator: turns pairs into batches.
         batch_size: pairs per step and rank.
+        batch_tokens: instead, tokens per step and rank, see `PairBatchSampler`; 0 for `batch_size` pairs.
         num_iterations: how many iterations the run has.
         epochs: passes over the pairs of an iteration.
         seed: of the order of pairs.
@@ -43,11 +44,13 @@ class PreferenceDataModule(LightningDataModule):
         seed: int,
         num_workers: int = 0,
         finish: Callable[[int], None] | None = None,
+        batch_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.prepare = prepare
         self.collator = collator
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.num_iterations = num_iterations
         self.epochs = epochs
         self.seed = seed
@@ -100,9 +103,10 @@ class PreferenceDataModule(LightningDataModule):
 
     def _batch_sampler(self, epoch: int) -> PairBatchSampler:
         return PairBatchSampler(
-            [pair.prompt_id for pair in self.dataset().pairs],
+            self.dataset().pairs,
             self.batch_size,
             derive_seed(self.seed, self.iteration, "order", epoch),
             rank(),
             world_size(),
+            self.batch_tokens,
         )

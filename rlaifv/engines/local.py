@@ -84,6 +84,26 @@ class LocalEngine:
                 str(model.dtype).removeprefix("torch."),
             )
 
+    def num_tokens(self, prompt: Prompt) -> int:
+        """Length of an encoded prompt, its images included."""
+        return len(self.prompter.encode(prompt).ids)
+
+    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+        """Refuse prompts that leave no room for an answer: nothing is ever cut off, least of all an image.
+
+        Raises:
+            ValueError: a prompt with an answer of `num_new_tokens` exceeds the positions that the model was made for.
+        """
+        limit = getattr(backbone(self.model).config.get_text_config(), "max_position_embeddings", None)
+        for prompt in prompts if limit else ():
+            needed = self.num_tokens(prompt)
+            if needed + num_new_tokens > limit:
+                raise ValueError(
+                    f"Prompt {prompt.id!r} needs {needed} tokens with its images, and up to {num_new_tokens} for an answer, "
+                    f"but the model has {limit} positions; lower iteration.decoding.max_new_tokens, or give it fewer or "
+                    "smaller images."
+                )
+
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
         modes = [(module, module.training) for module in self.model.modules()]

@@ -206,6 +206,14 @@ def test_end_tokens_of_the_generation_config_end_an_answer(
     assert short.finished
 
 
+def test_a_prompt_too_long_for_the_model_is_named(engine: LocalEngine, prompts: list[Prompt]) -> None:
+    limit = engine.model.config.get_text_config().max_position_embeddings  # type: ignore[union-attr]
+    needed = engine.num_tokens(prompts[0])
+    engine.check_lengths(prompts[:1], limit - needed)
+    with pytest.raises(ValueError, match=f"{prompts[0].id}' needs {needed} tokens .* has {limit} positions"):
+        engine.check_lengths(prompts[:1], limit - needed + 1)
+
+
 def test_decode_leaves_special_tokens_out(engine: LocalEngine, prompts: list[Prompt]) -> None:
     ids = engine.prompter.completion_ids(prompts[0], "There is a red circle at the top left.")
     assert engine.decode(ids) == "There is a red circle at the top left."
