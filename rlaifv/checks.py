@@ -61,6 +61,7 @@ SWITCHES = (
 CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
+    "model.quantization": ("none", "nf4"),
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.schedule": ("cosine", "linear", "constant"),
@@ -185,6 +186,8 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
             f"learner.changed_weight={cfg.learner.changed_weight} and learner.reduction={cfg.learner.reduction} do not go "
             "together: weights other than 1 need reduction=weighted, and the other way round."
         )
+    if cfg.model.quantization != "none" and cfg.learner.lora is None:
+        yield f"model.quantization={cfg.model.quantization} leaves only adapters to train; set learner=paper_lora."
     unknown = set(cfg.learner.train_parts) - {"vision", "projector", "language_model"}
     if unknown or not cfg.learner.train_parts:
         yield (

@@ -161,6 +161,14 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
             ],
         ),
         (
+            {"model.quantization": "nf4", "learner.lora": None},
+            ["model.quantization=nf4 leaves only adapters to train; set learner=paper_lora."],
+        ),
+        (
+            {"model.quantization": "int3"},
+            ["model.quantization=int3 must be one of none, nf4."],
+        ),
+        (
             {"learner.train_parts": []},
             [
                 "learner.train_parts=[] must name at least one of vision, projector and language_model, and nothing else."

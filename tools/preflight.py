@@ -96,6 +96,7 @@ def _setup(cfg: DictConfig) -> Setup:
         train_parts=tuple(cfg.learner.train_parts),
         lora_rank=0 if lora is None else lora.r,
         dtype=cfg.model.dtype,
+        is_quantized=cfg.model.quantization != "none",
         precision=str(cfg.trainer.precision),
         recompute=cfg.learner.recompute,
         features_are_cached=False,

@@ -94,7 +94,8 @@ class LocalEngine:
         Raises:
             ValueError: a prompt with an answer of `num_new_tokens` exceeds the positions that the model was made for.
         """
-        limit = getattr(backbone(self.model).config.get_text_config(), "max_position_embeddings", None)
+        text: Any = backbone(self.model).config.get_text_config()
+        limit: Any = getattr(text, "max_position_embeddings", None)
         for prompt in prompts if limit else ():
             needed = self.num_tokens(prompt)
             if needed + num_new_tokens > limit:

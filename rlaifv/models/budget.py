@@ -17,6 +17,8 @@ from rlaifv.models.workload import Setup, Workload
 
 # Parquet before compression: text at five bytes a token, token ids and log-probs at eight; names, scores, claims' text.
 ANSWER_TOKEN_BYTES, LOGP_BYTES = 13, 8
+# Of a weight, scales included, which are quantized themselves; embeddings, a hundredth of the weights, stay as they are.
+NF4_BYTES = 0.516
 RECORD_BYTES, CLAIM_BYTES, JUDGEMENT_BYTES = 200, 350, 150
 
 
@@ -185,8 +187,12 @@ def _parts(policy: PretrainedConfig, setup: Setup, num_adapters: int) -> tuple[P
 def _weights(policy: PretrainedConfig, parts: tuple[PartSize, ...], setup: Setup) -> tuple[int, int]:
     """Bytes of all of the policy's weights, and of those that train."""
     trained = sum(part.trainable for part in parts) * setup.trained_bytes(policy)
-    frozen = sum(part.total - part.trainable for part in parts) * setup.weight_bytes(policy)
-    return frozen + trained, trained
+    frozen = sum((part.total - part.trainable) * _frozen_bytes(part, policy, setup) for part in parts)
+    return round(frozen) + trained, trained
+
+
+def _frozen_bytes(part: PartSize, policy: PretrainedConfig, setup: Setup) -> float:
+    return NF4_BYTES if setup.is_quantized and part.name == "language_model" else setup.weight_bytes(policy)
 
 
 def _policy_memory(

@@ -8,20 +8,33 @@ from typing import Any, Literal, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+)
+from transformers.utils import is_bitsandbytes_available
 
-from rlaifv.models.families import FAMILIES, check_family
+from rlaifv.models.families import FAMILIES, check_family, family_of
 
 logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Quantization = Literal["none", "nf4"]
 Part = Literal["vision", "projector", "language_model"]
 
 
 def load_model(
-    path: str, revision: str | None = None, dtype: Dtype = "auto", attention: str = "sdpa"
+    path: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    attention: str = "sdpa",
+    quantization: Quantization = "none",
 ) -> tuple[nn.Module, Any]:
     """Load a transformers image-text-to-text model and its processor.
 
@@ -30,6 +43,8 @@ def load_model(
         revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
         dtype: of the weights; "auto" takes the checkpoint's.
         attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
+        quantization: "nf4" keeps the language model's linear layers in 4 bits (QLoRA, arXiv 2305.14314), which only adapters
+            can train; needs bitsandbytes.
 
     Raises:
         ValueError: the directory or id holds no such model, or one that cannot be run here.
@@ -46,6 +61,7 @@ def load_model(
             attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
             output_loading_info=True,
+            quantization_config=None if quantization == "none" else _in_four_bits(config, dtype),
         )
         model, found = loaded
         if found["missing_keys"]:  # transformers would fill them with random numbers
@@ -57,9 +73,25 @@ def load_model(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
+    for module in model.modules():  # a layout of some CPUs for inference, which gives no gradients afterwards
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if attention == "auto":
         logger.info("model.attention=auto took %s for %s.", model.config._attn_implementation, path)
     return model.eval(), processor
+
+
+def _in_four_bits(config: PretrainedConfig, dtype: Dtype) -> BitsAndBytesConfig:
+    if not is_bitsandbytes_available():
+        raise ValueError("model.quantization=nf4 needs bitsandbytes, as in pip install 'rlaifv[qlora]'.")
+    family = family_of(config)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype),
+        llm_int8_skip_modules=[prefix.rstrip(".") for prefix in family.vision + family.projector + family.head],
+    )
 
 
 def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] | None = None) -> nn.Module:
@@ -119,8 +151,21 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def export_model(model: nn.Module, processor: Any, directory: Path) -> None:
-    """Write weights and processor in the hub's layout; adapters are merged, so that `from_pretrained` needs nothing else."""
+    """Write weights and processor in the hub's layout; adapters are merged, so that `from_pretrained` needs nothing else.
+
+    Weights of 4 bits are written in the type that they are computed in: rounding to 4 bits again would lose what was learned.
+    """
     if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+        base = model.get_base_model()
+        quantized = getattr(base, "is_quantized", False)
+        learned: dict[str, Any] = {
+            name: layer.get_delta_weight("default")  # type: ignore[attr-defined]
+            for name, layer in base.named_modules()
+            if quantized and isinstance(layer, LoraLayer)
+        }
+        model = model.unload().dequantize() if quantized else model.merge_and_unload()
+        for name, delta in learned.items():
+            weight = model.get_submodule(name).weight
+            weight.data += delta.to(weight)
     model.save_pretrained(directory)  # type: ignore[operator]
     processor.save_pretrained(directory)

@@ -66,6 +66,7 @@ class Setup:
 
     train_parts: what trains in full, ignored where `lora_rank` is set: adapters then train alone
     dtype: of the loaded weights, "float32", "bfloat16", "float16", or "auto" for the checkpoint's
+    is_quantized: whether the language model's frozen weights are in 4 bits
     precision: Lightning's, e.g. "bf16-true", "bf16-mixed", "32-true"
     recompute: gradient checkpointing of every layer
     features_are_cached: whether a frozen vision tower sees an image once an iteration in training, not once an epoch
@@ -78,6 +79,7 @@ class Setup:
     train_parts: tuple[Part, ...] = ("language_model", "projector")
     lora_rank: int = 0
     dtype: str = "auto"
+    is_quantized: bool = False
     precision: str = "bf16-true"
     recompute: bool = False
     features_are_cached: bool = True

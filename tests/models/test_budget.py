@@ -150,6 +150,15 @@ def test_adapters_train_alone(llava):
     assert budget.parts[-1].total == 32 * 64 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
 
 
+def test_weights_in_four_bits(llava):
+    """Only the language model's 6.7 billion shrink, from 2 bytes to half of one."""
+    whole = estimate(llava, PAPER, Setup(lora_rank=64))
+    quantized = estimate(llava, PAPER, Setup(lora_rank=64, is_quantized=True))
+    assert whole.memory.weights - quantized.memory.weights == pytest.approx(6.61e9 * (2 - 0.516), rel=0.01)
+    assert quantized.memory.weights < 5e9
+    assert quantized.disk.export == whole.disk.export
+
+
 def test_what_trains_changes_the_backward_pass(llava):
     projector = estimate(llava, PAPER, Setup(train_parts=("projector",)))
     full = estimate(llava, PAPER, Setup())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from rlaifv.models import families
+from rlaifv.models import families, loading
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone, export_model, load_model, select_trainable, weights_digest
 from rlaifv.models.prompting import Prompter
@@ -230,6 +230,42 @@ def test_digest_covers_adapters(model: Any) -> None:
     with torch.no_grad():
         next(p for p in adapted.parameters() if p.requires_grad).add_(1.0)
     assert weights_digest(adapted) != fresh
+
+
+def test_four_bits_with_adapters(model_dir: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+    """QLoRA: 4 bits in the language model alone, adapters train, and the export says what the policy said."""
+    pytest.importorskip("bitsandbytes")
+    model: Any
+    model, processor = load_model(str(model_dir), quantization="nf4", dtype="float32")
+    whole, _ = load_model(str(model_dir), dtype="float32")
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    quantized = {name for name, kind in kinds.items() if kind == "Linear4bit"}
+    assert quantized == {name for name in kinds if name.startswith("model.language_model.")}
+    prompter = Prompter(processor)
+    before = logits_of(model, prompter, prompts[0])
+    assert 0 < (before - logits_of(whole, prompter, prompts[0])).abs().max() < 5
+    policy = select_trainable(model, (), LORA).train()
+    encoded = prompter.encode(prompts[0])
+    logits = policy(input_ids=torch.tensor([encoded.ids]), **encoded.images).logits
+    logits.logsumexp(-1).sum().backward()
+    policy.eval()
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in trained)
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    expected = logits_of(policy, prompter, prompts[0])
+    assert (expected - before).abs().max() > 0.1
+    export_model(policy, processor, tmp_path / "export")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "export").eval()
+    assert not any(type(module).__name__ == "Linear4bit" for module in loaded.modules())
+    torch.testing.assert_close(logits_of(loaded, prompter, prompts[0]), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_four_bits_need_their_library(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match=r"model\.quantization=nf4 needs bitsandbytes, as in pip install"):
+        load_model(str(model_dir), quantization="nf4")
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
