@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rlaifv.learners.losses import SMOOTHED, Loss
 
 # `instantiate` may build classes that are at home here and nothing else: a configuration file is data, not code.
 ALLOWED_TARGETS = ("rlaifv.", "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
@@ -47,6 +49,7 @@ OTHER_NUMBERS = (
     "iteration.decoding.temperature",
     "iteration.decoding.top_p",
     "learner.label_smoothing",
+    "learner.nll_weight",
     "learner.weight_decay",
 )
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
@@ -54,6 +57,7 @@ NULLABLE = ("iteration.num_prompts",)
 SWITCHES = (
     "iteration.pairing.length_balance",
     "learner.recompute",
+    "learner.normalize_weights",
     "learner.reset_optimizer",
     "preflight_only",
     "verbose",
@@ -64,6 +68,7 @@ CHOICES = {
     "model.quantization": ("none", "nf4"),
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "learner.reduction": ("sum", "mean", "weighted"),
+    "learner.loss": get_args(Loss),
     "learner.schedule": ("cosine", "linear", "constant"),
 }
 # What `train.py` gives the trainer itself, whatever the configuration says.
@@ -165,8 +170,9 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
     for key, choices in CHOICES.items():
         if OmegaConf.select(cfg, key) not in choices:
             yield f"{key}={OmegaConf.select(cfg, key)} must be one of {', '.join(choices)}."
-    if cfg.learner.weight_decay < 0:
-        yield f"learner.weight_decay={cfg.learner.weight_decay} must not be negative."
+    for key in ("learner.weight_decay", "learner.nll_weight"):
+        if OmegaConf.select(cfg, key) < 0:
+            yield f"{key}={OmegaConf.select(cfg, key)} must not be negative."
     if cfg.seed > LARGEST_SEED:
         yield f"seed={cfg.seed} must be at most {LARGEST_SEED}."
     if not 0 <= cfg.learner.label_smoothing < 0.5:
@@ -188,6 +194,13 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         )
     if cfg.model.quantization != "none" and cfg.learner.lora is None:
         yield f"model.quantization={cfg.model.quantization} leaves only adapters to train; set learner=paper_lora."
+    if not cfg.learner.normalize_weights and cfg.learner.reduction != "weighted":
+        yield f"learner.normalize_weights=false has no effect with learner.reduction={cfg.learner.reduction}."
+    if cfg.learner.label_smoothing > 0 and cfg.learner.loss not in SMOOTHED:
+        yield (
+            f"learner.label_smoothing={cfg.learner.label_smoothing} has no effect with learner.loss={cfg.learner.loss}; it is "
+            f"for {' and '.join(SMOOTHED)}."
+        )
     unknown = set(cfg.learner.train_parts) - {"vision", "projector", "language_model"}
     if unknown or not cfg.learner.train_parts:
         yield (

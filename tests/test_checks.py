@@ -164,6 +164,15 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
             {"model.quantization": "nf4", "learner.lora": None},
             ["model.quantization=nf4 leaves only adapters to train; set learner=paper_lora."],
         ),
+        ({"learner.nll_weight": -1.0}, ["learner.nll_weight=-1.0 must not be negative."]),
+        (
+            {"learner.normalize_weights": False},
+            ["learner.normalize_weights=false has no effect with learner.reduction=sum."],
+        ),
+        (
+            {"learner.loss": "ipo", "learner.label_smoothing": 0.1},
+            ["learner.label_smoothing=0.1 has no effect with learner.loss=ipo; it is for sigmoid and robust."],
+        ),
         (
             {"model.quantization": "int3"},
             ["model.quantization=int3 must be one of none, nf4."],

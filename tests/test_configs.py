@@ -294,7 +294,8 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
-    names = ("beta", "reduction", "label_smoothing", "schedule", "warmup_ratio", "reset_optimizer")
+    names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
+    names = (*names, "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]
     made += [getattr(data, name) for name in ("batch_size", "batch_tokens", "num_iterations", "epochs", "seed")]
     return repr([*made, data.collator.row_tokens, data.collator.changed_weight])

@@ -60,7 +60,8 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     module = DPOModule(
         policy,
         optimizer=partial(torch.optim.AdamW, lr=learner["lr"], weight_decay=learner["weight_decay"], fused=True),
-        **{name: learner[name] for name in ("beta", "reduction", "label_smoothing")},
+        **{name: learner[name] for name in ("beta", "reduction", "normalize_weights")},
+        **{name: learner[name] for name in ("loss", "label_smoothing", "nll_weight")},
         **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
     )
     data = PreferenceDataModule(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlaifv.data.collate import PreferenceBatch
-from rlaifv.learners.losses import Reduction, dpo_loss, reduce_logps
+from rlaifv.learners.losses import Loss, Reduction, dpo_loss, reduce_logps
 from rlaifv.models.loading import backbone
 from rlaifv.models.tree import branch_logps
 
@@ -28,7 +28,10 @@ class DPOModule(LightningModule):
         policy: the model that trains; its frozen parts have `requires_grad` off.
         beta: strength of the pull towards the reference.
         reduction: how token log-probs become a sequence's: summed, averaged, or weighted by the batch's token weights.
+        normalize_weights: whether the weighted sum is divided by the sum of the weights.
+        loss: member of the DPO family, see `dpo_loss`.
         label_smoothing: share of pairs assumed to be the wrong way round.
+        nll_weight: of the chosen answers' negative log-likelihood per token, added to the loss (arXiv 2404.19733, equation 1).
         optimizer: takes the trainable parameters.
         schedule: of the learning rate, over the steps of one iteration.
         warmup_ratio: share of an iteration's steps in which the learning rate rises from 0.
@@ -41,7 +44,10 @@ class DPOModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         beta: float = 0.1,
         reduction: Reduction = "sum",
+        normalize_weights: bool = True,
+        loss: Loss = "sigmoid",
         label_smoothing: float = 0.0,
+        nll_weight: float = 0.0,
         schedule: Schedule = "cosine",
         warmup_ratio: float = 0.05,
         reset_optimizer: bool = True,
@@ -51,7 +57,10 @@ class DPOModule(LightningModule):
         self.make_optimizer = optimizer
         self.beta = beta
         self.reduction: Reduction = reduction
+        self.normalize_weights = normalize_weights
+        self.loss: Loss = loss
         self.label_smoothing = label_smoothing
+        self.nll_weight = nll_weight
         self.schedule: Schedule = schedule
         self.warmup_ratio = warmup_ratio
         self.reset_optimizer = reset_optimizer
@@ -77,12 +86,21 @@ class DPOModule(LightningModule):
         token_logps = batch.of_sides(branch_logps(backbone(self.policy), batch.trees, batch.images))
         lengths = batch.lengths
         weights = batch.token_weights if self.reduction == "weighted" else None
-        policy_logps = reduce_logps(token_logps, lengths, self.reduction, weights)
-        reference_logps = reduce_logps(batch.reference_logps, lengths, self.reduction, weights)
+        policy_logps, reference_logps = (
+            reduce_logps(logps, lengths, self.reduction, weights, self.normalize_weights)
+            for logps in (token_logps, batch.reference_logps)
+        )
         chosen, rejected = policy_logps[::2], policy_logps[1::2]
-        terms = dpo_loss(chosen, rejected, reference_logps[::2], reference_logps[1::2], self.beta, self.label_smoothing)
+        terms = dpo_loss(
+            chosen, rejected, reference_logps[::2], reference_logps[1::2], self.beta, self.label_smoothing, self.loss
+        )
+        loss = terms.loss
+        if self.nll_weight:
+            nll = -reduce_logps(token_logps, lengths, "mean")[::2].mean()
+            loss = loss + self.nll_weight * nll
+            self.log("nll", nll.detach(), batch_size=len(chosen))
         margins = terms.chosen_rewards - terms.rejected_rewards
-        self.log("loss", terms.loss, batch_size=len(chosen))
+        self.log("loss", loss, batch_size=len(chosen))
         self.log_dict(
             {
                 "rewards/chosen": terms.chosen_rewards.mean(),
@@ -94,7 +112,7 @@ class DPOModule(LightningModule):
             },
             batch_size=len(chosen),
         )
-        return terms.loss
+        return loss
 
     def learning_rate_factor(self, step: int) -> float:
         """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""

@@ -8,9 +8,12 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu
 
 Reduction = Literal["sum", "mean", "weighted"]
+Loss = Literal["sigmoid", "robust", "hinge", "ipo"]
+# Those that know of preferences which are the wrong way round.
+SMOOTHED: tuple[Loss, ...] = ("sigmoid", "robust")
 
 
 class DPOTerms(NamedTuple):
@@ -89,12 +92,20 @@ def dpo_loss(
     reference_rejected: Tensor,
     beta: float,
     label_smoothing: float = 0.0,
+    loss: Loss = "sigmoid",
 ) -> DPOTerms:
-    """Sigmoid DPO loss (arXiv 2305.18290, equation 7), averaged over pairs.
+    """A loss of the DPO family, averaged over pairs.
 
-    With m = beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)) a pair costs
-    -log sigmoid(m), or -(1 - e) log sigmoid(m) - e log sigmoid(-m) when a share e of the preferences is believed to be
-    swapped (conservative DPO, https://ericmitchell.ai/cdpo.pdf).
+    With h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected), m = beta * h and a share e of the
+    preferences believed to be swapped, a pair costs
+
+        sigmoid   -(1 - e) log sigmoid(m) - e log sigmoid(-m)                 DPO (arXiv 2305.18290, equation 7), and with
+                                                                              e > 0 conservative DPO
+        robust    (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e)   robust DPO (arXiv 2403.00409, equation 12)
+        hinge     max(0, 1 - m)                                               SLiC-HF as DPO (arXiv 2309.06657)
+        ipo       (h - 1 / (2 beta))^2                                        IPO (arXiv 2310.12036, equation 17)
+
+    IPO's authors average log-probs over tokens, as its square would grow with the length of answers: use it on the means.
 
     Args:
         policy_chosen: float[N], log-probs of the chosen answers of N pairs under the policy.
@@ -102,20 +113,32 @@ def dpo_loss(
         reference_chosen: float[N], those of the chosen answers under the reference.
         reference_rejected: float[N], those of the rejected answers under the reference.
         beta: strength of the pull towards the reference, 0.1 in RLAIF-V.
-        label_smoothing: e above, in [0, 0.5).
+        label_smoothing: e above, in [0, 0.5); 0 for losses without it.
+        loss: one of the above.
 
     Raises:
-        ValueError: shapes that differ, or a label smoothing outside its range.
+        ValueError: an unknown loss, shapes that differ, or a label smoothing outside its range or without effect.
     """
+    if loss not in get_args(Loss):
+        raise ValueError(f"The loss has to be one of {', '.join(get_args(Loss))}, but it is {loss!r}.")
     shapes = {tuple(logps.shape) for logps in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)}
     if len(shapes) > 1 or len(policy_chosen.shape) != 1:
         raise ValueError(f"The four log-probs of a pair need one shape [N], but they have {sorted(shapes)}.")
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing has to lie in [0, 0.5), but it is {label_smoothing}.")
+    if label_smoothing > 0 and loss not in SMOOTHED:
+        raise ValueError(f"label_smoothing={label_smoothing} has no effect on the loss {loss!r}.")
     chosen_rewards = beta * (policy_chosen - reference_chosen)
     rejected_rewards = beta * (policy_rejected - reference_rejected)
     margins = chosen_rewards - rejected_rewards
-    losses = -logsigmoid(margins)
-    if label_smoothing > 0.0:
-        losses = (1.0 - label_smoothing) * losses - label_smoothing * logsigmoid(-margins)
+    if loss == "hinge":
+        losses = relu(1.0 - margins)
+    elif loss == "ipo":
+        losses = (margins / beta - 1.0 / (2.0 * beta)) ** 2
+    else:
+        losses = -logsigmoid(margins)
+        if label_smoothing > 0.0:
+            swapped = -label_smoothing * logsigmoid(-margins)
+            losses = (1.0 - label_smoothing) * losses + (swapped if loss == "sigmoid" else -swapped)
+            losses = losses if loss == "sigmoid" else losses / (1.0 - 2.0 * label_smoothing)
     return DPOTerms(losses.mean(), chosen_rewards.detach(), rejected_rewards.detach())

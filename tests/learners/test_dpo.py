@@ -254,6 +254,26 @@ def test_loss_and_gradient_equal_the_conventional_computation(
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * largest)
 
 
+def test_likelihood_of_the_chosen_adds_to_the_loss(run: Run) -> None:
+    batch = PreferenceCollator(run.prompter)(run.items())
+    plain, with_nll = (DPOModule(run.model, ADAMW, nll_weight=weight).training_step(batch, 0) for weight in (0.0, 0.5))
+    means = [sequence_logps(run, prompt, pair.chosen_token_ids).mean() for prompt, pair in run.items()]
+    torch.testing.assert_close(with_nll - plain, -0.5 * torch.stack(means).mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_weighted_sums_that_stay_sums(run: Run) -> None:
+    """As in RLHF-V's script: weights of 1 make it the plain sum, whatever the lengths."""
+    batch = PreferenceCollator(run.prompter)(run.items())
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.mul_(1.1)
+    plain = DPOModule(run.model, ADAMW).training_step(batch, 0)
+    weighted = DPOModule(run.model, ADAMW, reduction="weighted", normalize_weights=False).training_step(batch, 0)
+    averaged = DPOModule(run.model, ADAMW, reduction="weighted").training_step(batch, 0)
+    torch.testing.assert_close(weighted, plain)
+    assert abs(averaged.item() - plain.item()) > 1e-4
+
+
 def test_four_pairs_at_once_or_two_by_two_are_one_step(prompter: Prompter, prompts: list[Prompt], model: Any) -> None:
     """Batch 4 without accumulation and batch 2 with two accumulated: the same gradient, the same weights."""
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaifv.learners.losses import DPOTerms, Reduction, dpo_loss, reduce_logps
+from rlaifv.learners.losses import DPOTerms, Loss, Reduction, dpo_loss, reduce_logps
 
 TOKEN_LOGPS = torch.tensor([-1.0, -3.0, -0.5, -2.0, -2.0, -4.0])
 LENGTHS = (2, 1, 3)
@@ -87,9 +87,11 @@ def losses_in_plain_floats(
     return total / len(pairs), chosen, rejected
 
 
-def terms_of(pairs: list[tuple[float, float, float, float]], beta: float, label_smoothing: float = 0.0) -> DPOTerms:
+def terms_of(
+    pairs: list[tuple[float, float, float, float]], beta: float, label_smoothing: float = 0.0, loss: Loss = "sigmoid"
+) -> DPOTerms:
     columns = torch.tensor(pairs, dtype=torch.float64).unbind(1)
-    return dpo_loss(columns[0], columns[1], columns[2], columns[3], beta, label_smoothing)
+    return dpo_loss(columns[0], columns[1], columns[2], columns[3], beta, label_smoothing, loss)
 
 
 def test_loss_by_hand() -> None:
@@ -107,6 +109,49 @@ def test_loss_by_hand() -> None:
     assert terms.chosen_rewards.tolist() == [1.0, -1.0]
     assert terms.rejected_rewards.tolist() == [-1.0, 0.0]
     assert terms_of(pairs, beta=0.5, label_smoothing=0.1).loss.item() == pytest.approx(0.770095, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "label_smoothing", "expected"),
+    [
+        # (-0.9 log sigmoid(m) + 0.1 log sigmoid(-m)) / 0.8 for m = 2: (0.9 * 0.126928 - 0.1 * 2.126928) / 0.8 = -0.123072,
+        # and for m = -1: (0.9 * 1.313262 - 0.1 * 0.313262) / 0.8 = 1.438262.
+        ("robust", 0.1, [-0.123072, 1.438262]),
+        ("robust", 0.0, [0.126928, 1.313262]),
+        ("hinge", 0.0, [0.0, 2.0]),
+        # h = 4 and h = -2, and 1 / (2 * 0.5) = 1
+        ("ipo", 0.0, [9.0, 9.0]),
+    ],
+)
+def test_the_family_by_hand(loss: Loss, label_smoothing: float, expected: list[float]) -> None:
+    """The pairs of the test above, beta 0.5: margins 2 and -1."""
+    pairs = [(-10.0, -9.0, -12.0, -7.0), (-6.0, -5.0, -4.0, -5.0)]
+    for pair, one in zip(pairs, expected, strict=True):
+        assert terms_of([pair], 0.5, label_smoothing, loss).loss.item() == pytest.approx(one, abs=1e-6)
+    terms = terms_of(pairs, 0.5, label_smoothing, loss)
+    assert terms.loss.item() == pytest.approx(sum(expected) / 2, abs=1e-6)
+    assert terms.chosen_rewards.tolist() == [1.0, -1.0]
+
+
+def test_robust_is_unbiased() -> None:
+    """Averaged over labels of which a share e is swapped, it is the loss of the true ones (arXiv 2403.00409, lemma 3.1)."""
+    pair, swapped = (-10.0, -9.0, -12.0, -7.0), (-9.0, -10.0, -7.0, -12.0)
+    clean = terms_of([pair], 0.5).loss.item()
+    seen = [terms_of([one], 0.5, 0.2, "robust").loss.item() for one in (pair, swapped)]
+    assert 0.8 * seen[0] + 0.2 * seen[1] == pytest.approx(clean, abs=1e-9)
+
+
+def test_ipo_stops_at_its_goal() -> None:
+    """Its least is at h = 1 / (2 beta), where sigmoid still pushes."""
+    goal = terms_of([(-1.0, -6.0, -1.0, -1.0)], 0.1, 0.0, "ipo")
+    assert goal.loss.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_unknown_losses_and_settings_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match="has to be one of sigmoid, robust, hinge, ipo, but it is 'kto'"):
+        terms_of([(0.0, 0.0, 0.0, 0.0)], 0.1, 0.0, "kto")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 has no effect on the loss 'ipo'"):
+        terms_of([(0.0, 0.0, 0.0, 0.0)], 0.1, 0.1, "ipo")
 
 
 logps = st.floats(-200.0, 0.0)

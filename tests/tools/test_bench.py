@@ -67,10 +67,21 @@ def test_all_sides_have_the_same_logps(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*`self.trainer` reference is not registered")
-def test_the_loss_equals_trls(tmp_path: Path) -> None:
-    """Sigmoid loss on summed log-probs, of two pairs, after the weights of both policies have left the reference alike."""
+@pytest.mark.parametrize(
+    ("loss", "reduction", "label_smoothing", "theirs"),
+    [
+        ("sigmoid", "sum", 0.0, "sigmoid"),
+        ("sigmoid", "mean", 0.0, "sigmoid_norm"),
+        ("robust", "sum", 0.2, "robust"),
+        ("hinge", "sum", 0.0, "hinge"),
+        ("ipo", "mean", 0.0, "ipo"),
+    ],
+)
+def test_the_loss_equals_trls(loss: Any, reduction: Any, label_smoothing: float, theirs: str, tmp_path: Path) -> None:
+    """Of two pairs, after the weights of both policies have left the reference alike."""
     made = task(tmp_path)
     ours, trl = Ours(made), Trl(made)
+    trl.trainer.loss_types, trl.trainer.label_smoothing = [theirs], label_smoothing
     for policy in (ours.policy, trl.trainer.model):
         noise = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -78,11 +89,13 @@ def test_the_loss_equals_trls(tmp_path: Path) -> None:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
     by_id = {prompt.id: prompt for prompt in made.prompts}
     batch = PreferenceCollator(made.prompter)([(by_id[pair.prompt_id], pair) for pair in ours.pairs[:2]])
-    loss = DPOModule(ours.policy, torch.optim.AdamW, BETA).training_step(batch, 0)
+    options = {"reduction": reduction, "loss": loss, "label_smoothing": label_smoothing}
+    value = DPOModule(ours.policy, torch.optim.AdamW, BETA, **options).training_step(batch, 0)
     rows = [trl.trainer.train_dataset[k] for k in range(2)]
     expected = trl.trainer.compute_loss(trl.trainer.model, trl.trainer.data_collator(rows))
-    assert abs(expected.item() - math.log(2)) > 0.01
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    unmoved = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 0.25 / BETA**2}[loss]
+    assert abs(expected.item() - unmoved) > 1e-3
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("tool", "grows", "values"), [("dpo", "pairs", (1, 2)), ("scoring", "image_tokens", (1, 9))])
