@@ -67,6 +67,7 @@ CHOICES = {
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.quantization": ("none", "nf4"),
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
+    "iteration.pairing.order": ("paper", "reference"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.loss": get_args(Loss),
     "learner.schedule": ("cosine", "linear", "constant"),

@@ -100,7 +100,11 @@ class FeedbackLoop:
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
             responses, judgements = manifest.records("responses"), manifest.records("judgements")
             pairs, drops = build_pairs(
-                responses, judgements, self.settings.rules, derive_seed(self.seed, iteration, "pair")
+                responses,
+                judgements,
+                self.settings.rules,
+                derive_seed(self.seed, iteration, "pair"),
+                manifest.records("claims"),
             )
             pair_shards = _cut(pairs, 2 * self.settings.shard_prompts)
             with bars.stage("reference", len(pairs)) as advance:

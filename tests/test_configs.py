@@ -256,6 +256,7 @@ def test_every_key_is_read(overrides: list[str]) -> None:
 SECTIONS = ("seed", "model", "labeler", "divider", "engine", "iteration", "learner", "data", "evaluation")
 # Other values, where one more or half of it will not do.
 OTHER: dict[str, Any] = {
+    "iteration.pairing.order": "reference",
     "learner.reduction": "mean",
     "learner.schedule": "linear",
     "learner.train_parts": ["projector"],

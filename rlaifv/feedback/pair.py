@@ -10,12 +10,16 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
+from typing import Literal, get_args
 
-from rlaifv.records import Judgement, Pair, Response
+from rlaifv.records import Claim, Judgement, Pair, Response
 
+Order = Literal["paper", "reference"]
 RESPONSE_REASONS = ("empty_response", "truncated", "no_claims", "unknown")
 PAIR_REASONS = ("identical", "tie", "over_cap", "length_balance")
+# Of the order "reference" only: responses, and pairs.
+REFERENCE_REASONS = ("not_contiguous", "repeated_question")
 _THRESHOLD_STEPS = 50
 
 
@@ -27,16 +31,27 @@ class PairingRules:
         margin: least difference of two scores, in rejected claims; above 0, or neither side would be the better one.
         max_pairs_per_prompt: how many pairs of one prompt are kept; more are sampled uniformly.
         length_balance: whether pairs with a short chosen side are dropped until both sides are about equally long.
+        order: which filters there are, and in which order.
+            paper: answers that are empty, cut, without claims or with unknown verdicts; then, of their pairs, identical
+                texts, ties, the cap, the length balance.
+            reference: as the released code has it. Cut answers and unknown verdicts take part; a prompt that comes again
+                after others is dropped, and so are pairs in which an answer has the same question twice; identical texts
+                leave only after the cap, and so do not make room for others.
 
     Raises:
-        ValueError: a margin that is not above 0, or a cap below 1.
+        ValueError: a margin that is not above 0, a cap below 1, or an unknown order.
     """
 
     margin: float = 1.0
     max_pairs_per_prompt: int = 2
     length_balance: bool = True
+    order: Order = "paper"
 
     def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise ValueError(
+                f"The order of pairing must be one of {', '.join(get_args(Order))}, but it is {self.order!r}."
+            )
         if not self.margin > 0:
             raise ValueError(f"The pairing margin must be above 0, but it is {self.margin}.")
         if self.max_pairs_per_prompt < 1:
@@ -76,38 +91,41 @@ def score_responses(responses: Iterable[Response], judgements: Iterable[Judgemen
 
 
 def build_pairs(
-    responses: Sequence[Response], judgements: Sequence[Judgement], rules: PairingRules, seed: int
+    responses: Sequence[Response],
+    judgements: Sequence[Judgement],
+    rules: PairingRules,
+    seed: int,
+    claims: Sequence[Claim] = (),
 ) -> tuple[list[Pair], Counter[str]]:
-    """Pair the responses of each prompt; the better-scored one is chosen.
+    """Pair the responses of each prompt; the better-scored one is chosen. `claims` matter to the order "reference" only.
 
     The length balance looks at all pairs at once, so this is called once for a whole iteration. What is kept depends on
     `seed` and the ids alone, not on the order of prompts or responses.
 
     Returns:
         The pairs, prompts in order of first appearance, and how much was dropped by reason: responses for
-        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS`. Each is counted once, under the first
+        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS` (and `REFERENCE_REASONS`). Each is counted once, under the first
         reason that applies.
 
     Raises:
         ValueError: as for `score_responses`.
     """
     scores = score_responses(responses, judgements)
-    unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
     drops: Counter[str] = Counter()
-    usable: dict[str, list[Response]] = {}
-    for response in responses:
-        group = usable.setdefault(response.prompt_id, [])
-        reason = _unusable(response, scores, unknown)
-        if reason is None:
-            group.append(response)
-        else:
-            drops[reason] += 1
+    is_reference = rules.order == "reference"
+    repeating = _with_repeated_questions(claims) if is_reference else set()
+    usable = _contiguous(responses, scores, drops) if is_reference else _usable(responses, judgements, scores, drops)
     pairs: list[Pair] = []
     for prompt_id, group in usable.items():
-        pairs += _cap(list(_candidates(group, scores, rules.margin, drops)), prompt_id, rules, seed, drops)
+        candidates = list(_candidates(group, scores, rules, repeating, drops))
+        pairs += _cap(candidates, prompt_id, rules, seed, drops)
+    if is_reference:
+        different = [pair for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
+        drops["identical"] += len(pairs) - len(different)
+        pairs = different
     if rules.length_balance:
         pairs = _balance(pairs, drops)
-    return pairs, drops
+    return pairs, +drops
 
 
 def length_threshold(chosen_words: Sequence[int], rejected_words: Sequence[int]) -> float:
@@ -179,6 +197,43 @@ def pair_statistics(
     return statistics | {f"dropped/{reason}": float(drops.get(reason, 0)) for reason in reasons}
 
 
+def _usable(
+    responses: Sequence[Response], judgements: Sequence[Judgement], scores: Mapping[str, float], drops: Counter[str]
+) -> dict[str, list[Response]]:
+    """The responses of each prompt that the paper's order pairs."""
+    unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
+    usable: dict[str, list[Response]] = {}
+    for response in responses:
+        group = usable.setdefault(response.prompt_id, [])
+        reason = _unusable(response, scores, unknown)
+        if reason is None:
+            group.append(response)
+        else:
+            drops[reason] += 1
+    return usable
+
+
+def _contiguous(
+    responses: Sequence[Response], scores: Mapping[str, float], drops: Counter[str]
+) -> dict[str, list[Response]]:
+    """The responses of each prompt that the reference code pairs: those with claims, up to the next prompt's."""
+    usable: dict[str, list[Response]] = {}
+    for prompt_id, run in groupby(responses, key=lambda response: response.prompt_id):
+        group = list(run)
+        if prompt_id in usable:
+            drops["not_contiguous"] += len(group)
+            continue
+        usable[prompt_id] = [response for response in group if response.id in scores]
+        drops["no_claims"] += len(group) - len(usable[prompt_id])
+    return usable
+
+
+def _with_repeated_questions(claims: Sequence[Claim]) -> set[str]:
+    """Responses of which two claims led to one question."""
+    counts = Counter((claim.response_id, claim.question) for claim in claims)
+    return {response_id for (response_id, _), count in counts.items() if count > 1}
+
+
 def _unusable(response: Response, scores: Mapping[str, float], unknown: set[str]) -> str | None:
     if not response.text.strip():
         return "empty_response"
@@ -190,13 +245,19 @@ def _unusable(response: Response, scores: Mapping[str, float], unknown: set[str]
 
 
 def _candidates(
-    group: Sequence[Response], scores: Mapping[str, float], margin: float, drops: Counter[str]
+    group: Sequence[Response],
+    scores: Mapping[str, float],
+    rules: PairingRules,
+    repeating: set[str],
+    drops: Counter[str],
 ) -> Iterator[Pair]:
     for first, second in combinations(group, 2):
-        if first.text.strip() == second.text.strip():
+        if rules.order == "paper" and first.text.strip() == second.text.strip():
             drops["identical"] += 1
-        elif abs(scores[first.id] - scores[second.id]) < margin:
+        elif abs(scores[first.id] - scores[second.id]) < rules.margin:
             drops["tie"] += 1
+        elif first.id in repeating or second.id in repeating:
+            drops["repeated_question"] += 1
         else:
             chosen, rejected = (first, second) if scores[first.id] > scores[second.id] else (second, first)
             yield Pair(

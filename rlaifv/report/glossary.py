@@ -117,6 +117,8 @@ _DROPPED = {
     "truncated": "Answers not used, because they were cut at the token limit.",
     "no_claims": "Answers not used, because they divide into no claims.",
     "unknown": "Answers not used, because a claim of theirs has no verdict.",
+    "not_contiguous": "Answers not used, because others of their prompt came before another prompt's.",
+    "repeated_question": "Pairs not made, because one of the answers leads to the same question twice.",
     "identical": "Pairs not made, because both answers are the same text.",
     "tie": "Pairs not made, because the scores differ by less than the margin.",
     "over_cap": "Pairs not kept, because their prompt already has its full number of pairs.",

@@ -16,7 +16,7 @@ from rlaifv.feedback.pair import (
     pair_statistics,
     score_responses,
 )
-from rlaifv.records import Judgement, Response, Verdict
+from rlaifv.records import Claim, Judgement, Response, Verdict
 
 VERDICTS: dict[str, Verdict] = {"+": "accepted", "-": "rejected", "?": "unknown"}
 UNBALANCED = PairingRules(length_balance=False)
@@ -291,3 +291,67 @@ def test_statistics_of_nothing_are_zero() -> None:
     statistics = pair_statistics([], [], [], Counter())
     assert set(statistics.values()) == {0.0}
     assert {f"dropped/{reason}" for reason in (*RESPONSE_REASONS, *PAIR_REASONS)} < set(statistics)
+
+
+REFERENCE = PairingRules(max_pairs_per_prompt=9, length_balance=False, order="reference")
+
+
+def claims_of(judgements: list[Judgement], questions: dict[str, str] | None = None) -> list[Claim]:
+    """A question of its own for each claim, unless `questions` says otherwise."""
+    return [
+        Claim(one.claim_id, one.response_id, one.prompt_id, "text", (questions or {}).get(one.claim_id, one.claim_id))
+        for one in judgements
+    ]
+
+
+def test_the_reference_pairs_what_the_paper_leaves_out() -> None:
+    """Cut answers and unknown verdicts take part; an answer without claims does not."""
+    responses, judgements = table(
+        answer("p/0", "red", "+"),
+        answer("p/1", "cut", "-", finished=False),
+        answer("p/2", "mute", ""),
+        answer("p/3", "odd", "--?"),
+    )
+    pairs, drops = build_pairs(responses, judgements, REFERENCE, 0, claims_of(judgements))
+    assert [pair.id for pair in pairs] == ["p/0>p/1", "p/0>p/3", "p/1>p/3"]
+    assert drops == Counter(no_claims=1)
+
+
+def test_the_reference_drops_answers_with_a_question_twice() -> None:
+    responses, judgements = table(answer("p/0", "a", "+"), answer("p/1", "b", "--"), answer("p/2", "c", "---"))
+    asked_twice = claims_of(judgements, {"p/1/1": "p/1/0"})
+    pairs, drops = build_pairs(responses, judgements, REFERENCE, 0, asked_twice)
+    assert [pair.id for pair in pairs] == ["p/0>p/2"]
+    assert drops == Counter(repeated_question=2)
+    # Two answers may well share a question, and the paper's order does not mind either.
+    shared = claims_of(judgements, {"p/1/0": "p/0/0"})
+    assert len(build_pairs(responses, judgements, REFERENCE, 0, shared)[0]) == 3
+    rules = PairingRules(max_pairs_per_prompt=9, length_balance=False)
+    assert len(build_pairs(responses, judgements, rules, 0, asked_twice)[0]) == 3
+
+
+def test_the_reference_drops_a_prompt_that_comes_again() -> None:
+    first = [answer("p/0", "a", "+"), answer("p/1", "b", "-")]
+    responses, judgements = table(*first, answer("q/0", "c", "+"), answer("q/1", "d", "-"), answer("p/2", "e", "--"))
+    pairs, drops = build_pairs(responses, judgements, REFERENCE, 0, claims_of(judgements))
+    assert [pair.id for pair in pairs] == ["p/0>p/1", "q/0>q/1"]
+    assert drops == Counter(not_contiguous=1)
+
+
+def test_the_reference_caps_before_it_drops_identical_texts() -> None:
+    """Two of three pairs survive the cap, whichever they are; the identical one leaves after it, and is not made up for."""
+    responses, judgements = table(answer("p/0", "same", "+"), answer("p/1", " same", "-"), answer("p/2", "c", "---"))
+    rules = PairingRules(max_pairs_per_prompt=2, length_balance=False, order="reference")
+    sizes = set()
+    for seed in range(30):
+        pairs, drops = build_pairs(responses, judgements, rules, seed, claims_of(judgements))
+        assert drops["over_cap"] == 1
+        assert len(pairs) == 2 - drops["identical"]
+        sizes.add(len(pairs))
+    assert sizes == {1, 2}
+    assert len(build_pairs(responses, judgements, PairingRules(length_balance=False), 0)[0]) == 2
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of paper, reference, but it is 'random'"):
+        PairingRules(order="random")  # type: ignore[arg-type]
