@@ -21,6 +21,7 @@ from rlaifv.report.page import write_report
 from rlaifv.runtime import console, rank, set_up_logging
 from tools.build import build
 from tools.launch import (
+    ADAPTER_NAME,
     begin_run,
     checkpoint_to_resume,
     is_finished,
@@ -71,7 +72,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
             raise KeyboardInterrupt from None
         raise
     if rank() == 0:
-        export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
+        export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
         write_report(run_dir)
         print_result(run_dir, cfg.iteration.num_iterations)
 

@@ -27,6 +27,7 @@ from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 OUTPUTS_DIR = Path("outputs")
 CONFIG_NAME = "config.yaml"
 ERROR_NAME = "error.txt"
+ADAPTER_NAME = "adapter"
 # What only a run that has begun to work leaves behind; a refused one may have left its configuration.
 WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
 PATH_KEYS = ("data.path", "model.path", "labeler.path")

@@ -104,8 +104,8 @@ def build_pairs(
 
     Returns:
         The pairs, prompts in order of first appearance, and how much was dropped by reason: responses for
-        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS` (and `REFERENCE_REASONS`). Each is counted once, under the first
-        reason that applies.
+        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS` (and `REFERENCE_REASONS`). Each is counted
+        once, under the first reason that applies.
 
     Raises:
         ValueError: as for `score_responses`.

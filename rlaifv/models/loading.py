@@ -4,13 +4,15 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -141,6 +143,23 @@ def backbone(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, safetensors or PyTorch's own, of which nothing but tensors is read.
+
+    Raises:
+        ValueError: the file is damaged, or holds more.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is damaged; it was not loaded.") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}.") from error
+    return found
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all parameters: which policy produced a shard."""
     digest = hashlib.sha256()
@@ -150,12 +169,15 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def export_model(model: nn.Module, processor: Any, directory: Path) -> None:
+def export_model(model: nn.Module, processor: Any, directory: Path, adapter_directory: Path) -> None:
     """Write weights and processor in the hub's layout; adapters are merged, so that `from_pretrained` needs nothing else.
 
-    Weights of 4 bits are written in the type that they are computed in: rounding to 4 bits again would lose what was learned.
+    Adapters are also written alone, as PEFT does, to a directory that is not made where there are none. Weights of 4 bits are
+    written in the type that they are computed in: rounding to 4 bits again would lose what was learned.
     """
     if isinstance(model, PeftModel):
+        model.save_pretrained(str(adapter_directory))
+        (adapter_directory / "README.md").unlink(missing_ok=True)  # a form to be filled in
         base = model.get_base_model()
         quantized = getattr(base, "is_quantized", False)
         learned: dict[str, Any] = {

@@ -256,7 +256,7 @@ def test_four_bits_with_adapters(model_dir: Path, prompts: list[Prompt], tmp_pat
             parameter.add_(0.05 * torch.randn_like(parameter))
     expected = logits_of(policy, prompter, prompts[0])
     assert (expected - before).abs().max() > 0.1
-    export_model(policy, processor, tmp_path / "export")
+    export_model(policy, processor, tmp_path / "export", tmp_path / "adapter")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "export").eval()
     assert not any(type(module).__name__ == "Linear4bit" for module in loaded.modules())
     torch.testing.assert_close(logits_of(loaded, prompter, prompts[0]), expected, rtol=1e-3, atol=1e-3)
@@ -270,7 +270,7 @@ def test_four_bits_need_their_library(model_dir: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
 def test_an_export_needs_nothing_but_transformers(
-    model: Any, processor: Any, prompts: list[Prompt], tmp_path: Path, lora: dict[str, Any] | None
+    model: Any, model_dir: Path, processor: Any, prompts: list[Prompt], tmp_path: Path, lora: dict[str, Any] | None
 ) -> None:
     policy = select_trainable(model, ("language_model",), lora)
     untrained = logits_of(policy, Prompter(processor), prompts[0])
@@ -278,10 +278,14 @@ def test_an_export_needs_nothing_but_transformers(
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0)
     expected = logits_of(policy, Prompter(processor), prompts[0])
-    export_model(policy, processor, tmp_path / "export")
+    export_model(policy, processor, tmp_path / "export", tmp_path / "adapter")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "export").eval()
     actual = logits_of(loaded, Prompter(AutoProcessor.from_pretrained(tmp_path / "export")), prompts[0])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     assert (expected - untrained).abs().max() > 0.1
     assert not any("lora" in name for name in loaded.state_dict())
+    assert (tmp_path / "adapter").exists() == (lora is not None)
+    if lora is not None:
+        again = PeftModel.from_pretrained(load_model(str(model_dir))[0], str(tmp_path / "adapter")).eval()
+        torch.testing.assert_close(logits_of(again, Prompter(processor), prompts[0]), expected, rtol=1e-4, atol=1e-5)
     assert sorted(path.suffix for path in (tmp_path / "export").iterdir()) == [".jinja", *[".json"] * 5, ".safetensors"]

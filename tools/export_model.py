@@ -1,0 +1,103 @@
+"""Export the weights of a finished run for others to load, with a model card.
+
+    python tools/export_model.py run_dir=RUN out=DIR
+    python tools/export_model.py run_dir=RUN out=DIR names=original     for vLLM, lmms-eval and older transformers
+
+    run_dir=RUN         a finished run
+    out=DIR             a directory that is not there yet
+    names=current       names of the weights: current, as this transformers writes them, or original, as the hub's LLaVA
+                        checkpoints have them (vision_tower.vision_model.…); other families have one set of names
+    license=other       licence identifier for the card
+
+Writes weights, processor, chat template and README.md in the hub's layout. Adapters are merged; those of a LoRA run are also
+written alone, to DIR/adapter.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.models.key_names import original_name
+from rlaifv.report.card import model_card
+from rlaifv.report.run import read_run
+from rlaifv.runtime import console, set_up_logging
+from rlaifv.store.atomic import make_directory, write_json, write_text
+from tools.launch import ADAPTER_NAME, CONFIG_NAME, is_finished, register_resolvers
+from tools.options import parse_options
+
+INDEX_NAME = "model.safetensors.index.json"
+
+
+@dataclass
+class Options:
+    """See the module."""
+
+    run_dir: str = MISSING
+    out: str = MISSING
+    names: str = "current"
+    license: str = "other"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Copy, rename, describe."""
+    options = parse_options(Options, __doc__, arguments)
+    set_up_logging()
+    register_resolvers()
+    try:
+        export(Path(options.run_dir), Path(options.out), options.names, options.license)
+    except (ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        raise SystemExit(2) from error
+    console.print(f"written to {options.out}", soft_wrap=True)
+
+
+def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
+    """See the module.
+
+    Raises:
+        ValueError: the run is not finished, the directory is there already, or the names are unknown.
+        OSError: something cannot be written.
+    """
+    if names not in ("current", "original"):
+        raise ValueError(f"names={names} must be one of current, original.")
+    if not is_finished(run_dir):
+        raise ValueError(f"run_dir={run_dir} holds no finished run.")
+    if out.exists():
+        raise ValueError(f"out={out} is there already.")
+    source = run_dir / "export"
+    settings: Any = OmegaConf.to_container(OmegaConf.load(run_dir / CONFIG_NAME), resolve=True)
+    make_directory(out.absolute())
+    model_type = json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"]
+    for path in sorted(source.iterdir()):
+        if names == "original" and path.suffix == ".safetensors":
+            rename_weights(path, out / path.name, model_type)
+        elif names == "original" and path.name == INDEX_NAME:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            index["weight_map"] = {original_name(name, model_type): file for name, file in index["weight_map"].items()}
+            write_json(out / path.name, index)
+        else:
+            shutil.copyfile(path, out / path.name)
+    if (run_dir / ADAPTER_NAME).is_dir():
+        shutil.copytree(run_dir / ADAPTER_NAME, out / "adapter")
+    write_text(out / "README.md", model_card(read_run(run_dir), settings, license_name))
+
+
+def rename_weights(path: Path, target: Path, model_type: str) -> None:
+    """Write a safetensors file again under the original names of its tensors."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {original_name(name, model_type): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, target, metadata=file.metadata())
+
+
+if __name__ == "__main__":
+    main()
