@@ -1,6 +1,7 @@
 """The house rules that a reader of one file cannot see: who may import whom, who may touch what, and how long things are."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,9 @@ def test_every_entry_of_the_table_exists() -> None:
 
 def test_packages_import_nothing() -> None:
     """Importing one module of a package must not pull in all the others."""
-    assert [name_of(path) for path in FILES if is_package(path) and list(imported_modules(parse(path)))] == []
+    for path in filter(is_package, FILES):
+        imported = {name.partition(".")[0] for name in imported_modules(parse(path))}
+        assert imported <= sys.stdlib_module_names, path
 
 
 def test_a_step_upwards_would_be_seen(tmp_path: Path) -> None:
