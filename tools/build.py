@@ -77,7 +77,10 @@ def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     """An engine for a labeler with weights of its own, None where the policy labels itself."""
     if cfg.labeler.path is None:
         return None
-    model, processor = load_model(cfg.labeler.path, cfg.labeler.revision, cfg.labeler.dtype, cfg.model.attention)
+    labeler = cfg.labeler
+    model, processor = load_model(
+        labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code
+    )
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

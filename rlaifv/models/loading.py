@@ -1,4 +1,4 @@
-"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters."""
+"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters; and a model's code, if it may run."""
 
 import hashlib
 import logging
@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from rlaifv.models.families import FAMILIES, check_family
+from rlaifv.models.trust import check_files
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +20,33 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Part = Literal["vision", "projector", "language_model"]
 
 
+def load_config(
+    path: str, revision: str | None = None, trust_remote_code: bool = False, is_offline: bool = False
+) -> PretrainedConfig:
+    """The config of a model whose files ask for nothing that `trust.check_files` refuses.
+
+    Args:
+        path: a local directory in the hub's layout, or a hub id.
+        revision: commit, tag or branch of a hub id.
+        trust_remote_code: as for `load_model`.
+        is_offline: whether to look at the local cache of the hub only.
+
+    Raises:
+        ValueError, OSError, KeyError: there is no config, or none that is known or may be loaded.
+    """
+    check_files(path, revision, trust_remote_code, is_offline)
+    # Without a plain no, transformers would ask the terminal.
+    return AutoConfig.from_pretrained(
+        path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=is_offline
+    )
+
+
 def load_model(
-    path: str, revision: str | None = None, dtype: Dtype = "auto", attention: str = "sdpa"
+    path: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Load a transformers image-text-to-text model and its processor.
 
@@ -30,28 +55,29 @@ def load_model(
         revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
         dtype: of the weights; "auto" takes the checkpoint's.
         attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
+        trust_remote_code: whether Python files of the model run, of a directory or of a hub id pinned by a full commit.
 
     Raises:
-        ValueError: the directory or id holds no such model, or one that cannot be run here.
+        ValueError: the directory or id holds no such model, or one that cannot be run here, or asks for code that may not.
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
-        check_family(config)
-        processor = AutoProcessor.from_pretrained(where, revision=revision)
+        check_family(load_config(where, revision, trust_remote_code))
+        processor = AutoProcessor.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
             attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
         model, found = loaded
         if found["missing_keys"]:  # transformers would fill them with random numbers
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # files that nobody vouches for make loaders fail in a dozen ways
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
