@@ -266,6 +266,7 @@ OTHER: dict[str, Any] = {
     "labeler.revision": "abc",
     "data.num_iterations": 5,
     "data.seed": 9,
+    "data.image_root": ".",
 }
 
 
