@@ -41,6 +41,7 @@ ABOVE_ZERO = (
 # Both ends included.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
+    "labeler.min_canary_accuracy": (0, 1),
     "learner.warmup_ratio": (0, 1),
 }
 OTHER_NUMBERS = (
@@ -50,7 +51,7 @@ OTHER_NUMBERS = (
     "learner.weight_decay",
 )
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
-NULLABLE = ("iteration.num_prompts",)
+NULLABLE = ("iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
     "iteration.pairing.length_balance",
     "labeler.trust_remote_code",
@@ -160,8 +161,9 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
         if OmegaConf.select(cfg, key) <= 0:
             yield f"{key}={OmegaConf.select(cfg, key)} must be above 0."
     for key, (least, most) in BETWEEN.items():
-        if not least <= OmegaConf.select(cfg, key) <= most:
-            yield f"{key}={OmegaConf.select(cfg, key)} must be between {least} and {most}."
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not least <= value <= most:
+            yield f"{key}={value} must be between {least} and {most}."
     for key, choices in CHOICES.items():
         if OmegaConf.select(cfg, key) not in choices:
             yield f"{key}={OmegaConf.select(cfg, key)} must be one of {', '.join(choices)}."

@@ -293,7 +293,7 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
-    made += [loop.policy.batch_tokens, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
+    made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "label_smoothing", "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]
     made += [getattr(data, name) for name in ("batch_size", "num_iterations", "epochs", "seed")]

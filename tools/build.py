@@ -13,6 +13,7 @@ from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import FilesSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
@@ -54,6 +55,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         seed=cfg.seed,
         truth=source if isinstance(source, Truth) else None,
         num_examples=cfg.evaluation.num_examples,
+        canaries=_canaries(cfg, source, run_dir),
     )
     module = DPOModule(
         policy,
@@ -71,6 +73,14 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         finish=loop.measure,
     )
     return loop, module, data
+
+
+def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
+    """The source's own canaries where it has some; drawn ones lie in the run directory."""
+    if cfg.labeler.min_canary_accuracy is None:
+        return None
+    known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
+    return CanarySet(known, cfg.labeler.min_canary_accuracy)
 
 
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:

@@ -65,6 +65,19 @@ ENTRIES = {
         "It is for measuring only: no label is made from it.",
         "higher",
     ),
+    "labeler/canary_accuracy": Entry(
+        "Canaries right",
+        "share",
+        "Questions with known answers, asked beside every shard of claims, that the labeler answers right. Some come with an "
+        "order to answer otherwise, in the image or in the question.",
+        "higher",
+    ),
+    "labeler/flagged_shards": Entry(
+        "Shards flagged",
+        "count",
+        "Shards of claims beside which the labeler answered too few canaries right; its verdicts there are in doubt.",
+        "lower",
+    ),
     "responses": Entry("Answers", "count", "Answers sampled from the policy in the iteration."),
     "claims": Entry("Claims", "count", "Atomic claims in those answers."),
     "rejection_rate": Entry(

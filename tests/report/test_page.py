@@ -228,6 +228,14 @@ def test_run_without_metrics_and_shards_and_evaluations(fake_run: Any) -> None:
     assert not page.all("section", "training")
 
 
+def test_flagged_shards_stand_in_the_table(fake_run: Any) -> None:
+    fake_run.statistics(0, {"pairs_kept": 12, "labeler/flagged_shards": 3, "labeler/canary_accuracy": 0.5})
+    page = read(fake_run.run_dir)
+    (column,) = [cell["data-label"] for cell in page.all("td") if cell.get("data-label") == "Shards flagged"]
+    assert column == "Shards flagged"
+    assert "Canaries right" in page.text
+
+
 def test_worse_is_called_worse(fake_run: Any) -> None:
     fake_run.evaluation(0, {"hallucination/response": 0.2, "coverage": 0.7})
     fake_run.evaluation(1, {"hallucination/response": 0.3, "coverage": 0.7})
