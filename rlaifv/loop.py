@@ -236,6 +236,8 @@ class FeedbackLoop:
         ]
 
     def _write_statistics(self, iteration: int, manifest: Manifest, statistics: dict[str, float]) -> None:
+        (prompts,) = manifest.shards("prompts")
+        statistics |= {f"dropped/{reason}": count for reason, count in (prompts.drops if prompts else {}).items()}
         claims = manifest.records("claims")
         statistics["questions_asked"] = sum(len(asked) for asked in distinct_questions(claims).values())
         if self.canaries is not None:

@@ -144,7 +144,7 @@ def raw(path: Path) -> DictConfig:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_targets_exist_are_allowed_and_take_their_keys(path: Path) -> None:
     """Hydra builds its own callbacks before anything can be checked, so what it builds has to be this project's too."""
-    allowed = ("tools.sweep.",) if path.parent.name == "hydra" else ALLOWED_TARGETS
+    allowed = ("tools.sweep.", "tools.guard.") if path.parent.name == "hydra" else ALLOWED_TARGETS
     for key, target, node in targets(raw(path)):
         assert target.startswith(allowed), key
         module, _, name = target.rpartition(".")

@@ -535,14 +535,14 @@ def test_a_damaged_image_costs_its_prompt_and_is_counted(tmp_path: Path, num_tru
     assert {prompt.id for prompt in manifest.records("prompts")} == expected
     (shard,) = manifest.shards("prompts")
     assert shard is not None
-    assert shard.drops == ({"truncated": 1} if num_truncated else {})
+    assert shard.drops == ({"incomplete": 1} if num_truncated else {})
     assert {response.prompt_id for response in manifest.records("responses")} == expected
 
 
 def test_too_many_damaged_images_stop_the_run(tmp_path: Path) -> None:
     """Two of six are more than 30 %; nothing was generated yet."""
     world = files_world(tmp_path, 2)
-    message = r"2 of the 6 prompts of iteration 0 have unreadable images \(truncated: 2\).*max_drop_rate=0.3"
+    message = r"2 of the 6 prompts of iteration 0 have unreadable images \(incomplete: 2\).*max_drop_rate=0.3"
     with pytest.raises(ValueError, match=message):
         world.loop().prepare(0)
     assert world.events == []

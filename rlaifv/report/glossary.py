@@ -126,6 +126,12 @@ ENTRIES = {
 }
 
 _DROPPED = {
+    "incomplete": "Prompts not used, because the file of an image ends too early.",
+    "corrupt": "Prompts not used, because an image cannot be decoded.",
+    "unknown_format": "Prompts not used, because the file of an image is of no allowed format.",
+    "too_many_pixels": "Prompts not used, because an image has more pixels than allowed.",
+    "too_many_bytes": "Prompts not used, because the file of an image is larger than allowed.",
+    "missing": "Prompts not used, because an image is gone.",
     "empty_response": "Answers not used, because they are empty.",
     "truncated": "Answers not used, because they were cut at the token limit.",
     "no_claims": "Answers not used, because they divide into no claims.",

@@ -165,7 +165,7 @@ def test_truncated_files_are_refused(tmp_path: Path, format_name: str, share: fl
     noise(120, 90).save(buffer, format_name)
     path = tmp_path / "half.jpg"
     path.write_bytes(buffer.getvalue()[: int(share * buffer.tell())])
-    assert refusal_of(path).reason == "truncated"
+    assert refusal_of(path).reason == "incomplete"
     check_header(path)
 
 

@@ -330,7 +330,7 @@ def test_damaged_images_cost_their_prompts_only(folder: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         good, dropped = source.check_images(prompts)
     assert ids(good) == ["1", "4"]
-    assert dropped == {"truncated": 1, "unknown_format": 1}
+    assert dropped == {"incomplete": 1, "unknown_format": 1}
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         "Prompt 2 is dropped",
         "Prompt 3 is dropped",
