@@ -239,6 +239,7 @@ class FeedbackLoop:
         (prompts,) = manifest.shards("prompts")
         statistics |= {f"dropped/{reason}": count for reason, count in (prompts.drops if prompts else {}).items()}
         claims = manifest.records("claims")
+        statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
         statistics["questions_asked"] = sum(len(asked) for asked in distinct_questions(claims).values())
         if self.canaries is not None:
             found = [json.loads(path.read_text())["accuracy"] for path in manifest.directory.glob("canaries-*.json")]

@@ -28,7 +28,7 @@ from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
-from rlaifv.records import Prompt
+from rlaifv.records import Claim, Prompt, Response
 from rlaifv.store.manifest import Manifest, TooFewPairs
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
@@ -442,6 +442,7 @@ def test_statistics_are_counted_from_the_records(world: World) -> None:
         "claims_per_response": len(claims) / 24,
         "rejection_rate": verdicts["rejected"] / len(claims),
         "unknown_rate": verdicts["unknown"] / len(claims),
+        "claims_repeated": 0,
         "questions_asked": len({(claim.prompt_id, claim.question) for claim in claims}),
         "labeler/agreement": agreeing / (len(claims) - verdicts["unknown"]),
         "pairs_kept": len(pairs),
@@ -688,3 +689,33 @@ def test_a_resumed_iteration_knows_what_its_canaries_said(world: World, monkeypa
         monkeypatch.setattr(Manifest, "put", put)
     assert world.events.count("label canary") == 3
     assert json.loads(loop.statistics_path(0).read_text())["labeler/flagged_shards"] == 3
+
+
+class OddDivider:
+    """Divides into nothing, into 500 claims, or into the same claim over and over."""
+
+    def divide(self, prompt: Prompt, response: Response) -> list[Claim]:
+        kind = int(response.id.rpartition("/")[2]) % 4
+        texts = [[], [f"There are {k}." for k in range(500)], ["There is \ud83d<image></s>\0."] * 40, ["It is."]][kind]
+        ids = (response.id, response.prompt_id)
+        return [Claim(f"{response.id}/{k}", *ids, text, f"{text[:-1]}?") for k, text in enumerate(texts)]
+
+
+def test_odd_claims_of_a_divider_are_judged_and_counted(world: World) -> None:
+    loop = world.loop()
+    loop.divider = OddDivider()
+    loop.settings = replace(SETTINGS, min_pairs=1, num_prompts=2, shard_prompts=2)
+    with pytest.raises(ValueError, match=r"claims-00000\.parquet: column 'text' cannot be stored as string"):
+        loop.prepare(0)  # half of a surrogate pair is no text
+    loop.divider.divide = lambda prompt, response: [  # type: ignore[method-assign]
+        replace(claim, text=claim.text.replace("\ud83d", ""), question=claim.question.replace("\ud83d", ""))
+        for claim in OddDivider().divide(prompt, response)
+    ]
+    world.labeler._answer = lambda *asked: (0.7, 0.1) if "It" in asked[1] else (0.1, 0.7)  # type: ignore[method-assign]
+    manifest = loop.prepare(0)
+    statistics = json.loads(loop.statistics_path(0).read_text())
+    assert statistics["claims"] == 2 * (500 + 40 + 1)
+    assert statistics["claims_repeated"] == 2 * 39
+    assert statistics["questions_asked"] == 2 * (500 + 1 + 1)
+    assert statistics["dropped/no_claims"] > 0
+    assert len(manifest.records("judgements")) == statistics["claims"]

@@ -80,6 +80,12 @@ ENTRIES = {
     ),
     "responses": Entry("Answers", "count", "Answers sampled from the policy in the iteration."),
     "claims": Entry("Claims", "count", "Atomic claims in those answers."),
+    "claims_repeated": Entry(
+        "Claims repeated",
+        "count",
+        "Claims that their answer had made before. Each counts, but is asked about once.",
+        "lower",
+    ),
     "rejection_rate": Entry(
         "Claims rejected", "share", "Claims of the sampled answers that the labeler rejected (p_yes not above p_no)."
     ),
