@@ -11,6 +11,7 @@ Compared with the released code: nothing is edited between iterations, work alre
 identical questions are shared, and the reference's log-probs belong to the very weights that sampled the responses.
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance
 from rlaifv.evaluation.held_out import agreement, evaluate
 from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.canaries import CanarySet
 from rlaifv.feedback.divide import Divider
 from rlaifv.feedback.generate import generate
 from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
@@ -68,6 +70,7 @@ class FeedbackLoop:
     seed: int
     truth: Truth | None = None
     num_examples: int = 8
+    canaries: CanarySet | None = None
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -96,7 +99,9 @@ class FeedbackLoop:
                     advance(len(shards[k]))
             with bars.stage("score", num_prompts) as advance:
                 for k in self._mine(manifest, "judgements", len(shards), advance, shards):
-                    manifest.put("judgements", k, self.labeler(shards[k], manifest.read("claims", k), advance))
+                    judgements = self.labeler(shards[k], manifest.read("claims", k), advance)
+                    self._ask_canaries(manifest, k)
+                    manifest.put("judgements", k, judgements)
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
             responses, judgements = manifest.records("responses"), manifest.records("judgements")
             pairs, drops = build_pairs(
@@ -193,6 +198,21 @@ class FeedbackLoop:
         by_id = {prompt.id: prompt for prompt in prompts}
         return [claim for response in responses for claim in self.divider.divide(by_id[response.prompt_id], response)]
 
+    def _ask_canaries(self, manifest: Manifest, shard: int) -> None:
+        """Whether the labeler answered what is known right, beside a shard, whose judgements are stored after this."""
+        if self.canaries is None:
+            return
+        accuracy = self.canaries.accuracy(self.labeler.engine, self.labeler.question_suffix)
+        if accuracy < self.canaries.least_accuracy:
+            logger.warning(
+                "The labeler answers only %.2f of the canaries right beside %s (labeler.min_canary_accuracy=%g), so what it "
+                "says about the claims there is in doubt.",
+                accuracy,
+                manifest.shard_path("judgements", shard),
+                self.canaries.least_accuracy,
+            )
+        write_json(manifest.directory / f"canaries-{shard:05d}.json", {"accuracy": accuracy})
+
     def _with_reference_logps(self, prompts: dict[str, Prompt], pairs: Sequence[Pair], advance: Advance) -> list[Pair]:
         """All answers to a prompt hang from one prefix, each of them once, however many pairs it is in."""
         answers: dict[str, dict[tuple[int, ...], None]] = {}
@@ -223,8 +243,15 @@ class FeedbackLoop:
         ]
 
     def _write_statistics(self, iteration: int, manifest: Manifest, statistics: dict[str, float]) -> None:
+        (prompts,) = manifest.shards("prompts")
+        statistics |= {f"dropped/{reason}": count for reason, count in (prompts.drops if prompts else {}).items()}
         claims = manifest.records("claims")
+        statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
         statistics["questions_asked"] = sum(len(asked) for asked in distinct_questions(claims).values())
+        if self.canaries is not None:
+            found = [json.loads(path.read_text())["accuracy"] for path in manifest.directory.glob("canaries-*.json")]
+            statistics["labeler/canary_accuracy"] = sum(found) / max(len(found), 1)
+            statistics["labeler/flagged_shards"] = sum(accuracy < self.canaries.least_accuracy for accuracy in found)
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
         write_json(self.statistics_path(iteration), statistics)

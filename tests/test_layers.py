@@ -146,8 +146,13 @@ def test_files_are_renamed_and_synced_in_one_place() -> None:
 
 
 def test_nothing_loads_code_or_pickles() -> None:
-    """Weights are loaded in models/loading.py, and by the converter of foreign checkpoints; of pickles only tensors."""
+    """Weights are loaded in models/loading.py, a model's own code only if the user says so; of pickles only tensors are read.
+
+    The converter of foreign checkpoints loads some too.
+    """
     assert users_of("trust_remote_code", "torch.load") <= {"rlaifv.models.loading"}
+    # Lightning would build what a checkpoint's hyper-parameters name.
+    assert [path for path in FILES if "load_from_checkpoint" in path.read_text(encoding="utf-8")] == []
     assert users_of("pickle.load", "pickle.loads", "cloudpickle.load", "joblib.load") == set()
     loaders = {name_of(path) for path in FILES if loads_weights(parse(path))}
     assert loaders == {"rlaifv.models.loading", "tools.convert_llava"}

@@ -323,7 +323,7 @@ def test_own_pictures_and_own_model(terminal: Terminal) -> None:
     assert "labeler/agreement" not in statistics(run_dir, 0)
     assert {"rejected/response", "rejected/mention"} <= evaluation(run_dir, 1)["metrics"].keys()
     assert not any(name.startswith("hallucination") for name in evaluation(run_dir, 1)["metrics"])
-    assert {path.name for path in run_dir.iterdir()} == WORK - {"scenes"}
+    assert {path.name for path in run_dir.iterdir()} == WORK - {"scenes"} | {"canaries"}
     assert export_digest(run_dir) != hashlib.sha256((WEIGHTS_DIR / "model.safetensors").read_bytes()).hexdigest()
     assert terminal.attempts() == 0
 

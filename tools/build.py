@@ -13,6 +13,7 @@ from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import FilesSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
@@ -56,6 +57,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         seed=cfg.seed,
         truth=source if isinstance(source, Truth) else None,
         num_examples=cfg.evaluation.num_examples,
+        canaries=_canaries(cfg, source, run_dir),
     )
     module = DPOModule(
         policy,
@@ -77,11 +79,26 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     return loop, module, data
 
 
+def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
+    """The source's own canaries where it has some; drawn ones lie in the run directory."""
+    if cfg.labeler.min_canary_accuracy is None:
+        return None
+    known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
+    return CanarySet(known, cfg.labeler.min_canary_accuracy)
+
+
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     """An engine for a labeler with weights of its own, None where the policy labels itself."""
     if cfg.labeler.path is None:
         return None
-    model, processor = load_model(cfg.labeler.path, cfg.labeler.revision, cfg.labeler.dtype, cfg.model.attention)
+    labeler = cfg.labeler
+    model, processor = load_model(
+        labeler.path,
+        labeler.revision,
+        labeler.dtype,
+        attention=cfg.model.attention,
+        trust_remote_code=labeler.trust_remote_code,
+    )
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

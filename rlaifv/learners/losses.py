@@ -116,6 +116,8 @@ def dpo_loss(
         label_smoothing: e above, in [0, 0.5); 0 for losses without it.
         loss: one of the above.
 
+    A log-prob that is infinite or not a number gives a loss that is not finite either.
+
     Raises:
         ValueError: an unknown loss, shapes that differ, or a label smoothing outside its range or without effect.
     """
@@ -132,11 +134,12 @@ def dpo_loss(
     rejected_rewards = beta * (policy_rejected - reference_rejected)
     margins = chosen_rewards - rejected_rewards
     if loss == "hinge":
-        losses = relu(1.0 - margins)
+        losses = relu(1.0 - margins) + 0.0 * margins
     elif loss == "ipo":
         losses = (margins / beta - 1.0 / (2.0 * beta)) ** 2
     else:
-        losses = -logsigmoid(margins)
+        # The sum is that of its first part; an infinite margin, whose loss would be a silent 0, makes it NaN.
+        losses = -logsigmoid(margins) + 0.0 * margins
         if label_smoothing > 0.0:
             swapped = -label_smoothing * logsigmoid(-margins)
             losses = (1.0 - label_smoothing) * losses + (swapped if loss == "sigmoid" else -swapped)

@@ -1,4 +1,4 @@
-"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters."""
+"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters; and a model's code, if it may run."""
 
 import hashlib
 import logging
@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from rlaifv.models.families import FAMILIES, check_family, family_of
+from rlaifv.models.trust import check_files
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,34 @@ Quantization = Literal["none", "nf4"]
 Part = Literal["vision", "projector", "language_model"]
 
 
+def load_config(
+    path: str, revision: str | None = None, trust_remote_code: bool = False, is_offline: bool = False
+) -> PretrainedConfig:
+    """The config of a model whose files ask for nothing that `trust.check_files` refuses.
+
+    Args:
+        path: a local directory in the hub's layout, or a hub id.
+        revision: commit, tag or branch of a hub id.
+        trust_remote_code: as for `load_model`.
+        is_offline: whether to look at the local cache of the hub only.
+
+    Raises:
+        ValueError, OSError, KeyError: there is no config, or none that is known or may be loaded.
+    """
+    check_files(path, revision, trust_remote_code, is_offline)
+    # Without a plain no, transformers would ask the terminal.
+    return AutoConfig.from_pretrained(
+        path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=is_offline
+    )
+
+
 def load_model(
     path: str,
     revision: str | None = None,
     dtype: Dtype = "auto",
     attention: str = "sdpa",
     quantization: Quantization = "none",
+    trust_remote_code: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Load a transformers image-text-to-text model and its processor.
 
@@ -47,21 +70,23 @@ def load_model(
         attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
         quantization: "nf4" keeps the language model's linear layers in 4 bits (QLoRA, arXiv 2305.14314), which only adapters
             can train; needs bitsandbytes.
+        trust_remote_code: whether Python files of the model run, of a directory or of a hub id pinned by a full commit.
 
     Raises:
-        ValueError: the directory or id holds no such model, or one that cannot be run here.
+        ValueError: the directory or id holds no such model, or one that cannot be run here, or asks for code that may not.
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        config = load_config(where, revision, trust_remote_code)
         check_family(config)
-        processor = AutoProcessor.from_pretrained(where, revision=revision)
+        processor = AutoProcessor.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
             attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             quantization_config=None if quantization == "none" else _in_four_bits(config, dtype),
         )
@@ -69,7 +94,7 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # files that nobody vouches for make loaders fail in a dozen ways
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
