@@ -92,8 +92,9 @@ def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     if cfg.labeler.path is None:
         return None
     labeler = cfg.labeler
-    named = {name: labeler[name] for name in ("path", "revision", "dtype", "trust_remote_code")}
-    model, processor = load_model(**named, attention=cfg.model.attention)
+    model, processor = load_model(
+        labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code
+    )
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

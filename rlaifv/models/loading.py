@@ -58,8 +58,8 @@ def load_model(
     revision: str | None = None,
     dtype: Dtype = "auto",
     attention: str = "sdpa",
-    quantization: Quantization = "none",
     trust_remote_code: bool = False,
+    quantization: Quantization = "none",
 ) -> tuple[nn.Module, Any]:
     """Load a transformers image-text-to-text model and its processor.
 
@@ -68,9 +68,9 @@ def load_model(
         revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
         dtype: of the weights; "auto" takes the checkpoint's.
         attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
+        trust_remote_code: whether Python files of the model run, of a directory or of a hub id pinned by a full commit.
         quantization: "nf4" keeps the language model's linear layers in 4 bits (QLoRA, arXiv 2305.14314), which only adapters
             can train; needs bitsandbytes.
-        trust_remote_code: whether Python files of the model run, of a directory or of a hub id pinned by a full commit.
 
     Raises:
         ValueError: the directory or id holds no such model, or one that cannot be run here, or asks for code that may not.
