@@ -72,6 +72,7 @@ CHOICES = {
     "model.quantization": ("none", "nf4"),
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "iteration.pairing.order": ("paper", "reference"),
+    "iteration.pairing.score": ("rejected", "rate", "probability"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.loss": get_args(Loss),
     "learner.schedule": ("cosine", "linear", "constant"),
@@ -155,6 +156,9 @@ def _type_faults(cfg: DictConfig) -> Iterator[str]:
     stop = cfg.iteration.decoding.stop
     if not isinstance(stop, ListConfig) or not all(isinstance(text, str) and text for text in stop):
         yield f"iteration.decoding.stop={stop!r} must be a list of strings that are not empty, as in ['\\n\\n']."
+    forms = cfg.labeler.other_forms
+    if not isinstance(forms, ListConfig) or not all(isinstance(form, str) and "{question}" in form for form in forms):
+        yield f"labeler.other_forms={forms!r} must be a list of wordings that hold {{question}}."
     if not isinstance(cfg.learner.train_parts, ListConfig):
         yield f"learner.train_parts={cfg.learner.train_parts!r} must be a list, as in [projector,language_model]."
     if not isinstance(cfg.learner.lora, DictConfig | None):

@@ -27,16 +27,20 @@ class LabelerModule(LightningModule):
     Args:
         engine: runs the model; the policy's own engine when a model labels itself, else that of a stronger one.
         question_suffix: what is appended to every question, asking for a yes or a no.
+        other_forms: further wordings of every question, see `score`.
 
     Raises:
         ValueError: the model's tokenizer cannot tell a yes from a no by the first token.
     """
 
-    def __init__(self, engine: Labeler, question_suffix: str = QUESTION_SUFFIX) -> None:
+    def __init__(
+        self, engine: Labeler, question_suffix: str = QUESTION_SUFFIX, other_forms: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.engine = engine
         self.model = getattr(engine, "model", None)  # registered, so that a trainer moves it to its device
         self.question_suffix = question_suffix
+        self.other_forms = tuple(other_forms)
         prompter = getattr(engine, "prompter", None)
         if isinstance(prompter, Prompter):
             prompter.yes_no_ids()  # fail here rather than after hours of sampling
@@ -45,7 +49,7 @@ class LabelerModule(LightningModule):
         self, prompts: Sequence[Prompt], claims: Sequence[Claim], advance: Advance = ignore_progress
     ) -> list[Judgement]:
         """Judge every claim, in the order given."""
-        return score(prompts, claims, self.engine, self.question_suffix, advance)
+        return score(prompts, claims, self.engine, self.question_suffix, advance, self.other_forms)
 
     def predict_step(self, batch: tuple[Sequence[Prompt], Sequence[Claim]], batch_idx: int) -> Judgements:
         prompts, claims = batch

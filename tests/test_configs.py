@@ -257,6 +257,8 @@ SECTIONS = ("seed", "model", "labeler", "divider", "engine", "iteration", "learn
 # Other values, where one more or half of it will not do.
 OTHER: dict[str, Any] = {
     "iteration.pairing.order": "reference",
+    "iteration.pairing.score": "rate",
+    "labeler.other_forms": ["{question} Please answer no or yes."],
     "learner.reduction": "mean",
     "learner.schedule": "linear",
     "learner.train_parts": ["projector"],
@@ -295,7 +297,8 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
-    made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
+    made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]
+    made += [module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
     names = (*names, "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]

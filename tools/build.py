@@ -47,7 +47,9 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         run_dir=run_dir,
         source=source,
         policy=engine,
-        labeler=LabelerModule(_labeler_engine(cfg) or engine, cfg.labeler.question_suffix),
+        labeler=LabelerModule(
+            _labeler_engine(cfg) or engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms)
+        ),
         divider=instantiate(cfg.divider),
         settings=IterationSettings(
             decoding=Decoding(**iteration.pop("decoding")),

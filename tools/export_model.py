@@ -18,16 +18,16 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rlaifv.models.key_names import original_name
+from rlaifv.models.loading import rename_tensors
 from rlaifv.report.card import model_card
 from rlaifv.report.run import read_run
 from rlaifv.runtime import console, set_up_logging
@@ -80,7 +80,7 @@ def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
     model_type = json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"]
     for path in sorted(source.iterdir()):
         if names == "original" and path.suffix == ".safetensors":
-            rename_weights(path, out / path.name, model_type)
+            rename_tensors(path, out / path.name, partial(original_name, model_type=model_type))
         elif names == "original" and path.name == INDEX_NAME:
             index = json.loads(path.read_text(encoding="utf-8"))
             index["weight_map"] = {original_name(name, model_type): file for name, file in index["weight_map"].items()}
@@ -90,13 +90,6 @@ def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
     if (run_dir / ADAPTER_NAME).is_dir():
         shutil.copytree(run_dir / ADAPTER_NAME, out / "adapter")
     write_text(out / "README.md", model_card(read_run(run_dir), settings, license_name))
-
-
-def rename_weights(path: Path, target: Path, model_type: str) -> None:
-    """Write a safetensors file again under the original names of its tensors."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {original_name(name, model_type): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(tensors, target, metadata=file.metadata())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from rlaifv.records import Claim, Judgement, Pair, Response
 
 Order = Literal["paper", "reference"]
+Score = Literal["rejected", "rate", "probability"]
 RESPONSE_REASONS = ("empty_response", "truncated", "no_claims", "unknown")
 PAIR_REASONS = ("identical", "tie", "over_cap", "length_balance")
 # Of the order "reference" only: responses, and pairs.
@@ -28,7 +29,8 @@ class PairingRules:
     """Which pairs of an iteration are kept.
 
     Attributes:
-        margin: least difference of two scores, in rejected claims; above 0, or neither side would be the better one.
+        margin: least difference of two scores, in rejected claims or in what `score` counts; above 0, or neither side would
+            be the better one.
         max_pairs_per_prompt: how many pairs of one prompt are kept; more are sampled uniformly.
         length_balance: whether pairs with a short chosen side are dropped until both sides are about equally long.
         order: which filters there are, and in which order.
@@ -37,6 +39,7 @@ class PairingRules:
             reference: as the released code has it. Cut answers and unknown verdicts take part; a prompt that comes again
                 after others is dropped, and so are pairs in which an answer has the same question twice; identical texts
                 leave only after the cap, and so do not make room for others.
+        score: what an answer's score is, see `score_responses`.
 
     Raises:
         ValueError: a margin that is not above 0, a cap below 1, or an unknown order.
@@ -46,8 +49,11 @@ class PairingRules:
     max_pairs_per_prompt: int = 2
     length_balance: bool = True
     order: Order = "paper"
+    score: Score = "rejected"
 
     def __post_init__(self) -> None:
+        if self.score not in get_args(Score):
+            raise ValueError(f"The score must be one of {', '.join(get_args(Score))}, but it is {self.score!r}.")
         if self.order not in get_args(Order):
             raise ValueError(
                 f"The order of pairing must be one of {', '.join(get_args(Order))}, but it is {self.order!r}."
@@ -58,11 +64,16 @@ class PairingRules:
             raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {self.max_pairs_per_prompt}.")
 
 
-def score_responses(responses: Iterable[Response], judgements: Iterable[Judgement]) -> dict[str, float]:
-    """Score each response by minus the number of its rejected claims (RLAIF-V, section 3.2).
+def score_responses(
+    responses: Iterable[Response], judgements: Iterable[Judgement], rule: Score = "rejected"
+) -> dict[str, float]:
+    """Score each response by its claims; the higher, the better. Unknown verdicts do not count.
 
-    The number is not divided by that of the claims, and unknown verdicts do not count. A response without claims is
-    absent.
+    rejected      minus the number of rejected claims (RLAIF-V, section 3.2), which long answers have more of
+    rate          minus their share of the claims with a verdict
+    probability   minus the sum of P(no) / (P(yes) + P(no)): a doubtful claim weighs half a rejected one
+
+    A response without claims is absent.
 
     Returns:
         Response id to score, in the order of `responses`.
@@ -70,8 +81,9 @@ def score_responses(responses: Iterable[Response], judgements: Iterable[Judgemen
     Raises:
         ValueError: two responses with one id, two judgements of one claim, or a judgement of a response not given.
     """
-    rejected: dict[str, int] = {}
+    rejected: dict[str, float] = {}
     num_claims: Counter[str] = Counter()
+    num_known: Counter[str] = Counter()
     for response in responses:
         if response.id in rejected:
             raise ValueError(f"Two responses carry the id {response.id!r}, so their claims cannot be told apart.")
@@ -86,8 +98,18 @@ def score_responses(responses: Iterable[Response], judgements: Iterable[Judgemen
             raise ValueError(f"Claim {judgement.claim_id!r} was judged twice, so it would count twice.")
         judged.add(judgement.claim_id)
         num_claims[judgement.response_id] += 1
-        rejected[judgement.response_id] += judgement.verdict == "rejected"
-    return {key: float(-count) for key, count in rejected.items() if num_claims[key]}
+        if judgement.verdict != "unknown":
+            num_known[judgement.response_id] += 1
+            rejected[judgement.response_id] += (
+                judgement.p_no / (judgement.p_yes + judgement.p_no)
+                if rule == "probability"
+                else judgement.verdict == "rejected"
+            )
+    return {
+        key: -count / (max(num_known[key], 1) if rule == "rate" else 1)
+        for key, count in rejected.items()
+        if num_claims[key]
+    }
 
 
 def build_pairs(
@@ -110,7 +132,7 @@ def build_pairs(
     Raises:
         ValueError: as for `score_responses`.
     """
-    scores = score_responses(responses, judgements)
+    scores = score_responses(responses, judgements, rules.score)
     drops: Counter[str] = Counter()
     is_reference = rules.order == "reference"
     repeating = _with_repeated_questions(claims) if is_reference else set()

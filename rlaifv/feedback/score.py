@@ -38,18 +38,34 @@ def score(
     labeler: Labeler,
     suffix: str = QUESTION_SUFFIX,
     advance: Advance = ignore_progress,
+    other_forms: Sequence[str] = (),
 ) -> list[Judgement]:
-    """Judge every claim; the result is in the order of the claims."""
+    """Judge every claim; the result is in the order of the claims.
+
+    Args:
+        prompts: whose images the claims are about.
+        claims: of their answers.
+        labeler: answers the questions.
+        suffix: appended to every question.
+        advance: told how many prompts were finished.
+        other_forms: further wordings, which hold "{question}". Each question is asked in all of them, and the probabilities
+            are averaged, so that a preference for the word that is named first, or for a phrase, cancels.
+    """
+    forms = ("{question}" + suffix, *other_forms)
     by_prompt = distinct_questions(claims)
     asked = [prompt for prompt in prompts if prompt.id in by_prompt]
     advance(len(prompts) - len(asked))
     answers = labeler.answer_probabilities(
-        [(prompt, [question + suffix for question in by_prompt[prompt.id]]) for prompt in asked], advance
+        [
+            (prompt, [form.replace("{question}", question) for question in by_prompt[prompt.id] for form in forms])
+            for prompt in asked
+        ],
+        advance,
     )
     found = {
-        (prompt.id, question): probabilities
+        (prompt.id, question): _average(answered[k * len(forms) : (k + 1) * len(forms)])
         for prompt, answered in zip(asked, answers, strict=True)
-        for question, probabilities in zip(by_prompt[prompt.id], answered, strict=True)
+        for k, question in enumerate(by_prompt[prompt.id])
     }
     judgements = []
     for claim in claims:
@@ -59,3 +75,8 @@ def score(
             p_yes, p_no = (p if math.isfinite(p) else 0.0 for p in (p_yes, p_no))
         judgements.append(Judgement(claim.id, claim.response_id, claim.prompt_id, p_yes, p_no, verdict))
     return judgements
+
+
+def _average(probabilities: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    p_yes, p_no = (sum(values) / len(probabilities) for values in zip(*probabilities, strict=True))
+    return p_yes, p_no

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, get_args
@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -183,6 +183,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}.") from error
     return found
+
+
+def rename_tensors(path: Path, target: Path, rename: Callable[[str], str]) -> None:
+    """Write a safetensors file again, each tensor under the name that `rename` gives it."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {rename(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        save_file(tensors, target, metadata=file.metadata())
 
 
 def weights_digest(model: nn.Module) -> str:

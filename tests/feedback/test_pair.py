@@ -56,6 +56,26 @@ def test_score_is_minus_the_number_of_rejected_claims() -> None:
     assert score_responses(responses, judgements) == {"p1/0": -2.0, "p1/1": 0.0, "p1/3": -1.0}
 
 
+def test_other_scores_by_hand() -> None:
+    """P(no) is 0.1 of 1.0 where a claim is accepted and 0.1 of 0.2 where it is not, in these judgements."""
+    responses, judgements = table(
+        answer("p1/0", "a", "+-+-"), answer("p1/1", "b", "++"), answer("p1/2", "c", "?-"), answer("p1/3", "d", "?")
+    )
+    assert score_responses(responses, judgements, "rate") == {"p1/0": -0.5, "p1/1": 0.0, "p1/2": -1.0, "p1/3": 0.0}
+    by_probability = score_responses(responses, judgements, "probability")
+    assert by_probability == pytest.approx({"p1/0": -1.2, "p1/1": -0.2, "p1/2": -0.5, "p1/3": 0.0})
+
+
+def test_the_rules_score_is_the_one_that_pairs() -> None:
+    """Two of six claims rejected against one of one: more of them, but a smaller share."""
+    responses, judgements = table(answer("p/0", "long", "--++++"), answer("p/1", "short", "-"))
+    (by_number,), _ = build_pairs(responses, judgements, PairingRules(length_balance=False), 0)
+    (by_rate,), _ = build_pairs(responses, judgements, PairingRules(0.2, length_balance=False, score="rate"), 0)
+    assert (by_number.chosen, by_rate.chosen) == ("short", "long")
+    with pytest.raises(ValueError, match="must be one of rejected, rate, probability, but it is 'sum'"):
+        PairingRules(score="sum")  # type: ignore[arg-type]
+
+
 def test_score_refuses_mixed_up_records() -> None:
     responses, judgements = table(answer("p1/0", "a", "+"))
     with pytest.raises(ValueError, match="Two responses carry the id 'p1/0'"):

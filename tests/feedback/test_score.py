@@ -114,3 +114,39 @@ def test_nothing_claimed_asks_nothing() -> None:
     labeler = TableLabeler()
     assert score(PROMPTS, [], labeler) == []
     assert labeler.calls == [[]]
+
+
+class FirstWordLabeler(TableLabeler):
+    """Prefers the answer that is named first, by as much as it knows."""
+
+    def answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
+    ) -> list[list[tuple[float, float]]]:
+        known = super().answer_probabilities(asked, advance)
+        pushed = []
+        for (_, questions), of_prompt in zip(asked, known, strict=True):
+            push = [0.3 if "yes or no" in question else -0.3 for question in questions]
+            pushed.append([(yes + by, no - by) for (yes, no), by in zip(of_prompt, push, strict=True)])
+        return pushed
+
+
+def test_another_wording_cancels_a_preference() -> None:
+    claims = [claim("p0", 0, 0, "Cat"), claim("p0", 0, 1, "Dog")]
+    biased = FirstWordLabeler(Cat=(0.4, 0.6), Dog=(0.6, 0.4))
+    assert [judgement.verdict for judgement in score(PROMPTS, claims, biased)] == ["accepted", "accepted"]
+    debiased = score(PROMPTS, claims, biased, other_forms=["{question} Please answer no or yes."])
+    assert [judgement.verdict for judgement in debiased] == ["rejected", "accepted"]
+    assert [judgement.p_yes for judgement in debiased] == pytest.approx([0.4, 0.6])
+    assert biased.calls[-1] == [
+        (
+            PROMPTS[0],
+            [f"{thing}? Please answer {words}." for thing in ("Cat", "Dog") for words in ("yes or no", "no or yes")],
+        )
+    ]
+
+
+def test_a_wording_that_gives_no_number_leaves_none() -> None:
+    (judgement,) = score(
+        PROMPTS, [claim("p0", 0, 0, "Cat")], TableLabeler(Cat=(0.9, 0.1), Or=(NAN, 0.1)), other_forms=["Or? {question}"]
+    )
+    assert judgement.verdict == "unknown"
