@@ -33,7 +33,7 @@ from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
-from rlaifv.store.atomic import write_json
+from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class FeedbackLoop:
             seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
             statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
             self._write_statistics(iteration, manifest, statistics)
+            failpoint("loop.commit")
             manifest.commit(self.settings.min_pairs)
         barrier()
         return self._ready(manifest)
@@ -121,6 +122,7 @@ class FeedbackLoop:
         path = self.evaluation_path(iteration)
         prompts = [] if path.exists() or rank() > 0 else self._check_images(self.source.held_out())[0]
         if prompts:
+            failpoint("loop.measure")
             name = f"iteration {iteration}" if iteration else "base model "
             with StageBars(name, is_shared=False) as bars, bars.stage("measure", len(prompts)) as advance:
                 result = evaluate(
@@ -134,7 +136,7 @@ class FeedbackLoop:
                     question_suffix=self.labeler.question_suffix,
                     advance=advance,
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
         barrier()
 
@@ -183,7 +185,10 @@ class FeedbackLoop:
         manifest.plan(stage, num_shards)
         missing = manifest.missing(stage)
         advance(sum(len(shards[k]) for k in range(num_shards) if k not in missing))
-        yield from (k for k in missing if k % world_size() == rank())
+        for k in missing:
+            if k % world_size() == rank():
+                failpoint(f"loop.{stage}")
+                yield k
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
         by_id = {prompt.id: prompt for prompt in prompts}

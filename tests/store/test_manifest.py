@@ -44,10 +44,10 @@ def records_of(stage: str, shard: int) -> list[Any]:
     return [
         {
             "prompts": Prompt(f"p{n}", "What is shown?", ("/a.png",)),
-            "responses": Response(f"p{n}/0", f"p{n}", "A ball.", (5, n, 2), True, n),
-            "claims": Claim(f"p{n}/0/0", f"p{n}/0", f"p{n}", "There is a ball.", "Is there a ball?"),
-            "judgements": Judgement(f"p{n}/0/0", f"p{n}/0", f"p{n}", 0.25, 0.5, "rejected"),
-            "pairs": Pair(f"p{n}", f"p{n}", "0", "1", "A ball.", "A cat.", (5, 2), (6, 2), 0.0, -1.0),
+            "responses": Response(f"r{n}", f"p{n % 2}", "A ball.", (5, n, 2), True, n),
+            "claims": Claim(f"r{n}/0", f"r{n}", f"p{n % 2}", "There is a ball.", "Is there a ball?"),
+            "judgements": Judgement(f"r{n}/0", f"r{n}", f"p{n % 2}", 0.25, 0.5, "rejected"),
+            "pairs": Pair(f"p{n}", f"p{n}", f"r{n}", f"r{n + 2}", "A ball.", "A cat.", (5, 2), (6, 2), 0.0, -1.0),
         }[stage]
         for n in (2 * shard, 2 * shard + 1)
     ]
@@ -60,7 +60,7 @@ def put(manifest: Manifest, stage: str, shard: int) -> None:
 
 def run_iteration(run_dir: Path, iteration: int = 0) -> Manifest:
     """The stages of an iteration as the loop runs them."""
-    manifest = Manifest.open(run_dir, iteration, PRODUCER)
+    manifest = Manifest.open(run_dir, iteration, PRODUCER | ({"policy": f"sha256:{iteration}"} if iteration else {}))
     if manifest.committed:
         return manifest.verified()
     for stage, num_shards in NUM_SHARDS.items():
@@ -333,7 +333,9 @@ def test_audit_of_a_sound_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for iteration in (0, 1):
         run_iteration(tmp_path, iteration)
     unfinished = Manifest.open(tmp_path, 2, PRODUCER)
+    unfinished.plan("prompts", 1)
     unfinished.plan("responses", 3)
+    put(unfinished, "prompts", 0)
     put(unfinished, "responses", 1)
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
