@@ -123,12 +123,12 @@ def make_directory(path: Path) -> None:
                 _sync(directory.parent)
 
 
-def remove_leftovers(directory: Path, pattern: str) -> None:
-    """Delete what killed processes left of unfinished files whose names match the glob `pattern`.
+def remove_leftovers(directory: Path, pattern: str = "*") -> None:
+    """Delete what killed processes left, here and below, of unfinished files whose names match the glob `pattern`.
 
     Only for when nobody writes such a file any more: the temporaries of living processes look the same.
     """
-    for leftover in directory.glob(f".{pattern}.*.tmp"):
+    for leftover in directory.rglob(f".{pattern}.*.tmp"):
         failpoint("store.remove")
         leftover.unlink(missing_ok=True)
 
