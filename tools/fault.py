@@ -26,7 +26,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,7 @@ import rlaifv.loop
 import rlaifv.report.page
 from rlaifv.runtime import console, progress_bar
 from rlaifv.store import atomic
-from tools.run_check import check_run
+from tools.run_check import check_pairs, check_run
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 SETTINGS = (
@@ -53,7 +53,7 @@ SETTINGS = (
     "learner.batch_size=4",
     "data.num_held_out=2",
 )
-TWO_RANKS = ("trainer.devices=2", "+trainer.strategy=ddp")
+TWO_RANKS = ("trainer.devices=2", "++trainer.strategy=ddp")
 WAYS = {"crash": "killed at an I/O step", "eio": "broken disk", "enospc": "full disk"}
 KILLS = "killed at a random time"
 RANKS = "one of two ranks killed"
@@ -84,6 +84,7 @@ class Place:
 
     directory: Path
     num_ranks: int = 1
+    was_two: bool = False
 
     @property
     def run_dir(self) -> Path:
@@ -101,8 +102,9 @@ class Place:
 
     def start(self, fail: str | None = None, failing_rank: int = 0) -> list[int]:
         """Begin or resume the run; returns the process of every rank."""
-        begun = (self.run_dir / "config.yaml").exists()
-        arguments = ["resume=run"] if begun else ["run_dir=run", *SETTINGS, *(TWO_RANKS if self.num_ranks > 1 else ())]
+        arguments = ["run_dir=run", *SETTINGS, *(TWO_RANKS if self.num_ranks > 1 else ())]
+        if (self.run_dir / "config.yaml").exists():
+            arguments = ["resume=run", *(("trainer.devices=1",) if self.was_two else ())]
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
         processes = []
         for rank in range(self.num_ranks):
@@ -123,9 +125,11 @@ class Place:
     def compare(self, oracle: "Place") -> list[str]:
         """What differs from the uninterrupted run. In a process of its own, as threads would not outlive a fork."""
         found = self.directory / "problems.txt"
+        # One rank trains in another order than two, so only what both generate with the first policy is the same.
+        check = check_pairs if self.was_two else check_run
 
         def look() -> int:
-            found.write_text("\n".join(check_run(self.run_dir, oracle.run_dir)))
+            found.write_text("\n".join(check(self.run_dir, oracle.run_dir)))
             return 0
 
         if wait([fork(look)]) != [0]:
@@ -232,8 +236,8 @@ def wait_or_kill(process: int, seconds: float) -> list[int]:
     return [-signal.SIGKILL] if status == [124] else status
 
 
-def break_rank(oracle: Place, place: Place, rank: int, point: str) -> Outcome:
-    """Kill one of two ranks and look whether the other ends."""
+def break_rank(oracle: Place, place: Place, rank: int, point: str, resumed_by: int = 2) -> Outcome:
+    """Kill one of two ranks, look whether the other ends, and go on with both or with one."""
     outcome = Outcome(RANKS, f"rank {rank} killed at {point}", tries=1)
     began = time.monotonic()
     statuses = wait(place.start(f"crash {point}", failing_rank=rank))
@@ -242,7 +246,7 @@ def break_rank(oracle: Place, place: Place, rank: int, point: str) -> Outcome:
     if statuses[1 - rank] in (0, 124):
         seconds = time.monotonic() - began
         outcome.problems.append(f"Rank {1 - rank} had status {statuses[1 - rank]} after {seconds:.0f} s alone.")
-    return _settle(outcome, place, oracle, 1, num_faults=2)
+    return _settle(outcome, replace(place, num_ranks=resumed_by, was_two=resumed_by == 1), oracle, 1, num_faults=2)
 
 
 def _settle(outcome: Outcome, place: Place, oracle: Place, status: int, num_faults: int = 1) -> Outcome:
@@ -280,12 +284,14 @@ def kill_tasks(oracle: Place, num_kills: int, seed: int, seconds: float) -> list
 
 
 def rank_tasks(oracle: Place) -> list[Task]:
-    """Each of two ranks, while it generates, judges and trains."""
-    return [
+    """Each of two ranks, while it generates, judges and trains; the last run is resumed by one rank alone."""
+    tasks: list[Task] = [
         (f"rank-{rank}-{point.replace(' ', '-')}", partial(break_rank, oracle, rank=rank, point=point))
         for point in RANK_POINTS
         for rank in (0, 1)
     ]
+    alone = partial(break_rank, oracle, rank=1, point=RANK_POINTS[0], resumed_by=1)
+    return [*tasks, ("rank-1-alone-afterwards", alone)]
 
 
 def perform(directory: Path, num_ranks: int, task: Task) -> Outcome:
@@ -363,7 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     directory = Path(tempfile.mkdtemp(prefix="rlaifv-fault-"))
     only = given.only or ("io", "kills", "ranks")
-    outcomes = sweep(directory, only, given.seed, given.kills, given.stride, given.jobs)
+    try:
+        outcomes = sweep(directory, only, given.seed, given.kills, given.stride, given.jobs)
+    except RuntimeError as error:
+        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        return 1
     console.print(table_of(outcomes))
     failed = [outcome for outcome in outcomes if outcome.problems]
     for outcome in failed:

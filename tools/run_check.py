@@ -28,6 +28,14 @@ def check_run(run_dir: Path, oracle: Path) -> list[str]:
     return [*_differences(run_dir, oracle), *_unaccounted(run_dir), *_leftovers(run_dir)]
 
 
+def check_pairs(run_dir: Path, oracle: Path) -> list[str]:
+    """The same for a run that another number of processes trained: only the pairs of the first iteration are the same."""
+    problems = [f"{k:03d}: {problem}" for k, _, some in audit_run(run_dir) for problem in some]
+    if not problems and _made(run_dir, "000") != _made(oracle, "000"):
+        problems = ["iterations/000 holds other shards, or drops, or was made by another producer."]
+    return problems or [*_unaccounted(run_dir)]
+
+
 def _differences(run_dir: Path, oracle: Path) -> Iterator[str]:
     iterations = sorted(path.name for path in (oracle / "iterations").iterdir())
     if sorted(path.name for path in (run_dir / "iterations").iterdir()) != iterations:
