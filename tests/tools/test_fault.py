@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 # A disk breaks after the first shard of answers, under two kinds of code: as it is, and with seeds that depend on how much a
 # process has done before, so that a resumed run cannot make the same.
 TWO_SWEEPS = """
-import itertools, sys
+import itertools
 from functools import partial
-import rlaifv.loop
 from tools import fault
+import rlaifv.loop
 
 def io_tasks(oracle, stride, seed):
     points = oracle.points()
