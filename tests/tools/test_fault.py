@@ -33,13 +33,14 @@ PARTS = """
 import signal, sys, time
 from pathlib import Path
 from tools import fault
-from tools.fault import Outcome, Place
+from tools.fault import Outcome
+from tools.forked_run import Place, fork, wait, wait_or_kill
 
 began = time.monotonic()
-assert fault.wait([fault.fork(lambda: 3), fault.fork(lambda: sys.exit(0))]) == [3, 70]
-assert fault.wait([fault.fork(lambda: time.sleep(60))], 0.1) == [124]
-assert fault.wait_or_kill(fault.fork(lambda: time.sleep(60)), 0.1) == [-signal.SIGKILL]
-assert fault.wait_or_kill(fault.fork(lambda: 0), 10) == [0]
+assert wait([fork(lambda: 3), fork(lambda: sys.exit(0))]) == [3, 70]
+assert wait([fork(lambda: time.sleep(60))], 0.1) == [124]
+assert wait_or_kill(fork(lambda: time.sleep(60)), 0.1) == [-signal.SIGKILL]
+assert wait_or_kill(fork(lambda: 0), 10) == [0]
 assert time.monotonic() - began < 20
 
 place = Place(Path(sys.argv[1]))
@@ -53,6 +54,12 @@ names = [{name for name, _ in fault.io_tasks(place, 13, seed)} for seed in range
 assert set.union(*names) == every and sum(map(len, names)) == len(every)
 assert [name for name, _ in fault.kill_tasks(place, 12, 0, 1.0)] == ["kills-0", "kills-1", "kills-2"]
 assert [work.keywords["num_kills"] for _, work in fault.kill_tasks(place, 12, 0, 1.0)] == [5, 5, 2]
+
+(place.run_dir / "journal").mkdir(parents=True)
+for rank in range(2):
+    lines = ['{"iteration": 0, "epoch": 0}'] + ['{"iteration": 0, "epoch": 1}'] * 2
+    (place.run_dir / "journal" / f"rank-{rank:03d}.jsonl").write_text("\\n".join(lines))
+assert place.epoch_steps() == 4
 
 fault.Place.finish = lambda self, status: []
 fault.Place.compare = lambda self, oracle: []
