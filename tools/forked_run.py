@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import rlaifv.loop
-import rlaifv.report.page  # by no other name: it is here so that no run has to load it
+import rlaifv.report.page  # once, instead of at the end of every run
 from rlaifv.store import atomic
 from tools.run_check import check_pairs, check_run
 
