@@ -100,5 +100,5 @@ def _setup(cfg: DictConfig) -> Setup:
         features_are_cached=False,
         batch_tokens=cfg.engine.batch_tokens,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
-        kept_checkpoints=cfg.callbacks.checkpoint.save_top_k,
+        kept_checkpoints=cfg.callbacks.checkpoint.num_kept,
     )

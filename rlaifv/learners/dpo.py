@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from rlaifv.data.collate import PreferenceBatch
 from rlaifv.learners.losses import Reduction, dpo_loss, reduce_logps
-from rlaifv.models.loading import backbone
+from rlaifv.models.loading import backbone, tensors_digest
 from rlaifv.models.tree import branch_logps
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -58,6 +58,8 @@ class DPOModule(LightningModule):
         self.iteration = -1
         self.first_step = 0
         self.num_steps = 1
+        self.policy_digest = ""
+        self._frozen_digest: str | None = None
 
     def begin_iteration(self, iteration: int, num_steps: int) -> None:
         """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
@@ -114,16 +116,53 @@ class DPOModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights are left out: they are those of the base model, which their digest names."""
+        if "state_dict" in checkpoint:  # sharded strategies keep weights elsewhere
+            checkpoint["state_dict"] = _without(checkpoint["state_dict"], self._frozen_names())
+        checkpoint["frozen_digest"] = self._digest_of_frozen()
         checkpoint["iteration"] = {
             "iteration": self.iteration,
             "first_step": self.first_step,
             "num_steps": self.num_steps,
+            "policy_digest": self.policy_digest,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off.
+
+        Raises:
+            ValueError: it belongs to another base model, or lacks weights that train.
+        """
+        recorded, found = checkpoint["frozen_digest"], self._digest_of_frozen()
+        if recorded != found:
+            raise ValueError(
+                f"The checkpoint belongs to another base model: the weights that stay frozen had SHA-256 {recorded}, but "
+                f"those of model.path have {found}."
+            )
+        if "state_dict" in checkpoint:
+            own, stored = self.state_dict(), checkpoint["state_dict"]
+            trained = _without(own, self._frozen_names())
+            for name in sorted({*trained, *stored}):
+                shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
+                if shapes[0] != shapes[1]:
+                    raise ValueError(f"{name} is {shapes[0]} in the checkpoint, but {shapes[1]} in what trains here.")
+            checkpoint["state_dict"] = own | stored
         state = checkpoint["iteration"]
-        self.iteration, self.first_step, self.num_steps = (
-            state["iteration"],
-            state["first_step"],
-            state["num_steps"],
+        self.iteration, self.first_step, self.num_steps, self.policy_digest = (
+            state[name] for name in ("iteration", "first_step", "num_steps", "policy_digest")
         )
+
+    def _frozen_names(self) -> set[str]:
+        named = self.named_parameters(remove_duplicate=False)  # tied weights have two names
+        return {name for name, parameter in named if not parameter.requires_grad}
+
+    def _digest_of_frozen(self) -> str:
+        """They never change, so they are read once."""
+        if self._frozen_digest is None:
+            frozen = self._frozen_names()
+            self._frozen_digest = tensors_digest({k: t for k, t in self.state_dict().items() if k in frozen})
+        return self._frozen_digest
+
+
+def _without(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name not in names}

@@ -81,6 +81,7 @@ class Run:
         loop = SimpleNamespace(
             labeler=torch.nn.Module(),
             measure=lambda num_iterations: None,
+            check_policy=lambda iteration, digest: None,
             evaluation_path=lambda num_iterations: Path("nowhere"),
             statistics_path=lambda iteration: Path("nowhere"),
         )
@@ -367,10 +368,56 @@ def test_a_checkpoint_continues_the_run(
 
 def test_the_state_in_a_checkpoint(run: Run) -> None:
     module = DPOModule(run.model, ADAMW)
-    module.iteration, module.first_step, module.num_steps = 3, 120, 40
+    module.iteration, module.first_step, module.num_steps, module.policy_digest = 3, 120, 40, "abc"
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
     other = DPOModule(run.model, ADAMW)
-    assert (other.iteration, other.first_step, other.num_steps) == (-1, 0, 1)
+    assert (other.iteration, other.first_step, other.num_steps, other.policy_digest) == (-1, 0, 1, "")
     other.on_load_checkpoint(checkpoint)
-    assert (other.iteration, other.first_step, other.num_steps) == (3, 120, 40)
+    assert (other.iteration, other.first_step, other.num_steps, other.policy_digest) == (3, 120, 40, "abc")
+
+
+def stored(model: Any) -> dict[str, Any]:
+    module = DPOModule(model, ADAMW)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_only_what_trains_is_stored(model: Any) -> None:
+    """A run with adapters does not write the base model again and again; what is left out is filled in on loading."""
+    select_trainable(model, ["projector"])
+    checkpoint = stored(model)
+    names = {name for name in checkpoint["state_dict"]}
+    assert names
+    assert all("multi_modal_projector" in name for name in names)
+    module = DPOModule(model, ADAMW)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=True)
+    adapted = select_trainable(model, [], {"r": 2, "lora_alpha": 2})
+    assert all("lora_" in name for name in stored(adapted)["state_dict"])
+
+
+def test_another_base_model_is_refused_with_both_digests(model: Any) -> None:
+    select_trainable(model, ["projector"])
+    checkpoint = stored(model)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    other = DPOModule(model, ADAMW)
+    message = (
+        f"another base model: .* SHA-256 {checkpoint['frozen_digest']}, but those of model.path have [0-9a-f]{{64}}"
+    )
+    with pytest.raises(ValueError, match=message):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_named(model: Any) -> None:
+    select_trainable(model, ["projector"])
+    name = "policy.model.multi_modal_projector.linear_1.bias"
+    checkpoint = stored(model)
+    tensor = checkpoint["state_dict"].pop(name)
+    with pytest.raises(ValueError, match=f"{name} is missing in the checkpoint, but .* in what trains here"):
+        DPOModule(model, ADAMW).on_load_checkpoint(checkpoint)
+    checkpoint["state_dict"][name] = tensor[:3]
+    with pytest.raises(ValueError, match=rf"{name} is \(3,\) in the checkpoint"):
+        DPOModule(model, ADAMW).on_load_checkpoint(checkpoint)
