@@ -19,10 +19,12 @@ from rlaifv.checks import check_config
 from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, rank, set_up_logging
+from rlaifv.stopping import stoppable
 from tools.build import build
 from tools.launch import (
     begin_run,
     checkpoint_to_resume,
+    fit,
     is_finished,
     print_result,
     register_resolvers,
@@ -46,8 +48,9 @@ def main(composed: DictConfig) -> None:
         check_config(cfg)
         print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
-            begin_run(cfg, run_dir)
-            train(cfg, run_dir)
+            with stoppable():
+                begin_run(cfg, run_dir)
+                train(cfg, run_dir)
 
 
 def train(cfg: DictConfig, run_dir: Path) -> None:
@@ -64,12 +67,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
         logger=list(instantiate(cfg.logger).values()),
     )
-    try:
-        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
-    except SystemExit:  # Lightning's way to end after Ctrl-C or SIGTERM
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    fit(trainer, module, data, checkpoint_to_resume(cfg, run_dir))
     if rank() == 0:
         export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
         write_report(run_dir)

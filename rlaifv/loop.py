@@ -33,6 +33,7 @@ from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
+from rlaifv.stopping import stop_if_requested
 from rlaifv.store.atomic import write_json
 from rlaifv.store.manifest import Manifest
 
@@ -75,6 +76,7 @@ class FeedbackLoop:
         Raises:
             TooFewPairs: fewer pairs than `min_pairs` were left; the message counts what was dropped, by reason.
         """
+        stop_if_requested()
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
             return self._ready(done)
@@ -116,6 +118,23 @@ class FeedbackLoop:
         barrier()
         return self._ready(manifest)
 
+    def check_policy(self, iteration: int, digest: str) -> None:
+        """Refuse pairs that another policy made than the one that they train.
+
+        Args:
+            iteration: whose pairs they are.
+            digest: of the policy as it was when the iteration began.
+
+        Raises:
+            ValueError: the manifest names another one.
+        """
+        manifest = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
+        if (made_by := manifest.producer["policy"]) != digest:
+            raise ValueError(
+                f"{manifest.path}: its pairs were made by a policy with digest {made_by}, but the one to train had {digest} "
+                f"when the iteration began; delete {manifest.directory} to make them again."
+            )
+
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
@@ -132,7 +151,7 @@ class FeedbackLoop:
                     self.truth,
                     self.num_examples,
                     question_suffix=self.labeler.question_suffix,
-                    advance=advance,
+                    advance=_unless_stopped(advance),
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
@@ -182,7 +201,10 @@ class FeedbackLoop:
         manifest.plan(stage, num_shards)
         missing = manifest.missing(stage)
         advance(sum(len(shards[k]) for k in range(num_shards) if k not in missing))
-        yield from (k for k in missing if k % world_size() == rank())
+        for k in missing:
+            if k % world_size() == rank():
+                stop_if_requested()
+                yield k
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
         by_id = {prompt.id: prompt for prompt in prompts}
@@ -221,6 +243,16 @@ class FeedbackLoop:
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
         write_json(self.statistics_path(iteration), statistics)
+
+
+def _unless_stopped(advance: Advance) -> Advance:
+    """A measurement is one piece; what a stop costs of it is made again."""
+
+    def advance_or_stop(num_finished: int) -> None:
+        stop_if_requested()
+        advance(num_finished)
+
+    return advance_or_stop
 
 
 def _cut(items: Sequence[Any], size: int) -> list[list[Any]]:

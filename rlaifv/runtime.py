@@ -72,6 +72,8 @@ def set_up_logging(verbose: bool = False) -> None:
     # A run directory that holds committed iterations is not empty when training starts.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    # The data module counts the batches of an epoch, and its loader leaves out those that were read.
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is.*")
     # Lightning's own use of torch's pytree module.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.

@@ -31,6 +31,7 @@ LAYERS = {
     "rlaifv.learners.losses": 1,
     "rlaifv.learners.token_weights": 1,
     "rlaifv.runtime": 1,
+    "rlaifv.stopping": 1,
     "rlaifv.checks": 1,
     "rlaifv.records": 0,
 }

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
+from rlaifv.stopping import Stopped, stoppable
 from rlaifv.store.manifest import Manifest, TooFewPairs
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
@@ -321,6 +323,45 @@ def test_a_run_resumes_after_a_model_failed(world: World, whole: dict[str, Any],
     policy.events = world.labeler.events = Failing()
     with pytest.raises(Interrupted, match=call):
         loop.prepare(0)
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_signal_is_honoured_between_two_shards_of_any_stage(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The shard in work is finished and kept, none is begun after it, and the next run ends with the same bytes."""
+    put = Manifest.put
+
+    def put_and_signal(self: Manifest, name: str, shard: int, *others: Any) -> None:
+        if name == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, name, shard, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "put", put_and_signal)
+        with stoppable(), pytest.raises(Stopped):
+            world.loop().prepare(0)
+    shards = Manifest(world.run_dir / "iterations/000").shards(stage)
+    assert [shard is not None for shard in shards] == [True] + [False] * (len(shards) - 1)
+    world.events.clear()
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+def test_a_signal_is_honoured_while_the_policy_is_measured(world: World, whole: dict[str, Any]) -> None:
+    loop: Any = world.loop()
+    sample = loop.policy.sample
+
+    def sample_and_signal(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return sample(*arguments)
+
+    loop.policy.sample = sample_and_signal
+    with stoppable(), pytest.raises(Stopped):
+        loop.prepare(0)
+    assert not loop.evaluation_path(0).exists()
     world.loop().prepare(0)
     assert world.content() == whole
 

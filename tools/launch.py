@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from zipfile import is_zipfile
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from lightning import LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from rlaifv.checks import ConfigError
 from rlaifv.report.console import result_line, result_table
 from rlaifv.report.run import read_statistics
-from rlaifv.runtime import console
+from rlaifv.runtime import console, rank
+from rlaifv.stopping import Stopped
 from rlaifv.store.atomic import make_directory, write_text
+from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 
 OUTPUTS_DIR = Path("outputs")
@@ -138,17 +140,17 @@ def begin_run(cfg: DictConfig, run_dir: Path) -> None:
 
 @contextmanager
 def user_errors(cfg: DictConfig) -> Iterator[None]:
-    """Turn errors that a user can mend into one message and exit status 2, and Ctrl-C into exit status 130.
+    """Turn errors that a user can mend into one message and exit status 2, Ctrl-C into exit status 130, and SIGTERM into 143.
 
     The traceback goes to error.txt, unless the run was refused before it began. In a multirun any error goes there, and
     the sweep goes on with its other jobs; `tools.sweep` reports the failed ones and sets the exit status.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        if (_run_dir(cfg) / CONFIG_NAME).is_file():
-            console.print(f"\nInterrupted; resume={_run_dir(cfg)} goes on from here.", soft_wrap=True)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, Stopped) as reason:
+        if (_run_dir(cfg) / CONFIG_NAME).is_file() and rank() == 0:
+            console.print(f"\nInterrupted; python train.py resume={_run_dir(cfg)} goes on from here.", soft_wrap=True)
+        raise SystemExit(reason.code if isinstance(reason, Stopped) else 130) from None
     except Exception as error:
         # What a class refuses arrives wrapped, where the class was named in a configuration.
         reason = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
@@ -172,12 +174,32 @@ def _write_traceback(run_dir: Path) -> None:
 
 
 def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
-    """The newest whole checkpoint of a resumed run; None for a fresh run, or where the run ended before its first one."""
+    """The newest checkpoint of a resumed run that is what was written; None for a fresh run, or before its first one.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be believed, or there must have been some.
+    """
     if cfg.resume is None:
         return None
-    found = sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    # A run that is killed while it writes one leaves a file without an end; sharded checkpoints are directories.
-    return next((str(path) for path in found if path.is_dir() or is_zipfile(path)), None)
+    found = newest_checkpoint(run_dir / "checkpoints")
+    later = run_dir / "iterations" / "001"
+    if found is None and later.exists():
+        raise ConfigError(
+            f"resume={run_dir} finds no checkpoint in {run_dir / 'checkpoints'}, though {later} was begun after one."
+        )
+    return None if found is None else str(found)
+
+
+def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: str | None) -> None:
+    """Train. Raises KeyboardInterrupt and Stopped as they were; the trainer would make both an exit with status 1."""
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint)
+    except Stopped:
+        raise
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def is_finished(run_dir: Path) -> bool:

@@ -10,14 +10,16 @@ from lightning.pytorch.callbacks import Callback
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.loop import FeedbackLoop
+from rlaifv.models.loading import weights_digest
 from rlaifv.report.console import iteration_summary
 from rlaifv.runtime import console, rank
+from rlaifv.stopping import listen
 
 
 class IterationCallback(Callback):
     """Advances the data module between epochs, opens each iteration in the module, and logs what it found.
 
-    An ordinary callback runs before `ModelCheckpoint` at the end of an epoch, so the checkpoint written there carries the
+    An ordinary callback runs before `CheckpointCallback` at the end of an epoch, so the checkpoint written there carries the
     advanced counters; a resumed run therefore starts with what comes next.
     """
 
@@ -26,10 +28,20 @@ class IterationCallback(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.loop.labeler.to(pl_module.device)
+        launcher = getattr(getattr(trainer, "strategy", None), "launcher", None)
+        if hasattr(launcher, "kill"):  # the other processes of this machine, which it started
+            listen(pass_on=launcher.kill)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, module = parts(trainer, pl_module)
+        if data.iteration == module.iteration:  # resumed within it
+            self.loop.check_policy(data.iteration, module.policy_digest)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
         if data.iteration != module.iteration:
+            module.policy_digest = weights_digest(module.policy)
+            self.loop.check_policy(data.iteration, module.policy_digest)
             # The last batches of an epoch make a step of their own, however few they are.
             steps_per_epoch = -(-data.batches_per_epoch // trainer.accumulate_grad_batches)
             module.begin_iteration(data.iteration, data.epochs * steps_per_epoch)
@@ -38,7 +50,9 @@ class IterationCallback(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        pl_module.log("iteration", float(parts(trainer, pl_module)[0].iteration + 1))
+        data, _ = parts(trainer, pl_module)
+        pl_module.log("iteration", float(data.iteration + 1))
+        data.batch += 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         parts(trainer, pl_module)[0].advance()

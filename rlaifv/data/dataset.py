@@ -43,13 +43,20 @@ class PairBatchSampler(Sampler[list[int]]):
         prompt_ids: the prompt of each pair, in data set order.
         batch_size: pairs per batch and rank; the last batch may be smaller.
         seed: of the order; differs between epochs.
+        num_done: batches of this rank that were read before, by a run that is resumed; they count, but are not read again.
 
     Raises:
         ValueError: fewer batches than ranks; a trainer would take a loader without batches for the end of the run.
     """
 
     def __init__(
-        self, prompt_ids: Sequence[str], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        prompt_ids: Sequence[str],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_done: int = 0,
     ) -> None:
         groups: dict[str, list[int]] = {}
         for index, prompt_id in enumerate(prompt_ids):
@@ -65,9 +72,10 @@ class PairBatchSampler(Sampler[list[int]]):
             )
         even = len(batches) - len(batches) % world_size if world_size > 1 else len(batches)
         self.batches = batches[rank:even:world_size]
+        self.num_done = num_done
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        return iter(self.batches[self.num_done :])
