@@ -30,6 +30,7 @@ from tools.launch import (
     register_resolvers,
     run_config,
     user_errors,
+    working_in,
 )
 from tools.preflight import print_preflight
 
@@ -42,13 +43,13 @@ def main(composed: DictConfig) -> None:
     set_up_logging(composed.verbose)
     with user_errors(composed):
         cfg, run_dir = run_config(composed)
-        if cfg.resume is not None and is_finished(run_dir):
+        if cfg.resume is not None and is_finished(cfg, run_dir):
             console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
             return
         check_config(cfg)
         print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
-            with stoppable():
+            with stoppable(), working_in(run_dir):
                 begin_run(cfg, run_dir)
                 train(cfg, run_dir)
 

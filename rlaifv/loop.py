@@ -36,6 +36,7 @@ from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
 from rlaifv.stopping import stop_if_requested
 from rlaifv.store.atomic import write_json
 from rlaifv.store.manifest import Manifest
+from rlaifv.store.run_dir import require_space
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class FeedbackLoop:
     seed: int
     truth: Truth | None = None
     num_examples: int = 8
+    min_free_bytes: int = 0
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -204,6 +206,7 @@ class FeedbackLoop:
         for k in missing:
             if k % world_size() == rank():
                 stop_if_requested()
+                require_space(self.run_dir, self.min_free_bytes)
                 yield k
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:

@@ -28,6 +28,9 @@ from transformers.utils.logging import disable_progress_bar
 # Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
+# Where launchers say which rank a process is: torchrun, Slurm, and Lightning's own.
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from what names a piece of work, e.g. (run seed, iteration, "generate", prompt id).
@@ -39,8 +42,10 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def rank() -> int:
-    """This process's rank, 0 where nothing is distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    """This process's rank, 0 where nothing is distributed; known from its launcher before the ranks have met."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
 
 
 def world_size() -> int:

@@ -41,7 +41,17 @@ NAMES_OF_TRL = {
     *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
     *(f"logps/{name}" for name in ("chosen", "rejected")),
 }
-WORK = {"config.yaml", "scenes", "iterations", "evaluations", "metrics.csv", "checkpoints", "export", "report"}
+WORK = {
+    "config.yaml",
+    "inputs.json",
+    "scenes",
+    "iterations",
+    "evaluations",
+    "metrics.csv",
+    "checkpoints",
+    "export",
+    "report",
+}
 
 
 class Terminal:

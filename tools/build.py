@@ -54,6 +54,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         seed=cfg.seed,
         truth=source if isinstance(source, Truth) else None,
         num_examples=cfg.evaluation.num_examples,
+        min_free_bytes=cfg.min_free_bytes,
     )
     module = DPOModule(
         policy,

@@ -13,6 +13,7 @@ from rlaifv.runtime import rank
 from rlaifv.stopping import stop, stop_requested
 from rlaifv.store.atomic import make_directory
 from rlaifv.store.checkpoints import checkpoint_path, keep_newest, seal_directory, write_checkpoint
+from rlaifv.store.run_dir import require_space
 
 # What a run cannot go on without, and what it is called.
 REQUIRED = {
@@ -54,11 +55,13 @@ class CheckpointCallback(Checkpoint):
     Args:
         directory: where checkpoints lie.
         num_kept: how many stay.
+        min_free_bytes: room that the disk must have before one is written.
     """
 
-    def __init__(self, directory: str, num_kept: int = 2) -> None:
+    def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0) -> None:
         self.directory = Path(directory)
         self.num_kept = num_kept
+        self.min_free_bytes = min_free_bytes
         self._saved_to_stop = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -94,6 +97,7 @@ class CheckpointCallback(Checkpoint):
             logger.save()  # what was logged up to here is not logged again after a resume
         path = checkpoint_path(self.directory, trainer.global_step)
         if rank() == 0:
+            require_space(self.directory, self.min_free_bytes)
             make_directory(self.directory)
         trainer.save_checkpoint(path)
         if rank() == 0:

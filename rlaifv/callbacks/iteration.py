@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.loop import FeedbackLoop
@@ -28,14 +29,19 @@ class IterationCallback(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.loop.labeler.to(pl_module.device)
-        launcher = getattr(getattr(trainer, "strategy", None), "launcher", None)
-        if hasattr(launcher, "kill"):  # the other processes of this machine, which it started
-            listen(pass_on=launcher.kill)
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None:  # the launcher started the other processes of this machine
+            listen(pass_on=kill)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
+        if trainer.global_step == 0:  # whatever an earlier process logged before its first checkpoint
+            _go_on_from(trainer, 0)
         if data.iteration == module.iteration:  # resumed within it
             self.loop.check_policy(data.iteration, module.policy_digest)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        _go_on_from(trainer, checkpoint["global_step"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
@@ -61,6 +67,10 @@ class IterationCallback(Callback):
         data, _ = parts(trainer, pl_module)
         if data.iteration == data.num_iterations:
             self.loop.measure(data.iteration)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, _ = parts(trainer, pl_module)
+        if data.iteration == data.num_iterations:  # also where a resumed run had only this left to do
             self._announce(trainer, data.iteration)
 
     def _announce(self, trainer: L.Trainer, num_iterations: int) -> None:
@@ -82,6 +92,12 @@ def parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[PreferenceD
     assert isinstance(data, PreferenceDataModule)
     assert isinstance(pl_module, DPOModule)
     return data, pl_module
+
+
+def _go_on_from(trainer: L.Trainer, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsLogger) and rank() == 0:
+            logger.go_on_from(step)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -273,7 +273,8 @@ def test_the_labeler_is_put_where_the_policy_is(tmp_path: Path) -> None:
     moved: list[torch.device] = []
     loop: Any = SimpleNamespace(labeler=SimpleNamespace(to=moved.append))
     module = SimpleNamespace(device=torch.device("meta"))
-    IterationCallback(loop).on_fit_start(None, module)  # type: ignore[arg-type]
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
+    IterationCallback(loop).on_fit_start(trainer, module)  # type: ignore[arg-type]
     assert moved == [torch.device("meta")]
 
 

@@ -176,7 +176,7 @@ def test_an_epoch_goes_on_after_the_batches_that_were_read(
 
 def test_an_epoch_is_shared_by_as_many_ranks_as_began_it(data: PreferenceDataModule) -> None:
     with pytest.raises(
-        ValueError, match="within an epoch that 2 processes shared; trainer.devices makes 1 of them now"
+        ValueError, match=r"within an epoch that 2 processes shared; trainer\.devices makes 1 of them now"
     ):
         data.load_state_dict(counters(0, 0, batch=1, num_ranks=2))
     data.load_state_dict(counters(0, 1, batch=0, num_ranks=2))

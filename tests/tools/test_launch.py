@@ -75,7 +75,7 @@ def assert_nothing_trained(directory: Path) -> None:
         (["+depth=1"], ["+depth=1 adds a key that nothing reads."]),
         (["resume=nowhere"], ["resume=nowhere is no run directory", "nowhere/config.yaml is missing."]),
         (["resume=latest"], ["resume=latest found no run in", "outputs."]),
-        (["resume=runs", "seed=1"], ["beside it, seed=1 would have no effect."]),
+        (["min_free_bytes=-1"], ["min_free_bytes=-1 must be at least 0."]),
     ],
 )
 def test_refused_before_anything_is_made(
@@ -126,7 +126,7 @@ def test_bad_row_is_named_before_weights_are_loaded(
     expected = sentence.format(path=tmp_path / "prompts.jsonl", folder=tmp_path)
     assert error_of(output).splitlines()[0] == expected
     assert "ValueError" in (tmp_path / "run" / "error.txt").read_text()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt", "inputs.json"]
 
 
 def test_more_prompts_wanted_than_there_are(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,15 +281,19 @@ def test_checkpoints_that_must_have_been_are_missed(tmp_path: Path) -> None:
     resumed = OmegaConf.create({"resume": "run"})
     assert checkpoint_to_resume(resumed, tmp_path) is None
     (tmp_path / "iterations" / "001").mkdir()
-    with pytest.raises(ConfigError, match="finds no checkpoint in .*, though .*001 was begun after one"):
+    with pytest.raises(ConfigError, match=r"finds no checkpoint in .*, though .*001 was begun after one"):
         checkpoint_to_resume(resumed, tmp_path)
 
 
 def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
-    assert not is_finished(tmp_path)
+    cfg = OmegaConf.create({"iteration": {"num_iterations": 2}})
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert not is_finished(cfg, tmp_path)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").touch()
-    assert not is_finished(tmp_path)
+    assert not is_finished(cfg, tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
-    assert is_finished(tmp_path)
+    assert is_finished(cfg, tmp_path)
+    more = OmegaConf.create({"iteration": {"num_iterations": 3}})
+    assert not is_finished(more, tmp_path)
