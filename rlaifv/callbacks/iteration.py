@@ -9,12 +9,13 @@ from lightning.pytorch.callbacks import Callback
 
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo import DPOModule, NonFiniteLoss
 from rlaifv.loop import FeedbackLoop
 from rlaifv.models.loading import weights_digest
 from rlaifv.report.console import iteration_summary
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import listen
+from rlaifv.store.atomic import write_json
 
 
 class IterationCallback(Callback):
@@ -72,6 +73,15 @@ class IterationCallback(Callback):
         data, _ = parts(trainer, pl_module)
         if data.iteration == data.num_iterations:  # also where a resumed run had only this left to do
             self._announce(trainer, data.iteration)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say where a loss that is no number was met, for whoever looks for the reason."""
+        if isinstance(exception, NonFiniteLoss):
+            data, _ = parts(trainer, pl_module)
+            where = {"iteration": data.iteration, "epoch": data.epoch, "batch": data.batch, "step": trainer.global_step}
+            path = self.loop.run_dir / "nonfinite.json"
+            write_json(path, {**where, "rank": rank(), **exception.found})
+            exception.args = (f"{exception.args[0]} They are named in {path}; weights are those of the step before.",)
 
     def _announce(self, trainer: L.Trainer, num_iterations: int) -> None:
         """Sum up the iteration that ended on one screen; log the measurement after it and the feedback of the next one."""

@@ -5,7 +5,7 @@ holds one model in memory and runs one forward pass per step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,17 @@ from rlaifv.models.loading import backbone, tensors_digest
 from rlaifv.models.tree import branch_logps
 
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+class NonFiniteLoss(ValueError):
+    """A step that would have made weights that are no numbers; it was not made.
+
+    `found` says what was met, and in which pairs.
+    """
+
+    def __init__(self, message: str, found: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class DPOModule(LightningModule):
@@ -60,6 +71,7 @@ class DPOModule(LightningModule):
         self.num_steps = 1
         self.policy_digest = ""
         self._frozen_digest: str | None = None
+        self._pair_ids: list[str] = []
 
     def begin_iteration(self, iteration: int, num_steps: int) -> None:
         """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
@@ -76,6 +88,7 @@ class DPOModule(LightningModule):
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch. Raises NonFiniteLoss before it could reach a gradient."""
         token_logps = branch_logps(backbone(self.policy), batch.trees, batch.images)
         lengths = batch.trees.branch_lengths
         weights = batch.token_weights if self.reduction == "weighted" else None
@@ -83,6 +96,8 @@ class DPOModule(LightningModule):
         reference_logps = reduce_logps(batch.reference_logps, lengths, self.reduction, weights)
         chosen, rejected = policy_logps[::2], policy_logps[1::2]
         terms = dpo_loss(chosen, rejected, reference_logps[::2], reference_logps[1::2], self.beta, self.label_smoothing)
+        self._pair_ids += batch.pair_ids
+        self._refuse_non_finite("loss", terms.loss.item(), batch.pair_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
         self.log("loss", terms.loss, batch_size=len(chosen))
         self.log_dict(
@@ -97,6 +112,20 @@ class DPOModule(LightningModule):
             batch_size=len(chosen),
         )
         return terms.loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """A finite loss may have a gradient that is not. Where a scaler looks for these itself, they are left to it."""
+        if str(self.trainer.precision) != "16-mixed":
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+            self._refuse_non_finite("norm of the gradient", norm, self._pair_ids)
+        self._pair_ids = []
+
+    def _refuse_non_finite(self, name: str, value: float, pair_ids: Sequence[str]) -> None:
+        if not math.isfinite(value):
+            shown = ", ".join(pair_ids[:4]) + (", …" if len(pair_ids) > 4 else "")
+            message = f"The {name} is {value} in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
+            raise NonFiniteLoss(message, {"what": name, "value": str(value), "pair_ids": list(pair_ids)})
 
     def learning_rate_factor(self, step: int) -> float:
         """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""
