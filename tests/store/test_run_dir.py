@@ -71,9 +71,9 @@ def test_it_is_released_also_after_an_error(tmp_path: Path, caplog: pytest.LogCa
 def test_what_another_host_left_is_not_taken_over(tmp_path: Path) -> None:
     """Whether its process lives cannot be seen from here."""
     (tmp_path / LOCK_NAME).write_text(json.dumps({"pid": 17, "host": "elsewhere"}))
-    with pytest.raises(DirectoryInUse, match=r"in use by process 17 on elsewhere.*If it has, delete .*\.lock"):
-        with locked(tmp_path):
-            pass
+    message = r"in use by process 17 on elsewhere.*If it has, delete .*\.lock"
+    with pytest.raises(DirectoryInUse, match=message), locked(tmp_path):
+        pass
     (tmp_path / LOCK_NAME).unlink()
     with locked(tmp_path):
         pass

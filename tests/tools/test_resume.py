@@ -109,7 +109,7 @@ def test_the_number_of_iterations_may_not_fall_below_what_has_begun(tmp_path: Pa
 
 def test_prompts_that_were_shared_out_are_not_shared_out_anew(tmp_path: Path) -> None:
     own = ("data=files", "data.path=prompts.jsonl")
-    with pytest.raises(ConfigError, match="the prompts of prompts.jsonl were shared out among 4"):
+    with pytest.raises(ConfigError, match=r"the prompts of prompts\.jsonl were shared out among 4"):
         resumed(tmp_path, "iteration.num_iterations=6", begun_with=own)
     assert resumed(tmp_path, "iteration.num_iterations=6", begun_with=(*own, "iteration.num_prompts=3"))
 
