@@ -18,9 +18,9 @@ from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.checks import check_config
 from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
-from rlaifv.runtime import console, rank, set_up_logging
+from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
 from rlaifv.stopping import stoppable
-from tools.build import build
+from tools.build import build, set_rank_timeout
 from tools.launch import (
     begin_run,
     checkpoint_to_resume,
@@ -41,6 +41,7 @@ register_resolvers()
 def main(composed: DictConfig) -> None:
     """Compose and check; what a user can mend ends here, before anything is downloaded or loaded."""
     set_up_logging(composed.verbose)
+    end_with_parent()
     with user_errors(composed):
         cfg, run_dir = run_config(composed)
         if cfg.resume is not None and is_finished(cfg, run_dir):
@@ -57,6 +58,7 @@ def main(composed: DictConfig) -> None:
 def train(cfg: DictConfig, run_dir: Path) -> None:
     """Build everything from plain values, fit, and report."""
     seed_everything(cfg.seed, workers=True, verbose=False)
+    set_rank_timeout(cfg.rank_timeout_seconds)
     loop, module, data = build(cfg, run_dir)
     trainer = instantiate(
         cfg.trainer,

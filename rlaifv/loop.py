@@ -32,8 +32,8 @@ from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
-from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
-from rlaifv.stopping import stop_if_requested
+from rlaifv.runtime import StageBars, derive_seed, rank, world_size
+from rlaifv.stopping import stop_if_requested, wait_until
 from rlaifv.store.atomic import write_json
 from rlaifv.store.manifest import Manifest
 from rlaifv.store.run_dir import require_space
@@ -82,6 +82,8 @@ class FeedbackLoop:
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
             return self._ready(done)
+        if rank() > 0:  # one begins it
+            wait_until(done.path.exists)
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
         shards = self._plan(manifest, iteration)
         self.measure(iteration)
@@ -112,12 +114,13 @@ class FeedbackLoop:
                 for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
                     with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
                     manifest.put("pairs", k, with_logps, drops if k == 0 else {})
-        if rank() == 0:
+        if rank() > 0:
+            wait_until(lambda: manifest.committed)
+        else:
             seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
             statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
             self._write_statistics(iteration, manifest, statistics)
             manifest.commit(self.settings.min_pairs)
-        barrier()
         return self._ready(manifest)
 
     def check_policy(self, iteration: int, digest: str) -> None:
@@ -140,10 +143,12 @@ class FeedbackLoop:
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = [] if path.exists() or rank() > 0 else self._check_images(self.source.held_out())[0]
-        if prompts:
+        prompts = [] if path.exists() else self._check_images(self.source.held_out())[0]
+        if prompts and rank() > 0:
+            wait_until(path.exists)
+        elif prompts:
             name = f"iteration {iteration}" if iteration else "base model "
-            with StageBars(name, is_shared=False) as bars, bars.stage("measure", len(prompts)) as advance:
+            with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
                 result = evaluate(
                     prompts,
                     self.policy,
@@ -157,7 +162,6 @@ class FeedbackLoop:
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
-        barrier()
 
     def evaluation_path(self, iteration: int) -> Path:
         """What was measured after `iteration` iterations."""
@@ -188,7 +192,7 @@ class FeedbackLoop:
                     f"({_listed(drops)}), more than iteration.max_drop_rate={self.settings.max_drop_rate} allows."
                 )
             manifest.put("prompts", 0, good, drops)
-        barrier()
+        wait_until(lambda: not manifest.missing("prompts"))
         return _cut(manifest.records("prompts"), self.settings.shard_prompts)
 
     def _check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
@@ -208,6 +212,8 @@ class FeedbackLoop:
                 stop_if_requested()
                 require_space(self.run_dir, self.min_free_bytes)
                 yield k
+        # Ranks meet at the manifest: waiting for a slow one, they could still stop, and no collective would time out.
+        wait_until(lambda: not manifest.missing(stage))
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
         by_id = {prompt.id: prompt for prompt in prompts}

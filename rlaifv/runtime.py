@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 # Where launchers say which rank a process is: torchrun, Slurm, and Lightning's own.
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+# How often a rank looks for the process that started it, and its status where that is gone.
+PARENT_SECONDS = 0.5
+PARENT_GONE = 1
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -53,10 +57,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait for all ranks; does nothing where there is one."""
-    if world_size() > 1:
-        dist.barrier()
+def end_with_parent(name: str = "LOCAL_RANK") -> None:
+    """Where a launcher started this process for one more rank, end it soon after that process is gone.
+
+    It may be killed in a way that tells nobody, and ranks that wait for it would wait in vain.
+    """
+    if os.environ.get(name, "0") == "0":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(PARENT_GONE)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def set_up_logging(verbose: bool = False) -> None:
@@ -100,12 +115,10 @@ class StageBars:
 
     Args:
         title: in front of the name of each stage.
-        is_shared: whether all ranks do this work, and wait for each other at the end of each stage.
     """
 
-    def __init__(self, title: str, is_shared: bool = True) -> None:
+    def __init__(self, title: str) -> None:
         self.title = title
-        self.is_shared = is_shared
         self.seconds: dict[str, float] = {}
         self._bars = progress_bar()
 
@@ -122,8 +135,6 @@ class StageBars:
         task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
         began = time.perf_counter()
         yield lambda num_finished: self._bars.advance(task, num_finished)
-        if self.is_shared:
-            barrier()
         self.seconds[name] = time.perf_counter() - began
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rlaifv.runtime import rank
+
 STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
 POLL_SECONDS = 0.2
 
@@ -70,7 +72,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
             _Requests.pass_on(_Requests.asked_by)
         # No console here: the signal may have come while it was printing, and it has a lock.
         os.write(2, f"\n{_Requests.asked_by.name}: finishing what is in work, then stopping.\n".encode())
-    elif number == signal.SIGINT:
+    elif number == signal.SIGINT and rank() == 0:  # a terminal tells every rank, and the first one tells them again
         raise KeyboardInterrupt
 
 

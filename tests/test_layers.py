@@ -143,6 +143,11 @@ def test_files_are_renamed_and_synced_in_one_place() -> None:
     assert users_of(*names, "shutil.move") == {"rlaifv.store.atomic"}
 
 
+def test_nobody_asks_for_a_loader_before_the_run_is_restored() -> None:
+    """Lightning's estimate of the steps would: it builds a loader while counters and weights are still the first ones."""
+    assert not any("estimated_stepping_batches" in path.read_text(encoding="utf-8") for path in FILES)
+
+
 def test_nothing_loads_code_or_pickles() -> None:
     """Weights are loaded in models/loading.py; neither remote code nor pickles are loaded even there."""
     assert users_of("trust_remote_code", "torch.load") <= {"rlaifv.models.loading"}

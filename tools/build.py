@@ -1,11 +1,13 @@
 """From composed settings to objects; the last place that sees a configuration."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.data.collate import PreferenceCollator
@@ -72,6 +74,12 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         finish=loop.measure,
     )
     return loop, module, data
+
+
+def set_rank_timeout(seconds: int) -> None:
+    """How long a process that trains with others waits for them before it gives up."""
+    timeout = timedelta(seconds=seconds)
+    StrategyRegistry.register("ddp", DDPStrategy, override=True, start_method="popen", timeout=timeout)
 
 
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:

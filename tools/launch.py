@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ PATH_KEYS = ("data.path", "model.path", "labeler.path")
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
 LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds")
+# How long another rank waits for the first one to say what went wrong.
+RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
 START_VARIABLE = "RLAIFV_STARTED"
 
@@ -179,10 +182,12 @@ def user_errors(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Stopped) as ended:
+        _let_the_first_rank_end(cfg.rank_timeout_seconds)
         if (_run_dir(cfg) / CONFIG_NAME).is_file() and rank() == 0:
             console.print(f"\nInterrupted; python train.py resume={_run_dir(cfg)} goes on from here.", soft_wrap=True)
         raise SystemExit(ended.code if isinstance(ended, Stopped) else 130) from None
     except Exception as error:
+        _let_the_first_rank_end(RANK_GRACE_SECONDS)
         # What a class refuses arrives wrapped, where the class was named in a configuration.
         reason = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         mendable = isinstance(reason, ValueError | OSError)
@@ -196,6 +201,12 @@ def user_errors(cfg: DictConfig) -> Iterator[None]:
             if cfg.verbose:
                 raise
             raise SystemExit(2) from error
+
+
+def _let_the_first_rank_end(seconds: float) -> None:
+    """Wait to be ended with the first rank, which speaks for all; who started this one takes a status for a crash."""
+    if rank() > 0:
+        time.sleep(seconds)
 
 
 def _write_traceback(run_dir: Path) -> None:

@@ -99,7 +99,7 @@ class DPOModule(LightningModule):
         self._pair_ids += batch.pair_ids
         self._refuse_non_finite("loss", terms.loss.item(), batch.pair_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
-        self.log("loss", terms.loss, batch_size=len(chosen))
+        self.log("loss", terms.loss, batch_size=len(chosen), sync_dist=True)
         self.log_dict(
             {
                 "rewards/chosen": terms.chosen_rewards.mean(),
@@ -110,6 +110,7 @@ class DPOModule(LightningModule):
                 "logps/rejected": rejected.detach().mean(),
             },
             batch_size=len(chosen),
+            sync_dist=True,
         )
         return terms.loss
 
@@ -124,8 +125,9 @@ class DPOModule(LightningModule):
     def _refuse_non_finite(self, name: str, value: float, pair_ids: Sequence[str]) -> None:
         if not math.isfinite(value):
             shown = ", ".join(pair_ids[:4]) + (", …" if len(pair_ids) > 4 else "")
-            message = f"The {name} is {value} in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
-            raise NonFiniteLoss(message, {"what": name, "value": str(value), "pair_ids": list(pair_ids)})
+            met = f"in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
+            found = {"what": name, "value": str(value), "pair_ids": list(pair_ids)}
+            raise NonFiniteLoss(f"The {name} is {value} {met}", found)
 
     def learning_rate_factor(self, step: int) -> float:
         """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""

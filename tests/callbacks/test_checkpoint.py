@@ -14,6 +14,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from rlaifv.callbacks.checkpoint import CheckpointCallback, CheckpointFiles
@@ -320,3 +321,64 @@ def test_pairs_of_another_policy_are_not_trained_on(
     path.write_text(path.read_text().replace(maker, "another"))
     with pytest.raises(ValueError, match=f"made by a policy with digest another, but the one to train had {maker}"):
         run(tmp_path)
+
+
+class Status(Logger):
+    """Knows how the run ended."""
+
+    name = version = "status"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[str] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None: ...
+
+    def finalize(self, status: str) -> None:
+        self.ended.append(status)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "setup",
+        "on_fit_start",
+        "on_train_start",
+        "on_train_epoch_start",
+        "on_train_batch_start",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_train_epoch_end",
+        "on_save_checkpoint",
+        "on_train_end",
+        "on_fit_end",
+    ],
+)
+def test_a_callback_that_fails_ends_the_run_and_is_not_swallowed(tmp_path: Path, hook: str) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise KeyError(hook)
+
+    callback, logger = Callback(), Status()
+    setattr(callback, hook, fail)
+    with pytest.raises(KeyError, match=hook):
+        run(tmp_path, callback, logger=logger)
+    assert logger.ended == ["failed"]
+    _, trainer = run(tmp_path)  # and nothing that it left stands in the way of the next
+    assert trainer.global_step in (0, STEPS)
+
+
+def test_no_room_for_a_checkpoint_ends_the_run_with_the_last_one_whole(
+    tmp_path: Path, oracle: tuple[list[Any], dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stop_at(tmp_path, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "rlaifv.callbacks.checkpoint.require_space", lambda *arguments: (_ for _ in ()).throw(OSError("no room"))
+        )
+        with pytest.raises(OSError, match="no room"):
+            run(tmp_path)
+    second, trainer = run(tmp_path)
+    assert first + second == oracle[0]
+    assert_equal(state(trainer), oracle[1])
