@@ -179,7 +179,10 @@ def test_another_rank_ends_with_its_parent(tmp_path: Path, is_watching: bool) ->
     """Also where it waits for others, and nothing else would tell it; without the watch it stays."""
     child = "import time; from rlaifv.runtime import end_with_parent; " + is_watching * "end_with_parent(); "
     child += "open('ready', 'w').close(); time.sleep(60)"
-    parent = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL); print(p.pid, flush=True); time.sleep(60)"  # fmt: skip
+    parent = (
+        f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL); "
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
     environment = {**os.environ, "LOCAL_RANK": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", parent], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
