@@ -1,5 +1,6 @@
 """A run's directory while somebody works in it: one run at a time, and only while its disk has room."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -13,6 +14,8 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
+# Some file systems of clusters know none; what is written in the file has to do there.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class DirectoryInUse(OSError):
@@ -49,9 +52,12 @@ def _open_locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        except OSError as error:
             pid, host = _holder(path)
+            if error.errno in NO_LOCKS and not _lives(pid, host):
+                logger.warning("The disk of %s has no locks; nothing keeps a second process out.", path.parent)
+                return descriptor
+            os.close(descriptor)
             raise DirectoryInUse(
                 f"{path.parent} is in use by process {pid} on {host}; wait for it, or stop it, before resuming the run."
             ) from None
@@ -79,6 +85,11 @@ def _holder(path: Path) -> tuple[int | None, str]:
         return int(content["pid"]), str(content["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, "this host"
+
+
+def _lives(pid: int | None, host: str) -> bool:
+    """Whether a process of this host, other than this one, is there."""
+    return pid not in (None, os.getpid()) and host == socket.gethostname() and Path(f"/proc/{pid}").exists()
 
 
 def require_space(directory: Path, min_free_bytes: int) -> None:

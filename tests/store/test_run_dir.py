@@ -1,5 +1,6 @@
 """One run at a time in a directory, and only while there is room."""
 
+import errno
 import json
 import logging
 import os
@@ -83,6 +84,21 @@ def test_what_another_host_left_is_not_taken_over(tmp_path: Path) -> None:
 def test_a_lock_that_was_cut_off_by_a_kill_stands_in_nobodys_way(tmp_path: Path, content: str) -> None:
     (tmp_path / LOCK_NAME).write_text(content)
     with locked(tmp_path):
+        pass
+
+
+def test_a_disk_without_locks_goes_by_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    with locked(tmp_path):
+        assert (tmp_path / LOCK_NAME).exists()
+    assert "has no locks; nothing keeps a second process out" in caplog.text
+    (tmp_path / LOCK_NAME).write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
+    with pytest.raises(DirectoryInUse, match=f"in use by process {os.getppid()}"), locked(tmp_path):
         pass
 
 
