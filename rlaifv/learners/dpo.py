@@ -58,6 +58,7 @@ class DPOModule(LightningModule):
         reset_optimizer: bool = True,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # a checkpoint holds what trains; `on_load_checkpoint` is strict about that
         self.policy = policy.train()
         self.make_optimizer = optimizer
         self.beta = beta
@@ -149,7 +150,8 @@ class DPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Frozen weights are left out: they are those of the base model, which their digest names."""
         if "state_dict" in checkpoint:  # sharded strategies keep weights elsewhere
-            checkpoint["state_dict"] = _without(checkpoint["state_dict"], self._frozen_names())
+            trained = self._trained_names()
+            checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
         checkpoint["frozen_digest"] = self._digest_of_frozen()
         checkpoint["iteration"] = {
             "iteration": self.iteration,
@@ -171,29 +173,27 @@ class DPOModule(LightningModule):
                 f"those of model.path have {found}."
             )
         if "state_dict" in checkpoint:
-            own, stored = self.state_dict(), checkpoint["state_dict"]
-            trained = _without(own, self._frozen_names())
+            names, stored = self._trained_names(), checkpoint["state_dict"]
+            trained = {name: tensor for name, tensor in self.state_dict().items() if name in names}
             for name in sorted({*trained, *stored}):
                 shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
                 if shapes[0] != shapes[1]:
                     raise ValueError(f"{name} is {shapes[0]} in the checkpoint, but {shapes[1]} in what trains here.")
-            checkpoint["state_dict"] = own | stored
         state = checkpoint["iteration"]
         self.iteration, self.first_step, self.num_steps, self.policy_digest = (
             state[name] for name in ("iteration", "first_step", "num_steps", "policy_digest")
         )
 
-    def _frozen_names(self) -> set[str]:
+    def _trained_names(self) -> set[str]:
+        """Parameters that train and buffers; the rest never changes, such as the scales of weights in 4 bits."""
         named = self.named_parameters(remove_duplicate=False)  # tied weights have two names
-        return {name for name, parameter in named if not parameter.requires_grad}
+        return {name for name, parameter in named if parameter.requires_grad} | {
+            name for name, _ in self.named_buffers()
+        }
 
     def _digest_of_frozen(self) -> str:
-        """They never change, so they are read once."""
+        """It is read once, since what it is of never changes."""
         if self._frozen_digest is None:
-            frozen = self._frozen_names()
-            self._frozen_digest = tensors_digest({k: t for k, t in self.state_dict().items() if k in frozen})
+            trained = self._trained_names()
+            self._frozen_digest = tensors_digest({k: t for k, t in self.state_dict().items() if k not in trained})
         return self._frozen_digest
-
-
-def _without(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if name not in names}

