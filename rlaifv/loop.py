@@ -36,7 +36,7 @@ from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, derive_seed, rank, world_size
 from rlaifv.stopping import stop_if_requested, wait_until
-from rlaifv.store.atomic import write_json
+from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.manifest import Manifest
 from rlaifv.store.run_dir import require_space
 
@@ -125,6 +125,7 @@ class FeedbackLoop:
             seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
             statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
             self._write_statistics(iteration, manifest, statistics)
+            failpoint("loop.commit")
             manifest.commit(self.settings.min_pairs)
         return self._ready(manifest)
 
@@ -152,6 +153,7 @@ class FeedbackLoop:
         if prompts and rank() > 0:
             wait_until(path.exists)
         elif prompts:
+            failpoint("loop.measure")
             name = f"iteration {iteration}" if iteration else "base model "
             with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
                 result = evaluate(
@@ -165,7 +167,7 @@ class FeedbackLoop:
                     question_suffix=self.labeler.question_suffix,
                     advance=_unless_stopped(advance),
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
 
     def evaluation_path(self, iteration: int) -> Path:
@@ -217,6 +219,7 @@ class FeedbackLoop:
             if k % world_size() == rank():
                 stop_if_requested()
                 require_space(self.run_dir, self.min_free_bytes)
+                failpoint(f"loop.{stage}")
                 yield k
         # Ranks meet at the manifest: waiting for a slow one, they could still stop, and no collective would time out.
         wait_until(lambda: not manifest.missing(stage))

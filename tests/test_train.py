@@ -48,6 +48,7 @@ WORK = {
     "iterations",
     "evaluations",
     "metrics.csv",
+    "journal",
     "checkpoints",
     "export",
     "report",
