@@ -1,5 +1,7 @@
 """Two processes that train together: what kills one ends both, and how many there were does not show in the pairs."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +25,7 @@ SMALL = (
     "iteration.pairing.max_pairs_per_prompt=1",
     "data.num_held_out=0",
 )
+SHORT = (*SMALL, "iteration.epochs=1", "iteration.pairing.max_pairs_per_prompt=2", "iteration.num_responses=4")
 TWO_RANKS = ("trainer.devices=2", "trainer.strategy=ddp", "learner.batch_size=4")
 # What ends a rank whose partner is gone looks every five seconds; the rest is for a machine that is busy.
 TIMEOUT_SECONDS = 30
@@ -83,6 +86,39 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def pairs_of(run_dir: Path) -> dict[str, bytes]:
+    """Content of the shards of the first iteration, without those that name pictures by where they lie."""
+    shards = (run_dir / "iterations" / "000").glob("*.parquet")
+    return {shard.name: shard.read_bytes() for shard in shards if not shard.name.startswith("prompts")}
+
+
+def losses_of(run_dir: Path) -> list[list[tuple[list[str], float]]]:
+    """Of every rank: the pairs of each batch, and their mean loss."""
+    journals = sorted((run_dir / "journal").glob("rank-*.jsonl"))
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in journals]
+    return [[(line["pairs"], line["loss"]) for line in of_rank] for of_rank in lines]
+
+
+def test_two_ranks_do_what_one_does(start: Start, tmp_path: Path) -> None:
+    """One of two is killed and the other ends; resumed, they make the pairs and learn from them as one process does."""
+    process = start("run_dir=two", *SHORT, *TWO_RANKS, "learner.batch_size=2")
+    wait_for(lambda: list((tmp_path / "two" / "iterations" / "000").glob("responses-*.json")))
+    os.kill(other_rank(process), signal.SIGKILL)
+    assert process.wait(TIMEOUT_SECONDS) != 0
+    assert start("resume=two").wait(200) == 0, (tmp_path / "output-1").read_text()
+    assert start("run_dir=one", *SHORT, "learner.batch_size=4").wait(200) == 0, (tmp_path / "output-2").read_text()
+    assert len(pairs_of(tmp_path / "one")) > 8
+    assert pairs_of(tmp_path / "two") == pairs_of(tmp_path / "one")
+    first, second = losses_of(tmp_path / "two")
+    (alone,) = losses_of(tmp_path / "one")
+    whole = [step for step in zip(first, second, alone, strict=False) if len(step[0][0]) == len(step[1][0]) == 2]
+    assert len(whole) > 1
+    for (mine, loss), (theirs, other_loss), (together, both) in whole:
+        assert mine + theirs == together
+        assert (loss + other_loss) / 2 == pytest.approx(both, abs=1e-5)
+    assert abs(whole[-1][2][1] - math.log(2)) > 1e-3
+
+
 @pytest.mark.slow
 def test_ranks_live_and_die_together(start: Start, tmp_path: Path) -> None:
     """Killed in generation, preempted in training, the first one killed in training, and ended by one rank alone."""
@@ -112,16 +148,8 @@ def test_ranks_live_and_die_together(start: Start, tmp_path: Path) -> None:
 
     process = start("run_dir=one", *SMALL, "learner.batch_size=8")
     assert process.wait(200) == 0
-    shards = [
-        {
-            shard.name: shard.read_bytes()
-            for shard in (tmp_path / run / "iterations" / "000").glob("*.parquet")
-            if not shard.name.startswith("prompts")  # which name their pictures by where they lie
-        }
-        for run in ("two", "one")
-    ]
-    assert len(shards[0]) > 20
-    assert shards[0] == shards[1]
+    assert len(pairs_of(tmp_path / "one")) > 20
+    assert pairs_of(tmp_path / "two") == pairs_of(tmp_path / "one")
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_a_failpoint_does_nothing_unless_it_is_named_and_counted(monkeypatch: py
     monkeypatch.setenv(FAIL_VARIABLE, "enospc store.s*[!y] 2")
     failpoint("store.rename")
     failpoint("store.sync")
-    with pytest.raises(OSError, match="No space left on device .as RLAIFV_FAIL asks at store.sync") as caught:
+    with pytest.raises(OSError, match=r"No space left on device .as RLAIFV_FAIL asks at store.sync") as caught:
         failpoint("store.sync")
     assert caught.value.errno == errno.ENOSPC
     failpoint("store.sync")
