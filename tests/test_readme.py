@@ -64,5 +64,7 @@ def test_tests_named_behind_promises_exist() -> None:
         if file or test:
             named += 1
             assert path.is_file(), f"docs/reliability.md names {file}, which is not there"
-            assert not test or f"def {test}(" in path.read_text(), f"docs/reliability.md names {test}, which {path} lacks"
+            assert not test or f"def {test}(" in path.read_text(), (
+                f"docs/reliability.md names {test}, which {path} lacks"
+            )
     assert named > 50
