@@ -1,6 +1,7 @@
 """What is refused after the configuration is composed, before a model loads: in full sentences, with key and value."""
 
 import math
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,8 @@ AT_LEAST = {
     "divider.max_claims": 1,
     "data.num_held_out": 0,
     "evaluation.num_examples": 0,
+    "min_free_bytes": 0,
+    "rank_timeout_seconds": 1,
     "seed": 0,
 }
 ABOVE_ZERO = (
@@ -41,6 +44,7 @@ ABOVE_ZERO = (
 # Both ends included.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
+    "labeler.min_canary_accuracy": (0, 1),
     "learner.warmup_ratio": (0, 1),
 }
 OTHER_NUMBERS = (
@@ -50,11 +54,13 @@ OTHER_NUMBERS = (
     "learner.weight_decay",
 )
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
-NULLABLE = ("iteration.num_prompts",)
+NULLABLE = ("iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
     "iteration.pairing.length_balance",
+    "labeler.trust_remote_code",
     "learner.recompute",
     "learner.reset_optimizer",
+    "model.trust_remote_code",
     "preflight_only",
     "verbose",
 )
@@ -160,8 +166,9 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
         if OmegaConf.select(cfg, key) <= 0:
             yield f"{key}={OmegaConf.select(cfg, key)} must be above 0."
     for key, (least, most) in BETWEEN.items():
-        if not least <= OmegaConf.select(cfg, key) <= most:
-            yield f"{key}={OmegaConf.select(cfg, key)} must be between {least} and {most}."
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not least <= value <= most:
+            yield f"{key}={value} must be between {least} and {most}."
     for key, choices in CHOICES.items():
         if OmegaConf.select(cfg, key) not in choices:
             yield f"{key}={OmegaConf.select(cfg, key)} must be one of {', '.join(choices)}."
@@ -194,8 +201,12 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
             f"learner.train_parts={list(cfg.learner.train_parts)} must name at least one of vision, projector and "
             "language_model, and nothing else."
         )
-    if cfg.labeler.path is None and (cfg.labeler.revision is not None or cfg.labeler.dtype != "auto"):
-        yield "labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."
+    idle = cfg.labeler.revision is not None or cfg.labeler.dtype != "auto" or cfg.labeler.trust_remote_code
+    if cfg.labeler.path is None and idle:
+        yield (
+            "labeler.revision, labeler.dtype and labeler.trust_remote_code have no effect without labeler.path; set "
+            "labeler=model."
+        )
     shared = OmegaConf.select(cfg, "data.num_iterations")
     if shared is not None and shared < cfg.iteration.num_iterations:
         yield (
@@ -218,6 +229,15 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
             yield f"{name}.path={path} is not a directory, nor does it have the form of a hub id (owner/name)."
         if is_directory and revision is not None:
             yield f"{name}.revision={revision} has no effect, since {name}.path={path} is a directory."
+        elif path is not None and not is_directory and cfg[name].trust_remote_code and not _is_commit(revision):
+            yield (
+                f"{name}.trust_remote_code=true needs {name}.revision to be a full commit, 40 hexadecimal digits, so that "
+                f"the code is the one that was read; it is {revision}."
+            )
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", str(revision)) is not None
 
 
 def _looks_local(path: str) -> bool:

@@ -13,6 +13,7 @@ from rlaifv.checks import ConfigError, check_config
 from tools.launch import register_resolvers
 
 ROOT = Path(__file__).parent.parent
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -184,11 +185,28 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         ),
         (
             {"labeler.dtype": "float32"},
-            ["labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."],
+            [
+                "labeler.revision, labeler.dtype and labeler.trust_remote_code have no effect without labeler.path; set "
+                "labeler=model."
+            ],
         ),
         (
             {"labeler.revision": "main"},
-            ["labeler.revision and labeler.dtype have no effect without labeler.path; set labeler=model."],
+            [
+                "labeler.revision, labeler.dtype and labeler.trust_remote_code have no effect without labeler.path; set "
+                "labeler=model."
+            ],
+        ),
+        *(
+            (
+                {f"{name}.path": "owner/name", f"{name}.revision": revision, f"{name}.trust_remote_code": True},
+                [
+                    f"{name}.trust_remote_code=true needs {name}.revision to be a full commit, 40 hexadecimal digits, so "
+                    f"that the code is the one that was read; it is {revision}."
+                ],
+            )
+            for name in ("model", "labeler")
+            for revision in (None, "main", COMMIT[:39])
         ),
         (
             {"iteration.num_iterations": 5, "data.num_iterations": 4},
@@ -237,6 +255,8 @@ def test_faults_by_hand(base: DictConfig, values: dict[str, object], expected: S
         {"learner.train_parts": ["vision"]},
         {"model.path": "owner/name", "model.revision": "main"},
         {"labeler.path": "owner/name", "labeler.revision": "main", "labeler.dtype": "float32"},
+        {"model.path": "owner/name", "model.revision": COMMIT, "model.trust_remote_code": True},
+        {"labeler.path": str(ROOT), "labeler.trust_remote_code": True},
         {"data.path": __file__},
     ],
     ids=str,
@@ -257,6 +277,17 @@ FORBIDDEN = [
     "builtins.eval",
     "subprocess.Popen",
     "torch.load",
+    "torch.hub.load",
+    "pickle.loads",
+    "importlib.import_module",
+    "hydra.utils.instantiate",
+    "hydra._internal.utils._locate",
+    "omegaconf.OmegaConf.load",
+    "lightning.Trainer.fit",
+    "lightning.pytorch.loggers.CSVLogger.save",
+    "lightning.Trainer.__init__.__globals__",
+    "rlaifv.data.sources.FilesSource.__init__",
+    "rlaifv.records.Prompt.__reduce__",
     "hydra.utils.get_method",
     "lightning.pytorch.utilities.seed.isolate_rng",
     "lightningtrap.Trainer",

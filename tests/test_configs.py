@@ -144,7 +144,7 @@ def raw(path: Path) -> DictConfig:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_targets_exist_are_allowed_and_take_their_keys(path: Path) -> None:
     """Hydra builds its own callbacks before anything can be checked, so what it builds has to be this project's too."""
-    allowed = ("tools.sweep.",) if path.parent.name == "hydra" else ALLOWED_TARGETS
+    allowed = ("tools.sweep.", "tools.guard.") if path.parent.name == "hydra" else ALLOWED_TARGETS
     for key, target, node in targets(raw(path)):
         assert target.startswith(allowed), key
         module, _, name = target.rpartition(".")
@@ -266,6 +266,7 @@ OTHER: dict[str, Any] = {
     "labeler.revision": "abc",
     "data.num_iterations": 5,
     "data.seed": 9,
+    "data.image_root": ".",
 }
 
 
@@ -293,7 +294,7 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
-    made += [loop.policy.batch_tokens, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
+    made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "label_smoothing", "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]
     made += [getattr(data, name) for name in ("batch_size", "batch_tokens", "num_iterations", "epochs", "seed")]

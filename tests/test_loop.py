@@ -1,14 +1,19 @@
 """The loop with a policy and a labeler that are functions of their inputs, interrupted wherever it can be."""
 
+import errno
 import hashlib
 import json
 import os
 import random
+import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +25,15 @@ from rlaifv import runtime
 from rlaifv.data.sources import FilesSource, PromptSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.feedback.canaries import Canary, CanarySet
 from rlaifv.feedback.divide import RulesDivider
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
-from rlaifv.records import Prompt
+from rlaifv.records import Claim, Prompt, Response
+from rlaifv.stopping import Stopped, stoppable
 from rlaifv.store.manifest import Manifest, TooFewPairs
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
@@ -344,6 +351,95 @@ def test_a_run_resumes_after_a_model_failed(world: World, whole: dict[str, Any],
     assert world.content() == whole
 
 
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_signal_is_honoured_between_two_shards_of_any_stage(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The shard in work is finished and kept, none is begun after it, and the next run ends with the same bytes."""
+    put = Manifest.put
+
+    def put_and_signal(self: Manifest, name: str, shard: int, *others: Any) -> None:
+        if name == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, name, shard, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "put", put_and_signal)
+        with stoppable(), pytest.raises(Stopped):
+            world.loop().prepare(0)
+    shards = Manifest(world.run_dir / "iterations/000").shards(stage)
+    assert [shard is not None for shard in shards] == [True] + [False] * (len(shards) - 1)
+    world.events.clear()
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+def test_a_signal_is_honoured_while_the_policy_is_measured(world: World, whole: dict[str, Any]) -> None:
+    loop: Any = world.loop()
+    sample = loop.policy.sample
+
+    def sample_and_signal(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return sample(*arguments)
+
+    loop.policy.sample = sample_and_signal
+    with stoppable(), pytest.raises(Stopped):
+        loop.prepare(0)
+    assert not loop.evaluation_path(0).exists()
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_disk_that_is_nearly_full_stops_the_run_before_the_next_shard(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """With room again, the run ends with the same bytes; without the floor it would have written on."""
+    full, put = [False], Manifest.put
+
+    def put_and_fill(self: Manifest, name: str, shard: int, *others: Any) -> None:
+        assert not full[0], "a shard was begun without room for it"
+        put(self, name, shard, *others)
+        full[0] = name == stage
+
+    loop = world.loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "put", put_and_fill)
+        patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 if full[0] else 10**9))
+        loop.min_free_bytes = 10**6
+        with pytest.raises(OSError, match="has 10 bytes left, fewer than min_free_bytes=1,000,000"):
+            loop.prepare(0)
+        loop.min_free_bytes = 0
+        with pytest.raises(AssertionError, match="without room"):
+            loop.prepare(0)
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_full_disk_costs_the_shard_in_work(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def no_space(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        put = Manifest.put
+
+        def put_without_space(self: Manifest, name: str, shard: int, *others: Any) -> None:
+            if (name, shard) == (stage, 1):
+                patched.setattr(Path, "write_bytes", no_space)
+            put(self, name, shard, *others)
+
+        patched.setattr(Manifest, "put", put_without_space)
+        with pytest.raises(OSError, match=rf"Cannot write .*{stage}-00001.parquet: No space left on device"):
+            world.loop().prepare(0)
+    assert not Manifest(world.run_dir / "iterations/000").committed
+    assert not list(world.run_dir.rglob("*.tmp"))
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
 @pytest.mark.parametrize("where", ["_write_statistics", "commit", "after_commit"])
 def test_a_run_resumes_around_the_commit(
     world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, where: str
@@ -392,11 +488,10 @@ def test_lost_shards_are_made_again_as_they_were(world: World, whole: dict[str, 
 
 def test_two_ranks_write_what_one_does(world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks as threads: each does its share of the shards, and what is on disk does not tell how many there were."""
-    local, meeting = threading.local(), threading.Barrier(2, timeout=60)
+    local = threading.local()
     for module in (loop_module, runtime):
         monkeypatch.setattr(module, "rank", lambda: local.rank)
         monkeypatch.setattr(module, "world_size", lambda: 2)
-        monkeypatch.setattr(module, "barrier", meeting.wait)
     worlds = [World(world.run_dir) for _ in range(2)]
     errors: list[BaseException] = []
 
@@ -406,7 +501,6 @@ def test_two_ranks_write_what_one_does(world: World, whole: dict[str, Any], monk
             worlds[rank].loop().prepare(0)
         except BaseException as error:
             errors.append(error)
-            meeting.abort()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
@@ -459,6 +553,7 @@ def test_statistics_are_counted_from_the_records(world: World) -> None:
         "claims_per_response": len(claims) / 24,
         "rejection_rate": verdicts["rejected"] / len(claims),
         "unknown_rate": verdicts["unknown"] / len(claims),
+        "claims_repeated": 0,
         "questions_asked": len({(claim.prompt_id, claim.question) for claim in claims}),
         "labeler/agreement": agreeing / (len(claims) - verdicts["unknown"]),
         "pairs_kept": len(pairs),
@@ -552,14 +647,14 @@ def test_a_damaged_image_costs_its_prompt_and_is_counted(tmp_path: Path, num_tru
     assert {prompt.id for prompt in manifest.records("prompts")} == expected
     (shard,) = manifest.shards("prompts")
     assert shard is not None
-    assert shard.drops == ({"truncated": 1} if num_truncated else {})
+    assert shard.drops == ({"incomplete": 1} if num_truncated else {})
     assert {response.prompt_id for response in manifest.records("responses")} == expected
 
 
 def test_too_many_damaged_images_stop_the_run(tmp_path: Path) -> None:
     """Two of six are more than 30 %; nothing was generated yet."""
     world = files_world(tmp_path, 2)
-    message = r"2 of the 6 prompts of iteration 0 have unreadable images \(truncated: 2\).*max_drop_rate=0.3"
+    message = r"2 of the 6 prompts of iteration 0 have unreadable images \(incomplete: 2\).*max_drop_rate=0.3"
     with pytest.raises(ValueError, match=message):
         world.loop().prepare(0)
     assert world.events == []
@@ -645,3 +740,93 @@ def test_with_a_real_model(
     assert digests[0] == digests[1]
     evaluations = [(tmp_path / name / "evaluations/000.json").read_bytes() for name in ("whole", "resumed")]
     assert evaluations[0] == evaluations[1]
+
+
+def canary_set(least_accuracy: float) -> CanarySet:
+    """One picture, four questions, of which the labeler of these tests answers some right."""
+    questions = tuple((f"Is it {k}?", k % 2 == 0) for k in range(4))
+    return CanarySet([Canary(Prompt("canary", "?", ()), questions)], least_accuracy)
+
+
+def test_a_shard_whose_canaries_fail_is_flagged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.always_yes = True
+    loop = world.loop()
+    loop.canaries = canary_set(0.75)
+    loop.settings = replace(SETTINGS, min_pairs=1)
+    with pytest.raises(TooFewPairs):  # all claims are accepted
+        loop.prepare(0)
+    assert [event for event in world.events if "canary" in event] == ["label canary"] * 3
+    warnings = [record.getMessage() for record in caplog.records if "canaries" in record.getMessage()]
+    assert len(warnings) == 3
+    assert "The labeler answers only 0.50 of the canaries right beside" in warnings[0]
+    assert "iterations/000/judgements-00000.parquet (labeler.min_canary_accuracy=0.75)" in warnings[0]
+    statistics = json.loads(loop.statistics_path(0).read_text())
+    assert statistics["labeler/canary_accuracy"] == 0.5
+    assert statistics["labeler/flagged_shards"] == 3
+
+
+def test_canaries_that_pass_change_nothing(
+    world: World, whole: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = world.loop()
+    loop.canaries = canary_set(0.0)
+    loop.prepare(0)
+    content = world.content()
+    statistics = content["iterations/000/statistics.json"]
+    assert statistics.pop("labeler/flagged_shards") == 0
+    assert 0 <= statistics.pop("labeler/canary_accuracy") <= 1
+    assert {name: content.pop(name) for name in [*content] if "canaries-" in name}.keys() == {
+        f"iterations/000/canaries-{k:05d}.json" for k in range(3)
+    }
+    assert content == whole
+    assert "canaries" not in caplog.text
+
+
+def test_a_resumed_iteration_knows_what_its_canaries_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard's are asked once, before its judgements are stored."""
+    put = Manifest.put
+
+    def put_or_stop(self: Manifest, stage: str, shard: int, *others: Any) -> None:
+        put(self, stage, shard, *others)
+        if (stage, shard) == ("judgements", 1):
+            raise Interrupted
+
+    monkeypatch.setattr(Manifest, "put", put_or_stop)
+    for end in (pytest.raises(Interrupted), nullcontext()):
+        loop = world.loop()
+        loop.canaries = canary_set(1.0)
+        with end:
+            loop.prepare(0)
+        monkeypatch.setattr(Manifest, "put", put)
+    assert world.events.count("label canary") == 3
+    assert json.loads(loop.statistics_path(0).read_text())["labeler/flagged_shards"] == 3
+
+
+class OddDivider:
+    """Divides into nothing, into 500 claims, or into the same claim over and over."""
+
+    def divide(self, prompt: Prompt, response: Response) -> list[Claim]:
+        kind = int(response.id.rpartition("/")[2]) % 4
+        texts = [[], [f"There are {k}." for k in range(500)], ["There is \ud83d<image></s>\0."] * 40, ["It is."]][kind]
+        ids = (response.id, response.prompt_id)
+        return [Claim(f"{response.id}/{k}", *ids, text, f"{text[:-1]}?") for k, text in enumerate(texts)]
+
+
+def test_odd_claims_of_a_divider_are_judged_and_counted(world: World) -> None:
+    loop = world.loop()
+    loop.divider = OddDivider()
+    loop.settings = replace(SETTINGS, min_pairs=1, num_prompts=2, shard_prompts=2)
+    with pytest.raises(ValueError, match=r"claims-00000\.parquet: column 'text' cannot be stored as string"):
+        loop.prepare(0)  # half of a surrogate pair is no text
+    loop.divider.divide = lambda prompt, response: [  # type: ignore[method-assign]
+        replace(claim, text=claim.text.replace("\ud83d", ""), question=claim.question.replace("\ud83d", ""))
+        for claim in OddDivider().divide(prompt, response)
+    ]
+    world.labeler._answer = lambda *asked: (0.7, 0.1) if "It" in asked[1] else (0.1, 0.7)  # type: ignore[method-assign]
+    manifest = loop.prepare(0)
+    statistics = json.loads(loop.statistics_path(0).read_text())
+    assert statistics["claims"] == 2 * (500 + 40 + 1)
+    assert statistics["claims_repeated"] == 2 * 39
+    assert statistics["questions_asked"] == 2 * (500 + 1 + 1)
+    assert statistics["dropped/no_claims"] > 0
+    assert len(manifest.records("judgements")) == statistics["claims"]

@@ -1,11 +1,13 @@
 """From composed settings to objects; the last place that sees a configuration."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.data.collate import PreferenceCollator
@@ -13,6 +15,7 @@ from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import FilesSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
@@ -56,6 +59,8 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         seed=cfg.seed,
         truth=source if isinstance(source, Truth) else None,
         num_examples=cfg.evaluation.num_examples,
+        canaries=_canaries(cfg, source, run_dir),
+        min_free_bytes=cfg.min_free_bytes,
     )
     module = DPOModule(
         policy,
@@ -76,11 +81,28 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     return loop, module, data
 
 
+def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
+    """The source's own canaries where it has some; drawn ones lie in the run directory."""
+    if cfg.labeler.min_canary_accuracy is None:
+        return None
+    known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
+    return CanarySet(known, cfg.labeler.min_canary_accuracy)
+
+
+def set_rank_timeout(seconds: int) -> None:
+    """How long a process that trains with others waits for them before it gives up."""
+    timeout = timedelta(seconds=seconds)
+    StrategyRegistry.register("ddp", DDPStrategy, override=True, start_method="popen", timeout=timeout)
+
+
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     """An engine for a labeler with weights of its own, None where the policy labels itself."""
     if cfg.labeler.path is None:
         return None
-    model, processor = load_model(cfg.labeler.path, cfg.labeler.revision, cfg.labeler.dtype, cfg.model.attention)
+    labeler = cfg.labeler
+    model, processor = load_model(
+        labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code
+    )
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

@@ -20,7 +20,7 @@ class ImageError(ValueError):
     """An image file that cannot be used.
 
     `reason` is the name under which it is counted: missing, not_a_file, unreadable, empty_file, too_many_bytes,
-    unknown_format, too_many_pixels, truncated, corrupt or unsupported_pixels.
+    unknown_format, too_many_pixels, incomplete, corrupt or unsupported_pixels.
     """
 
     def __init__(self, message: str, reason: str = "unreadable") -> None:
@@ -120,7 +120,7 @@ def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[Image
             f"The image {path} is none of {', '.join(FORMATS)}, or its header is damaged.", "unknown_format"
         ) from error
     except Exception as error:  # damaged files make Pillow's decoders fail in a dozen ways, IndexError among them
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        reason = "incomplete" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError(f"The image {path} cannot be decoded: {str(error) or repr(error)}.", reason) from error
 
 

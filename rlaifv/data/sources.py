@@ -4,8 +4,9 @@ A list is JSON Lines, one object per line:
 
     {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
 
-`image` is a path or a list of paths, relative to the list's folder unless absolute; `id` is a string or an integer, the
-line number by default; other fields are ignored.
+`image` is a path or a list of paths, relative to the image root, which is the list's folder unless another is given. Images
+have to lie in it, links followed: a list from elsewhere cannot have other files of this machine opened. `id` is a string or an
+integer, the line number by default; other fields are ignored.
 """
 
 import json
@@ -22,6 +23,9 @@ from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, check_header, 
 from rlaifv.records import Prompt
 
 log = logging.getLogger(__name__)
+
+MAX_QUESTION_CHARS = 20_000
+MAX_ID_CHARS = 200
 
 
 class PromptSource(Protocol):
@@ -79,6 +83,7 @@ class FilesSource:
         reuse_prompts: bool = False,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
+        image_root: str | None = None,
     ) -> None:
         """Read and check the list.
 
@@ -90,12 +95,14 @@ class FilesSource:
             reuse_prompts: whether prompts may be used again once all have been.
             max_pixels: see `load_image`.
             max_bytes: see `load_image`.
+            image_root: see `read_prompts`.
 
         Raises:
             ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
                 left to train on.
         """
         self.path = path
+        self.image_root = image_root
         self.num_iterations = num_iterations
         self.seed = seed
         self.reuse_prompts = reuse_prompts
@@ -106,7 +113,7 @@ class FilesSource:
                 f"num_iterations has to be at least 1 and num_held_out at least 0, "
                 f"but they are {num_iterations} and {num_held_out}."
             )
-        prompts = read_prompts(path)
+        prompts = read_prompts(path, image_root)
         self._refuse_unreadable(prompts)
         order = random.Random(f"{seed}/held_out").sample(range(len(prompts)), len(prompts))
         held_out = set(order[:num_held_out])
@@ -185,18 +192,28 @@ class FilesSource:
             )
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path, image_root: str | Path | None = None) -> list[Prompt]:
     """Read a list of prompts, in its order.
 
+    Args:
+        path: the JSON Lines file.
+        image_root: the directory that holds all images, relative to that of the list, which it is where it is None.
+
+    Returns:
+        Prompts whose image paths are real ones, with links followed.
+
     Raises:
-        ValueError: the file cannot be read or has no prompts, or a line is no JSON object, lacks a field, has one of
-            the wrong type or without content, repeats an id, or names an image that does not exist.
+        ValueError: the file cannot be read or has no prompts, the root is no directory, or a line is no JSON object, lacks
+            a field, has one of the wrong type, without content or too long, repeats an id, or names an image that does not
+            exist or lies outside the root.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
         raise ValueError(f"The prompt list {path} cannot be read: {error.strerror}.") from error
-    folder = Path(path).absolute().parent
+    folder = Path(os.path.realpath(Path(path).parent / Path(image_root or "").expanduser()))
+    if not folder.is_dir():
+        raise ValueError(f"data.image_root={image_root} is not a directory.")
     prompts: list[Prompt] = []
     line_of_id: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -228,11 +245,30 @@ def _parse(line: bytes, number: int, folder: Path, where: str) -> Prompt:
     images = fields["image"] if isinstance(fields["image"], list) else [fields["image"]]
     if not images:
         raise ValueError(f"Field 'image' is empty in {where}.")
-    image_paths = tuple(str(folder / _text(image, "image", where)) for image in images)
-    for image_path in image_paths:
-        if not os.path.isfile(image_path):
-            raise ValueError(f"Field 'image' in {where} names {image_path}, which is not an existing file.")
-    return Prompt(_text(identifier, "id", where), _text(fields["question"], "question", where), image_paths)
+    image_paths = tuple(_image_path(_text(image, "image", where), folder, where) for image in images)
+    identifier, question = _text(identifier, "id", where), _text(fields["question"], "question", where)
+    if not identifier.isprintable():
+        raise ValueError(f"Field 'id' in {where} has characters that cannot be printed: {identifier!r}.")
+    for name, text, limit in (("id", identifier, MAX_ID_CHARS), ("question", question, MAX_QUESTION_CHARS)):
+        if len(text) > limit:
+            raise ValueError(f"Field {name!r} in {where} has {len(text)} characters, more than the {limit} allowed.")
+    return Prompt(identifier, question, image_paths)
+
+
+def _image_path(image: str, folder: Path, where: str) -> str:
+    """The real path of an image in `folder`; where it leads is known before anything is opened, or even looked for."""
+    named = folder / image
+    try:
+        found = Path(os.path.realpath(named))
+    except ValueError:  # a NUL in it
+        found = named
+    if not found.is_relative_to(folder):
+        raise ValueError(
+            f"Field 'image' in {where} names {named}, which lies outside {folder}; data.image_root=DIR allows another place."
+        )
+    if not os.path.isfile(found):
+        raise ValueError(f"Field 'image' in {where} names {named}, which is not an existing file.")
+    return str(found)
 
 
 def _text(value: Any, name: str, where: str) -> str:

@@ -104,6 +104,8 @@ def dpo_loss(
         beta: strength of the pull towards the reference, 0.1 in RLAIF-V.
         label_smoothing: e above, in [0, 0.5).
 
+    A log-prob that is infinite or not a number gives a loss that is not finite either.
+
     Raises:
         ValueError: shapes that differ, or a label smoothing outside its range.
     """
@@ -115,7 +117,8 @@ def dpo_loss(
     chosen_rewards = beta * (policy_chosen - reference_chosen)
     rejected_rewards = beta * (policy_rejected - reference_rejected)
     margins = chosen_rewards - rejected_rewards
-    losses = -logsigmoid(margins)
+    # The sum is that of its first part; an infinite margin, whose loss would be a silent 0, makes it NaN.
+    losses = -logsigmoid(margins) + 0.0 * margins
     if label_smoothing > 0.0:
         losses = (1.0 - label_smoothing) * losses - label_smoothing * logsigmoid(-margins)
     return DPOTerms(losses.mean(), chosen_rewards.detach(), rejected_rewards.detach())

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from rlaifv.models.families import PARTS, family_of
+from rlaifv.models.loading import load_config
 
 # Configs of models that the shipped experiments name, so that their size is known offline.
 DESCRIPTIONS_DIR = Path(__file__).parent / "architectures"
@@ -41,11 +42,11 @@ def architecture_config(path: str, revision: str | None = None) -> PretrainedCon
     directory = Path(path).expanduser()
     if directory.is_dir():
         try:
-            return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+            return load_config(str(directory), is_offline=True)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"The directory model.path={path!r} holds no readable config.json: {error}") from error
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
+        return load_config(path, revision, is_offline=True)
     except (OSError, ValueError, KeyError):
         description = DESCRIPTIONS_DIR / f"{path.rsplit('/', 1)[-1].lower()}.json"
     if description.is_file():

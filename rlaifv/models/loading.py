@@ -1,4 +1,4 @@
-"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters."""
+"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters; and a model's code, if it may run."""
 
 import hashlib
 import logging
@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,6 +20,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from rlaifv.models.families import FAMILIES, check_family, family_of
+from rlaifv.models.trust import check_files
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,33 @@ Quantization = Literal["none", "nf4"]
 Part = Literal["vision", "projector", "language_model"]
 
 
+def load_config(
+    path: str, revision: str | None = None, trust_remote_code: bool = False, is_offline: bool = False
+) -> PretrainedConfig:
+    """The config of a model whose files ask for nothing that `trust.check_files` refuses.
+
+    Args:
+        path: a local directory in the hub's layout, or a hub id.
+        revision: commit, tag or branch of a hub id.
+        trust_remote_code: as for `load_model`.
+        is_offline: whether to look at the local cache of the hub only.
+
+    Raises:
+        ValueError, OSError, KeyError: there is no config, or none that is known or may be loaded.
+    """
+    check_files(path, revision, trust_remote_code, is_offline)
+    # Without a plain no, transformers would ask the terminal.
+    return AutoConfig.from_pretrained(
+        path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=is_offline
+    )
+
+
 def load_model(
     path: str,
     revision: str | None = None,
     dtype: Dtype = "auto",
     attention: str = "sdpa",
+    trust_remote_code: bool = False,
     quantization: Quantization = "none",
 ) -> tuple[nn.Module, Any]:
     """Load a transformers image-text-to-text model and its processor.
@@ -43,23 +65,25 @@ def load_model(
         revision: commit, tag or branch of a hub id; pin a commit for a run that must be repeatable.
         dtype: of the weights; "auto" takes the checkpoint's.
         attention: "sdpa", "eager" or "flex_attention"; "auto" takes the fastest that the model's own code prefers.
+        trust_remote_code: whether Python files of the model run, of a directory or of a hub id pinned by a full commit.
         quantization: "nf4" keeps the language model's linear layers in 4 bits (QLoRA, arXiv 2305.14314), which only adapters
             can train; needs bitsandbytes.
 
     Raises:
-        ValueError: the directory or id holds no such model, or one that cannot be run here.
+        ValueError: the directory or id holds no such model, or one that cannot be run here, or asks for code that may not.
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        config = load_config(where, revision, trust_remote_code)
         check_family(config)
-        processor = AutoProcessor.from_pretrained(where, revision=revision)
+        processor = AutoProcessor.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
             attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             quantization_config=None if quantization == "none" else _in_four_bits(config, dtype),
         )
@@ -67,7 +91,7 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # files that nobody vouches for make loaders fail in a dozen ways
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"model.path={path!r} (revision {revision}) could not be loaded as an image-text-to-text model: "
@@ -143,8 +167,13 @@ def backbone(model: nn.Module) -> Any:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all parameters: which policy produced a shard."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,5 +1,11 @@
-"""Chat templates: how a question about images becomes token ids. Untrusted text is quoted here and nowhere else."""
+"""Chat templates: how a question about images becomes token ids. Untrusted text is quoted here and nowhere else.
 
+Questions, claims and answers come out of data sets and models. What would be a special token in them, or the words with which
+a template opens a turn, is taken apart, and the tokenizer is asked whether it agrees.
+"""
+
+import logging
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +18,15 @@ from torch.nn.functional import pad
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, load_image
 from rlaifv.records import Prompt
 
+logger = logging.getLogger(__name__)
+
 PIXEL_CACHE_BYTES = 256 * 2**20
 # What processors return about the text of their one call per image, which is not the prompt's text.
 TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
+# Stands for a text while a template is searched for what it writes around one: a private character, which none contains.
+_TEXT = "\ue000"
+# How templates open and close turns where they do not use special tokens: USER:, [/INST], <turn>.
+_MARKER = re.compile(rf"\w+:(?=\s*{_TEXT})|\[/?[A-Z_]+\]|<[^<>\s]+>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +64,12 @@ class Prompter:
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_ids[0]
         # Turn markers may be special without being listed as such, as <|start_header_id|> is in Llama 3.
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        self._special_tokens = sorted({*self.tokenizer.all_special_tokens, *added, self.image_token})
+        added = {key: token.content for key, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = {*self.tokenizer.all_special_ids, *added, self.image_token_id} - self._ids_of_odd_words()
+        turns = _MARKER.findall(self._render(_TEXT, 0, _TEXT))
+        markers = {*self.tokenizer.all_special_tokens, *added.values(), self.image_token, *turns}
+        patterns = (re.escape(marker) for marker in sorted(markers, key=len, reverse=True) if marker.strip())
+        self._markers = re.compile("|".join(patterns), re.IGNORECASE)
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -70,7 +86,7 @@ class Prompter:
     def question_ids(self, prompt: Prompt, question: str) -> tuple[int, ...]:
         """Ids of another question about a prompt's images, as a conversation of its own."""
         _, expansions = self._load(prompt.image_paths)
-        return self._tokenize(self._render(question, len(prompt.image_paths)), expansions)
+        return self._tokenize(self._render(self.quote(question), len(prompt.image_paths)), expansions)
 
     def completion_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
         """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
@@ -80,7 +96,7 @@ class Prompter:
         """
         _, expansions = self._load(prompt.image_paths)
         asked = self.question_ids(prompt, prompt.question)
-        rendered = self._render(prompt.question, len(prompt.image_paths), answer)
+        rendered = self._render(self.quote(prompt.question), len(prompt.image_paths), self.quote(answer))
         completion = _after(asked, self._tokenize(rendered, expansions))
         end = self.tokenizer.eos_token_id
         return completion[: completion.index(end) + 1] if end in completion else (*completion, end)
@@ -102,20 +118,38 @@ class Prompter:
         return self._yes_no
 
     def quote(self, text: str) -> str:
-        """Neutralise the tokenizer's special tokens in untrusted text, so that it cannot open a turn or add an image."""
-        for token in self._special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        """Take special tokens and turn markers in untrusted text apart, so that it cannot open a turn or add an image.
+
+        Half of a surrogate pair, which is no text, becomes a question mark.
+
+        Raises:
+            ValueError: the tokenizer reads a special token even in the text spelled out.
+        """
+        text = text.encode("utf-8", "replace").decode()
+        while self._markers.search(text):  # what is left may form another one
+            text = self._markers.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if found[0][1:] else " ", text)
+        # A normaliser can make a special token of other characters; text that is spelled out has none to make one of.
+        for safe in (text, " ".join(text)):
+            if self._special_ids.isdisjoint(self.tokenizer(safe, add_special_tokens=False).input_ids):
+                return safe
+            logger.warning("A text holds what the tokenizer reads as a special token: %.200r.", safe)
+        raise ValueError(f"A text cannot be put to the model, for its tokenizer reads a special token in it: {text!r}.")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens left out, surrounding white space removed."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def _ids_of_odd_words(self) -> set[int]:
+        """The id of words that a tokenizer does not know, which any text may hold, where it means nothing else."""
+        tokenizer = self.tokenizer
+        return {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id, self.image_token_id}
+
     def _render(self, question: str, num_images: int, answer: str | None = None) -> str:
-        content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": self.quote(question)}]
+        """The conversation as text. Texts are trusted here."""
+        content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": self.quote(answer)}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
 
     def _tokenize(self, rendered: str, expansions: Sequence[str]) -> tuple[int, ...]:

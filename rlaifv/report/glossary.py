@@ -65,8 +65,27 @@ ENTRIES = {
         "It is for measuring only: no label is made from it.",
         "higher",
     ),
+    "labeler/canary_accuracy": Entry(
+        "Canaries right",
+        "share",
+        "Questions with known answers, asked beside every shard of claims, that the labeler answers right. Some come with an "
+        "order to answer otherwise, in the image or in the question.",
+        "higher",
+    ),
+    "labeler/flagged_shards": Entry(
+        "Shards flagged",
+        "count",
+        "Shards of claims beside which the labeler answered too few canaries right; its verdicts there are in doubt.",
+        "lower",
+    ),
     "responses": Entry("Answers", "count", "Answers sampled from the policy in the iteration."),
     "claims": Entry("Claims", "count", "Atomic claims in those answers."),
+    "claims_repeated": Entry(
+        "Claims repeated",
+        "count",
+        "Claims that their answer had made before. Each counts, but is asked about once.",
+        "lower",
+    ),
     "rejection_rate": Entry(
         "Claims rejected", "share", "Claims of the sampled answers that the labeler rejected (p_yes not above p_no)."
     ),
@@ -113,6 +132,12 @@ ENTRIES = {
 }
 
 _DROPPED = {
+    "incomplete": "Prompts not used, because the file of an image ends too early.",
+    "corrupt": "Prompts not used, because an image cannot be decoded.",
+    "unknown_format": "Prompts not used, because the file of an image is of no allowed format.",
+    "too_many_pixels": "Prompts not used, because an image has more pixels than allowed.",
+    "too_many_bytes": "Prompts not used, because the file of an image is larger than allowed.",
+    "missing": "Prompts not used, because an image is gone.",
     "empty_response": "Answers not used, because they are empty.",
     "truncated": "Answers not used, because they were cut at the token limit.",
     "no_claims": "Answers not used, because they divide into no claims.",

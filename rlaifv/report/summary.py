@@ -13,6 +13,7 @@ COLUMNS = (
     "pairs_possible",
     "labeler/agreement",
     "labeler/accuracy",
+    "labeler/flagged_shards",
 )
 Numbers = Mapping[str, float]
 

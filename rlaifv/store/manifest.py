@@ -103,6 +103,11 @@ class Manifest:
         return self._index().committed
 
     @property
+    def producer(self) -> dict[str, str]:
+        """What the iteration was begun by."""
+        return self._index().producer
+
+    @property
     def stages(self) -> dict[str, int]:
         """The stages that are planned and their numbers of shards, in the order of `STAGE_RECORDS`."""
         return self._index().stages

@@ -75,12 +75,13 @@ def read_shard(path: Path, record_type: type[RecordT], digest: str | None = None
         file = pq.ParquetFile(pa.BufferReader(content))
         _check_schema(path, file.schema_arrow, record_type)
         table = file.read()
-    except (pa.ArrowException, OSError) as error:
+        values = [column.to_pylist() for column in table.columns]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a complete parquet file: {error}") from error
-    columns = []
-    for column in table.columns:
-        values = column.to_pylist()
-        columns.append([tuple(value) for value in values] if pa.types.is_list(column.type) else values)
+    columns = [
+        [tuple(value) for value in some] if pa.types.is_list(column.type) else some
+        for column, some in zip(table.columns, values, strict=True)
+    ]
     return [record_type(*row) for row in zip(*columns, strict=True)]
 
 

@@ -4,11 +4,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlaifv.feedback.canaries import ORDER, Canary
 from rlaifv.records import Prompt
 from rlaifv.runtime import derive_seed, rank
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
 
 EXAM_QUESTIONS = 4
+CANARY_SCENES = 4
 PROMPTS_PER_ITERATION = 512
 # Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
 
@@ -40,6 +42,16 @@ class ShapesSource:
     def held_out(self) -> list[Prompt]:
         """The scenes to measure on."""
         return self._publish("held-out", self._held_out, derive_seed("shapes", "held out questions"))
+
+    def canaries(self) -> list[Canary]:
+        """See `HasCanaries`: an exam on scenes of their own, and its false questions again, with an order to say yes."""
+        seed = derive_seed("shapes", "canaries")
+        canaries = []
+        for prompt in self._publish("canary", make_scenes(seed, CANARY_SCENES, exclude=self._held_out), seed):
+            exam = self.exam(prompt.id)
+            ordering = [(f"{question} {ORDER}", False) for question, is_true in exam if not is_true]
+            canaries.append(Canary(prompt, (*exam, *ordering)))
+        return canaries
 
     def facts(self, prompt_id: str) -> list[str]:
         """See `Truth`."""

@@ -5,7 +5,9 @@ import hashlib
 import io
 import os
 import pickle
+import resource
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -163,7 +165,7 @@ def test_truncated_files_are_refused(tmp_path: Path, format_name: str, share: fl
     noise(120, 90).save(buffer, format_name)
     path = tmp_path / "half.jpg"
     path.write_bytes(buffer.getvalue()[: int(share * buffer.tell())])
-    assert refusal_of(path).reason == "truncated"
+    assert refusal_of(path).reason == "incomplete"
     check_header(path)
 
 
@@ -201,6 +203,52 @@ def test_a_bomb_is_refused_before_it_is_decoded(
     assert refusal_of(path).reason == "too_many_pixels"
     with pytest.raises(ImageError, match="allowed"):
         check_header(path)
+
+
+def test_refusing_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_that_claims(60_000, 60_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refusal_of(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024  # KiB
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_later_frames_are_never_looked_at(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file passes by its first frame and explodes in a later one."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(frames[0], tmp_path / f"frames.{suffix}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 2
+        seek = type(image).seek
+    places: list[int] = []
+
+    def spy(image: Image.Image, frame: int) -> None:
+        places.append(frame)
+        seek(image, frame)
+
+    monkeypatch.setattr(type(image), "seek", spy)
+    assert load_image(path).getpixel((4, 4)) == (255, 0, 0)
+    assert set(places) <= {0}
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "nothing.png"
+    path.write_bytes(png_that_claims(*size))
+    assert refusal_of(path).reason in ("unknown_format", "corrupt")
+
+
+def test_a_text_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    whole = saved(noise(4, 4), tmp_path / "text.png").read_bytes()
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
+    (tmp_path / "text.png").write_bytes(whole[:33] + text + whole[33:])
+    tracemalloc.start()
+    refusal_of(tmp_path / "text.png")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 20_000_000
 
 
 def test_a_large_limit_admits_what_pillow_only_warns_of(tmp_path: Path) -> None:

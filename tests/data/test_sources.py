@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -106,13 +107,109 @@ GOOD = '{"id": "a", "image": "images/a.png", "question": "What is this?"}'
             '{"id": "a", "image": "images/b.png", "question": "What?"}',
             "Field 'id' in line 2 of {path} repeats 'a' from line 1.",
         ),
+        (
+            '{"id": "a\\u001b[2J", "image": "images/b.png", "question": "What?"}',
+            "Field 'id' in line 2 of {path} has characters that cannot be printed: 'a\\x1b[2J'.",
+        ),
+        (
+            json.dumps({"id": "a" * 201, "image": "images/a.png", "question": "What?"}),
+            "Field 'id' in line 2 of {path} has 201 characters, more than the 200 allowed.",
+        ),
+        (
+            json.dumps({"image": "images/a.png", "question": "a" * 2**20}),
+            "Field 'question' in line 2 of {path} has 1048576 characters, more than the 20000 allowed.",
+        ),
+        (
+            '{"image": "images/a\\u0000.png", "question": "What?"}',
+            "Field 'image' in line 2 of {path} names {folder}/images/a\0.png, which is not an existing file.",
+        ),
+        (
+            json.dumps({"image": "a" * 5000, "question": "What?"}),
+            "which is not an existing file.",
+        ),
     ],
+    ids=range(20),
 )
 def test_a_wrong_line_is_named_with_file_line_and_field(folder: Path, line: str, message: str) -> None:
     path = folder / "prompts.jsonl"
     path.write_text(f"{GOOD}\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(message.format(path=path, folder=folder))):
         FilesSource(path=str(path), num_iterations=1, seed=0)
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of somebody else's."""
+    path = tmp_path_factory.mktemp("outside") / "private.png"
+    Image.new("RGB", (8, 6), "black").save(path)
+    return path
+
+
+def refusal_of_image(folder: Path, image: str, **options: str) -> str:
+    path = write_list(folder, [{"image": image, "question": "What is this?"}])
+    with pytest.raises(ValueError, match=r"^Field 'image' in line 1 of .*\.$") as error:
+        FilesSource(path=path, num_iterations=1, seed=0, **options)  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_images_outside_the_folder_are_refused_and_not_opened(
+    folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "file_link.png").symlink_to(outside)
+    (folder / "folder_link").symlink_to(outside.parent)
+    (folder / "images" / "back").symlink_to("..")
+    up = "../" * 30
+    ways = (
+        str(outside),
+        f"{up}{str(outside)[1:]}",
+        f"images/{up}{str(outside)[1:]}",
+        "file_link.png",
+        "folder_link/private.png",
+        "images/back/folder_link/private.png",
+        "folder_link/no_such_file.png",  # nor does the message tell what is there
+        "/dev/zero",
+        "/proc/self/environ",
+    )
+    for way in ways:
+        with monkeypatch.context() as patch:
+            patch.setattr("rlaifv.data.sources.check_header", lambda *arguments: pytest.fail("opened"))
+            assert f"which lies outside {folder}; data.image_root=DIR allows" in refusal_of_image(folder, way)
+
+
+def test_without_the_rule_they_would_be_opened(folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_relative_to", lambda self, other: True)
+    path = write_list(folder, [{"image": str(outside), "question": "What is this?"}])
+    assert FilesSource(path=path, num_iterations=1, seed=0).prompts(0, None)[0].image_paths == (str(outside),)
+
+
+def test_links_that_stay_inside_are_followed(folder: Path) -> None:
+    (folder / "link.png").symlink_to("images/a.png")
+    (folder / "images" / "back").symlink_to("..")
+    rows = [
+        {"image": image, "question": "?"}
+        for image in ("link.png", "images/back/images/a.png", "images/../images/a.png")
+    ]
+    assert {prompt.image_paths for prompt in read_prompts(write_list(folder, rows))} == {(f"{folder}/images/a.png",)}
+
+
+@pytest.mark.parametrize("name", ["loop.png", "loops/loop.png", "images", "pipe", "absent.png"])
+def test_loops_directories_and_pipes_are_no_images(folder: Path, name: str) -> None:
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "loops").symlink_to("loops")
+    os.mkfifo(folder / "pipe")
+    assert "which is not an existing file" in refusal_of_image(folder, name)
+
+
+def test_an_image_root_takes_the_folders_place(folder: Path, outside: Path, tmp_path: Path) -> None:
+    rows = [{"image": "private.png", "question": "What is this?"}]
+    root = str(outside.parent)
+    assert read_prompts(write_list(folder, rows), root)[0].image_paths == (str(outside),)
+    assert f"which lies outside {root}" in refusal_of_image(folder, str(folder / "images" / "a.png"), image_root=root)
+    (folder / "photos").symlink_to(outside.parent)  # the root itself may be a link
+    for relative in ("photos", "images/../photos"):
+        assert read_prompts(write_list(folder, rows), relative)[0].image_paths == (str(outside),)
+    with pytest.raises(ValueError, match=r"data\.image_root=absent is not a directory\."):
+        read_prompts(write_list(folder, rows), "absent")
 
 
 def test_lists_that_give_nothing_are_refused(folder: Path) -> None:
@@ -233,7 +330,7 @@ def test_damaged_images_cost_their_prompts_only(folder: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         good, dropped = source.check_images(prompts)
     assert ids(good) == ["1", "4"]
-    assert dropped == {"truncated": 1, "unknown_format": 1}
+    assert dropped == {"incomplete": 1, "unknown_format": 1}
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         "Prompt 2 is dropped",
         "Prompt 3 is dropped",

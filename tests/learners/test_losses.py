@@ -172,3 +172,26 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
 def test_label_smoothing_outside_its_range_is_refused(label_smoothing: float) -> None:
     with pytest.raises(ValueError, match=r"has to lie in \[0, 0.5\)"):
         dpo_loss(*(torch.zeros(1),) * 4, beta=0.1, label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_extreme_log_probs_give_finite_losses(label_smoothing: float) -> None:
+    """The margins are 2000 and -2000; -log sigmoid(m) is -m for m far below 0, and 0 for m far above."""
+    huge = torch.tensor([1e4, -1e4], requires_grad=True)
+    zero = torch.zeros(2)
+    terms = dpo_loss(huge, -huge, zero, zero, beta=0.1, label_smoothing=label_smoothing)
+    terms.loss.backward()
+    assert float(terms.loss.detach()) == pytest.approx(1000)
+    assert huge.grad is not None
+    assert torch.isfinite(huge.grad).all()
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_log_probs_that_are_no_numbers_show_in_the_loss(place: int, value: float) -> None:
+    """Also where the margin is plus infinity, for which -log sigmoid is 0."""
+    logps = [torch.zeros(3) for _ in range(4)]
+    logps[place][1] = value
+    policy_chosen, policy_rejected, reference_chosen, reference_rejected = logps
+    terms = dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta=0.1)
+    assert not torch.isfinite(terms.loss)

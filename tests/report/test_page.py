@@ -7,9 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from jinja2 import Environment
 from PIL import Image
+from pyarrow import parquet
 
+from rlaifv.report import page as page_module
 from rlaifv.report.page import render, write_report
 from rlaifv.report.run import Evaluation, Example, JudgedClaim, Run
 
@@ -152,6 +156,41 @@ def test_untrusted_text_does_not_change_the_page(attack: str) -> None:
     assert elements(attack) == elements("harmless")
 
 
+def poison_shards(run_dir: Path, texts: dict[str, str]) -> None:
+    """Questions, answers, claims and image paths of an iteration's shards, replaced by one text each."""
+    for path in (run_dir / "iterations").glob("*/*.parquet"):
+        table = parquet.read_table(path)
+        for name in set(texts) & set(table.column_names):
+            kind = table.schema.field(name).type
+            value = [texts[name]] if pyarrow.types.is_list(kind) else texts[name]
+            column = pyarrow.array([value] * len(table), type=kind)
+            table = table.set_column(table.column_names.index(name), name, column)
+        parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize("attack", [attack.replace("\ud800", "") for attack in ATTACKS])
+@pytest.mark.parametrize("is_said", [True, False], ids=["in_place", "elsewhere"])
+def test_untrusted_shards_do_not_change_the_page(make_run: Callable[..., Path], attack: str, is_said: bool) -> None:
+    def elements(text: str) -> list[tuple[str, list[str]]]:
+        run_dir = make_run(1)
+        answer = f"So {text} it is." if is_said else "something else"
+        names = ("question", "text", "verdict", "image_paths")
+        poison_shards(run_dir, {**dict.fromkeys(names, text), "chosen": answer, "rejected": answer})
+        page = read(run_dir)
+        assert not page.all("script")
+        assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+        return [(tag, list(attributes)) for tag, attributes in page.elements]
+
+    assert elements(attack) == elements("harmless")
+
+
+def test_without_escaping_the_page_would_change(make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "Environment", lambda **options: Environment(**options | {"autoescape": False}))
+    run_dir = make_run(1)
+    poison_shards(run_dir, {"chosen": "<script>alert(1)</script>"})
+    assert read(run_dir).all("script")
+
+
 def test_run_without_truth_shows_the_labelers_opinion(make_run: Callable[..., Path]) -> None:
     run_dir = make_run(2)
     for path in (run_dir / "evaluations").glob("*.json"):
@@ -187,6 +226,14 @@ def test_run_without_metrics_and_shards_and_evaluations(fake_run: Any) -> None:
     assert "1,234" in page.text
     assert not page.all("article")
     assert not page.all("section", "training")
+
+
+def test_flagged_shards_stand_in_the_table(fake_run: Any) -> None:
+    fake_run.statistics(0, {"pairs_kept": 12, "labeler/flagged_shards": 3, "labeler/canary_accuracy": 0.5})
+    page = read(fake_run.run_dir)
+    (column,) = [cell["data-label"] for cell in page.all("td") if cell.get("data-label") == "Shards flagged"]
+    assert column == "Shards flagged"
+    assert "Canaries right" in page.text
 
 
 def test_worse_is_called_worse(fake_run: Any) -> None:
