@@ -23,7 +23,7 @@ from rlaifv.report.console import result_line, result_table
 from rlaifv.report.run import read_statistics
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import Stopped
-from rlaifv.store.atomic import make_directory, write_text
+from rlaifv.store.atomic import make_directory, remove_leftovers, write_text
 from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.store.run_dir import DirectoryInUse, locked
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
@@ -150,6 +150,7 @@ def working_in(run_dir: Path) -> Iterator[None]:
         return
     make_directory(run_dir)
     with locked(run_dir):
+        remove_leftovers(run_dir)  # of processes that were killed while they wrote
         yield
 
 
