@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check format rebuild-world clean
+.PHONY: setup demo test test-all fault check format rebuild-world clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,10 @@ test: setup
 # Also the slow tests: three seeds of the whole demo, rebuilding the embedded weights.
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
+
+# Breaks runs in every way, resumes them, and compares what they end with; under a quarter of an hour on two cores.
+fault: setup
+	$(BIN)/python -m tools.fault
 
 check: setup
 	$(BIN)/ruff check .

@@ -18,17 +18,20 @@ from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.checks import check_config
 from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
-from rlaifv.runtime import console, rank, set_up_logging
-from tools.build import build
+from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
+from rlaifv.stopping import stoppable
+from tools.build import build, set_rank_timeout
 from tools.launch import (
     ADAPTER_NAME,
     begin_run,
     checkpoint_to_resume,
+    fit,
     is_finished,
     print_result,
     register_resolvers,
     run_config,
     user_errors,
+    working_in,
 )
 from tools.preflight import print_preflight
 
@@ -39,21 +42,24 @@ register_resolvers()
 def main(composed: DictConfig) -> None:
     """Compose and check; what a user can mend ends here, before anything is downloaded or loaded."""
     set_up_logging(composed.verbose)
+    end_with_parent()
     with user_errors(composed):
         cfg, run_dir = run_config(composed)
-        if cfg.resume is not None and is_finished(run_dir):
+        if cfg.resume is not None and is_finished(cfg, run_dir):
             console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
             return
         check_config(cfg)
         print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
-            begin_run(cfg, run_dir)
-            train(cfg, run_dir)
+            with stoppable(), working_in(run_dir):
+                begin_run(cfg, run_dir)
+                train(cfg, run_dir)
 
 
 def train(cfg: DictConfig, run_dir: Path) -> None:
     """Build everything from plain values, fit, and report."""
     seed_everything(cfg.seed, workers=True, verbose=False)
+    set_rank_timeout(cfg.rank_timeout_seconds)
     loop, module, data = build(cfg, run_dir)
     trainer = instantiate(
         cfg.trainer,
@@ -65,12 +71,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
         logger=list(instantiate(cfg.logger).values()),
     )
-    try:
-        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
-    except SystemExit:  # Lightning's way to end after Ctrl-C or SIGTERM
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    fit(trainer, module, data, checkpoint_to_resume(cfg, run_dir))
     if rank() == 0:
         export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
         write_report(run_dir)

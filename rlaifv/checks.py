@@ -32,6 +32,8 @@ AT_LEAST = {
     "divider.max_claims": 1,
     "data.num_held_out": 0,
     "evaluation.num_examples": 0,
+    "min_free_bytes": 0,
+    "rank_timeout_seconds": 1,
     "seed": 0,
 }
 ABOVE_ZERO = (

@@ -34,9 +34,11 @@ from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
-from rlaifv.runtime import StageBars, barrier, derive_seed, rank, world_size
-from rlaifv.store.atomic import write_json
+from rlaifv.runtime import StageBars, derive_seed, rank, world_size
+from rlaifv.stopping import stop_if_requested, wait_until
+from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.manifest import Manifest
+from rlaifv.store.run_dir import require_space
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class FeedbackLoop:
     truth: Truth | None = None
     num_examples: int = 8
     canaries: CanarySet | None = None
+    min_free_bytes: int = 0
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -78,9 +81,12 @@ class FeedbackLoop:
         Raises:
             TooFewPairs: fewer pairs than `min_pairs` were left; the message counts what was dropped, by reason.
         """
+        stop_if_requested()
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
             return self._ready(done)
+        if rank() > 0:  # one begins it
+            wait_until(done.path.exists)
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
         shards = self._plan(manifest, iteration)
         self.measure(iteration)
@@ -117,21 +123,43 @@ class FeedbackLoop:
                 for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
                     with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
                     manifest.put("pairs", k, with_logps, drops if k == 0 else {})
-        if rank() == 0:
+        if rank() > 0:
+            wait_until(lambda: manifest.committed)
+        else:
             seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
             statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
             self._write_statistics(iteration, manifest, statistics)
+            failpoint("loop.commit")
             manifest.commit(self.settings.min_pairs)
-        barrier()
         return self._ready(manifest)
+
+    def check_policy(self, iteration: int, digest: str) -> None:
+        """Refuse pairs that another policy made than the one that they train.
+
+        Args:
+            iteration: whose pairs they are.
+            digest: of the policy as it was when the iteration began.
+
+        Raises:
+            ValueError: the manifest names another one.
+        """
+        manifest = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
+        if (made_by := manifest.producer["policy"]) != digest:
+            raise ValueError(
+                f"{manifest.path}: its pairs were made by a policy with digest {made_by}, but the one to train had {digest} "
+                f"when the iteration began; delete {manifest.directory} to make them again."
+            )
 
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = [] if path.exists() or rank() > 0 else self._check_images(self.source.held_out())[0]
-        if prompts:
+        prompts = [] if path.exists() else self._check_images(self.source.held_out())[0]
+        if prompts and rank() > 0:
+            wait_until(path.exists)
+        elif prompts:
+            failpoint("loop.measure")
             name = f"iteration {iteration}" if iteration else "base model "
-            with StageBars(name, is_shared=False) as bars, bars.stage("measure", len(prompts)) as advance:
+            with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
                 result = evaluate(
                     prompts,
                     self.policy,
@@ -141,11 +169,10 @@ class FeedbackLoop:
                     self.truth,
                     self.num_examples,
                     question_suffix=self.labeler.question_suffix,
-                    advance=advance,
+                    advance=_unless_stopped(advance),
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
-        barrier()
 
     def evaluation_path(self, iteration: int) -> Path:
         """What was measured after `iteration` iterations."""
@@ -177,7 +204,7 @@ class FeedbackLoop:
                     f"({_listed(drops)}), more than iteration.max_drop_rate={self.settings.max_drop_rate} allows."
                 )
             manifest.put("prompts", 0, good, drops)
-        barrier()
+        wait_until(lambda: not manifest.missing("prompts"))
         return _cut(manifest.records("prompts"), self.settings.shard_prompts)
 
     def _check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
@@ -192,7 +219,14 @@ class FeedbackLoop:
         manifest.plan(stage, num_shards)
         missing = manifest.missing(stage)
         advance(sum(len(shards[k]) for k in range(num_shards) if k not in missing))
-        yield from (k for k in missing if k % world_size() == rank())
+        for k in missing:
+            if k % world_size() == rank():
+                stop_if_requested()
+                require_space(self.run_dir, self.min_free_bytes)
+                failpoint(f"loop.{stage}")
+                yield k
+        # Ranks meet at the manifest: waiting for a slow one, they could still stop, and no collective would time out.
+        wait_until(lambda: not manifest.missing(stage))
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
         by_id = {prompt.id: prompt for prompt in prompts}
@@ -255,6 +289,16 @@ class FeedbackLoop:
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
         write_json(self.statistics_path(iteration), statistics)
+
+
+def _unless_stopped(advance: Advance) -> Advance:
+    """A measurement is one piece; what a stop costs of it is made again."""
+
+    def advance_or_stop(num_finished: int) -> None:
+        stop_if_requested()
+        advance(num_finished)
+
+    return advance_or_stop
 
 
 def _cut(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,12 @@ from transformers.utils.logging import disable_progress_bar
 # Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
+# Where launchers say which rank a process is: torchrun, Slurm, and Lightning's own.
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+# How often a rank looks for the process that started it, and its status where that is gone.
+PARENT_SECONDS = 0.5
+PARENT_GONE = 1
+
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from what names a piece of work, e.g. (run seed, iteration, "generate", prompt id).
@@ -39,8 +46,10 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def rank() -> int:
-    """This process's rank, 0 where nothing is distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    """This process's rank, 0 where nothing is distributed; known from its launcher before the ranks have met."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
 
 
 def world_size() -> int:
@@ -48,10 +57,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait for all ranks; does nothing where there is one."""
-    if world_size() > 1:
-        dist.barrier()
+def end_with_parent(name: str = "LOCAL_RANK") -> None:
+    """Where a launcher started this process for one more rank, end it soon after that process is gone.
+
+    It may be killed in a way that tells nobody, and ranks that wait for it would wait in vain.
+    """
+    if os.environ.get(name, "0") == "0":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(PARENT_GONE)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def set_up_logging(verbose: bool = False) -> None:
@@ -72,6 +92,8 @@ def set_up_logging(verbose: bool = False) -> None:
     # A run directory that holds committed iterations is not empty when training starts.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    # The data module counts the batches of an epoch, and its loader leaves out those that were read.
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is.*")
     # Lightning's own use of torch's pytree module.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.
@@ -93,12 +115,10 @@ class StageBars:
 
     Args:
         title: in front of the name of each stage.
-        is_shared: whether all ranks do this work, and wait for each other at the end of each stage.
     """
 
-    def __init__(self, title: str, is_shared: bool = True) -> None:
+    def __init__(self, title: str) -> None:
         self.title = title
-        self.is_shared = is_shared
         self.seconds: dict[str, float] = {}
         self._bars = progress_bar()
 
@@ -115,8 +135,6 @@ class StageBars:
         task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
         began = time.perf_counter()
         yield lambda num_finished: self._bars.advance(task, num_finished)
-        if self.is_shared:
-            barrier()
         self.seconds[name] = time.perf_counter() - began
 
 

@@ -32,6 +32,7 @@ LAYERS = {
     "rlaifv.learners.losses": 1,
     "rlaifv.learners.token_weights": 1,
     "rlaifv.runtime": 1,
+    "rlaifv.stopping": 1,
     "rlaifv.checks": 1,
     "rlaifv.records": 0,
 }
@@ -143,6 +144,11 @@ def test_the_stages_know_neither_trainer_nor_configuration() -> None:
 def test_files_are_renamed_and_synced_in_one_place() -> None:
     names = [f"os.{name}" for name in ("replace", "rename", "renames", "fsync", "fdatasync", "sync")]
     assert users_of(*names, "shutil.move") == {"rlaifv.store.atomic"}
+
+
+def test_nobody_asks_for_a_loader_before_the_run_is_restored() -> None:
+    """Lightning's estimate of the steps would: it builds a loader while counters and weights are still the first ones."""
+    assert not any("estimated_stepping_batches" in path.read_text(encoding="utf-8") for path in FILES)
 
 
 def test_nothing_loads_code_or_pickles() -> None:

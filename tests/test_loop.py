@@ -1,15 +1,19 @@
 """The loop with a policy and a labeler that are functions of their inputs, interrupted wherever it can be."""
 
+import errno
 import hashlib
 import json
 import os
 import random
+import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +33,7 @@ from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Claim, Prompt, Response
+from rlaifv.stopping import Stopped, stoppable
 from rlaifv.store.manifest import Manifest, TooFewPairs
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
@@ -346,6 +351,95 @@ def test_a_run_resumes_after_a_model_failed(world: World, whole: dict[str, Any],
     assert world.content() == whole
 
 
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_signal_is_honoured_between_two_shards_of_any_stage(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The shard in work is finished and kept, none is begun after it, and the next run ends with the same bytes."""
+    put = Manifest.put
+
+    def put_and_signal(self: Manifest, name: str, shard: int, *others: Any) -> None:
+        if name == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, name, shard, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "put", put_and_signal)
+        with stoppable(), pytest.raises(Stopped):
+            world.loop().prepare(0)
+    shards = Manifest(world.run_dir / "iterations/000").shards(stage)
+    assert [shard is not None for shard in shards] == [True] + [False] * (len(shards) - 1)
+    world.events.clear()
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+def test_a_signal_is_honoured_while_the_policy_is_measured(world: World, whole: dict[str, Any]) -> None:
+    loop: Any = world.loop()
+    sample = loop.policy.sample
+
+    def sample_and_signal(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return sample(*arguments)
+
+    loop.policy.sample = sample_and_signal
+    with stoppable(), pytest.raises(Stopped):
+        loop.prepare(0)
+    assert not loop.evaluation_path(0).exists()
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_disk_that_is_nearly_full_stops_the_run_before_the_next_shard(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """With room again, the run ends with the same bytes; without the floor it would have written on."""
+    full, put = [False], Manifest.put
+
+    def put_and_fill(self: Manifest, name: str, shard: int, *others: Any) -> None:
+        assert not full[0], "a shard was begun without room for it"
+        put(self, name, shard, *others)
+        full[0] = name == stage
+
+    loop = world.loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "put", put_and_fill)
+        patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 if full[0] else 10**9))
+        loop.min_free_bytes = 10**6
+        with pytest.raises(OSError, match="has 10 bytes left, fewer than min_free_bytes=1,000,000"):
+            loop.prepare(0)
+        loop.min_free_bytes = 0
+        with pytest.raises(AssertionError, match="without room"):
+            loop.prepare(0)
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
+@pytest.mark.parametrize("stage", ["responses", "claims", "judgements", "pairs"])
+def test_a_full_disk_costs_the_shard_in_work(
+    world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def no_space(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        put = Manifest.put
+
+        def put_without_space(self: Manifest, name: str, shard: int, *others: Any) -> None:
+            if (name, shard) == (stage, 1):
+                patched.setattr(Path, "write_bytes", no_space)
+            put(self, name, shard, *others)
+
+        patched.setattr(Manifest, "put", put_without_space)
+        with pytest.raises(OSError, match=rf"Cannot write .*{stage}-00001.parquet: No space left on device"):
+            world.loop().prepare(0)
+    assert not Manifest(world.run_dir / "iterations/000").committed
+    assert not list(world.run_dir.rglob("*.tmp"))
+    world.loop().prepare(0)
+    assert world.content() == whole
+
+
 @pytest.mark.parametrize("where", ["_write_statistics", "commit", "after_commit"])
 def test_a_run_resumes_around_the_commit(
     world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, where: str
@@ -394,11 +488,10 @@ def test_lost_shards_are_made_again_as_they_were(world: World, whole: dict[str, 
 
 def test_two_ranks_write_what_one_does(world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks as threads: each does its share of the shards, and what is on disk does not tell how many there were."""
-    local, meeting = threading.local(), threading.Barrier(2, timeout=60)
+    local = threading.local()
     for module in (loop_module, runtime):
         monkeypatch.setattr(module, "rank", lambda: local.rank)
         monkeypatch.setattr(module, "world_size", lambda: 2)
-        monkeypatch.setattr(module, "barrier", meeting.wait)
     worlds = [World(world.run_dir) for _ in range(2)]
     errors: list[BaseException] = []
 
@@ -408,7 +501,6 @@ def test_two_ranks_write_what_one_does(world: World, whole: dict[str, Any], monk
             worlds[rank].loop().prepare(0)
         except BaseException as error:
             errors.append(error)
-            meeting.abort()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:

@@ -54,3 +54,17 @@ def test_experiments_are_listed() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "configs" / "experiment").glob("*.yaml"):
         assert f"`{path.stem}`" in readme
+
+
+def test_tests_named_behind_promises_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    path, named = ROOT, 0
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", page):
+        path = ROOT / file if file else path
+        if file or test:
+            named += 1
+            assert path.is_file(), f"docs/reliability.md names {file}, which is not there"
+            assert not test or f"def {test}(" in path.read_text(), (
+                f"docs/reliability.md names {test}, which {path} lacks"
+            )
+    assert named > 50

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,18 @@ NAMES_OF_TRL = {
     *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
     *(f"logps/{name}" for name in ("chosen", "rejected")),
 }
-WORK = {"config.yaml", "scenes", "iterations", "evaluations", "metrics.csv", "checkpoints", "export", "report"}
+WORK = {
+    "config.yaml",
+    "inputs.json",
+    "scenes",
+    "iterations",
+    "evaluations",
+    "metrics.csv",
+    "journal",
+    "checkpoints",
+    "export",
+    "report",
+}
 
 
 class Terminal:
@@ -172,11 +183,9 @@ def test_run_directory_is_complete(first: tuple[Path, str]) -> None:
         assert len(manifest.records("responses")) == 160
         assert len(manifest.records("pairs")) == statistics(run_dir, iteration)["pairs_kept"] > 0
     assert sorted(path.name for path in (run_dir / "evaluations").iterdir()) == ["000.json", "001.json", "002.json"]
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
-        "epoch=002.ckpt",
-        "epoch=003.ckpt",
-        "last.ckpt",
-    ]
+    checkpoints = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert len(checkpoints) == 4
+    assert all(re.fullmatch(r"step=\d{6}\.ckpt(\.json)?", name) for name in checkpoints)
     assert "</html>" in (run_dir / "report" / "index.html").read_text()
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["iteration"]["num_iterations"] == 2
 
@@ -233,38 +242,48 @@ def test_finished_run_is_left_alone(first: tuple[Path, str], terminal: Terminal)
     assert {path: path.stat().st_mtime_ns for path in sorted(first[0].rglob("*"))} == before
 
 
-def stop(process: subprocess.Popen[str], with_signal: signal.Signals, once: Path) -> str:
-    """Signal a run as soon as a file exists; returns what it printed."""
+def stop(process: subprocess.Popen[str], with_signal: signal.Signals, once: Callable[[], object]) -> str:
+    """Signal a run as soon as something is so; returns what it printed."""
     deadline = time.monotonic() + 1000
-    while not once.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not once() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert once.exists()
+    assert once()
     process.send_signal(with_signal)
     return process.communicate(timeout=800)[0]
 
 
-def test_killed_and_interrupted_run_ends_as_if_nothing_happened(first: tuple[Path, str], terminal: Terminal) -> None:
+def test_killed_and_stopped_run_ends_as_if_nothing_happened(first: tuple[Path, str], terminal: Terminal) -> None:
+    """Killed in generation with a torn checkpoint, preempted there, interrupted in training, then left alone."""
     run_dir = terminal.directory / "killed"
+    shard = run_dir / "iterations" / "001" / "responses-00000.parquet"
     process = terminal.start("run_dir=killed", *TWO_ITERATIONS)
-    stop(process, signal.SIGKILL, run_dir / "iterations" / "001" / "responses-00000.json")
+    stop(process, signal.SIGKILL, shard.with_suffix(".json").exists)
     assert process.returncode == -signal.SIGKILL
     assert not (run_dir / "export").exists()
-    kept = (run_dir / "iterations" / "001" / "responses-00000.parquet").stat().st_mtime_ns
-    # What a kill in the middle of writing a checkpoint leaves behind.
-    torn = run_dir / "checkpoints" / "last.ckpt"
+    kept = shard.stat().st_mtime_ns
+    torn = max((run_dir / "checkpoints").glob("*.ckpt"))
     torn.write_bytes(torn.read_bytes()[:-1000])
 
     process = terminal.start("resume=killed")
-    output = stop(process, signal.SIGINT, run_dir / "checkpoints" / "epoch=002.ckpt")
-    assert process.returncode == 130, output
-    assert f"Interrupted; resume={run_dir} goes on from here." in output
+    written = torn.stat().st_mtime_ns  # it is written anew, from the one before it
+    output = stop(process, signal.SIGTERM, lambda: torn.stat().st_mtime_ns != written)
+    assert process.returncode == 143, output
+    assert f"{torn}isdamaged:itsSHA-256is" in "".join(output.split())  # the console breaks lines anywhere
+    assert f"python train.py resume={run_dir} goes on from here." in output
     assert "Traceback" not in output
+    assert {path.name for path in run_dir.iterdir()}.isdisjoint({".lock", "error.txt"})
+
+    process = terminal.start("resume=killed")
+    before = {*(run_dir / "checkpoints").glob("*.ckpt")}
+    output = stop(process, signal.SIGINT, lambda: {*(run_dir / "checkpoints").glob("*.ckpt")} - before)
+    assert process.returncode == 130, output
 
     status, output = terminal.run("resume=killed")
     assert status == 0, output
     assert RESULT.fullmatch(output.rstrip().splitlines()[-1])
     assert_same_results(run_dir, first[0])
-    assert (run_dir / "iterations" / "001" / "responses-00000.parquet").stat().st_mtime_ns == kept
+    assert metrics(run_dir) == metrics(first[0])
+    assert shard.stat().st_mtime_ns == kept
     assert {path.name for path in run_dir.iterdir()} == WORK
 
 

@@ -126,7 +126,7 @@ def _candidates(options: Options, prompts: Sequence[Prompt]) -> list[Candidates]
     policy, reference = engine(options.policy), engine(options.reference)
     source = policy if options.source is None else engine(options.source)
     decoding = Decoding(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens or 512)
-    with StageBars("best of n", is_shared=False) as bars, bars.stage("sample", len(prompts)) as advance:
+    with StageBars("best of n") as bars, bars.stage("sample", len(prompts)) as advance:
         return sample_candidates(prompts, source, policy, reference, decoding, options.n, options.seed, advance)
 
 

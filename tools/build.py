@@ -1,11 +1,13 @@
 """From composed settings to objects; the last place that sees a configuration."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.data.collate import PreferenceCollator
@@ -60,6 +62,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         truth=source if isinstance(source, Truth) else None,
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
+        min_free_bytes=cfg.min_free_bytes,
     )
     module = DPOModule(
         policy,
@@ -87,6 +90,12 @@ def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
         return None
     known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
     return CanarySet(known, cfg.labeler.min_canary_accuracy)
+
+
+def set_rank_timeout(seconds: int) -> None:
+    """How long a process that trains with others waits for them before it gives up."""
+    timeout = timedelta(seconds=seconds)
+    StrategyRegistry.register("ddp", DDPStrategy, override=True, start_method="popen", timeout=timeout)
 
 
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:

@@ -78,7 +78,7 @@ def _check(options: Options, directory: Path) -> int:
     engine.prompter.yes_no_ids()
     asked = [(prompt, [question + options.question_suffix for question, _ in some]) for prompt, some in exam]
     began = time.perf_counter()
-    with StageBars("labeler", is_shared=False) as bars, bars.stage("ask", len(asked)) as advance:
+    with StageBars("labeler") as bars, bars.stage("ask", len(asked)) as advance:
         answers = engine.answer_probabilities(asked, advance)
     seconds = time.perf_counter() - began
     found = labeler_quality(

@@ -32,7 +32,7 @@ from rlaifv.report.card import model_card
 from rlaifv.report.run import read_run
 from rlaifv.runtime import console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
-from tools.launch import ADAPTER_NAME, CONFIG_NAME, is_finished, register_resolvers
+from tools.launch import ADAPTER_NAME, CONFIG_NAME, REPORT_NAME, register_resolvers
 from tools.options import parse_options
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -70,7 +70,7 @@ def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
     """
     if names not in ("current", "original"):
         raise ValueError(f"names={names} must be one of current, original.")
-    if not is_finished(run_dir):
+    if not (run_dir / REPORT_NAME).exists() or not (run_dir / "export" / "config.json").exists():
         raise ValueError(f"run_dir={run_dir} holds no finished run.")
     if out.exists():
         raise ValueError(f"out={out} is there already.")

@@ -3,36 +3,46 @@
 import json
 import os
 import re
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from zipfile import is_zipfile
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from lightning import LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from rlaifv.checks import ConfigError
 from rlaifv.report.console import result_line, result_table
 from rlaifv.report.run import read_statistics
-from rlaifv.runtime import console
-from rlaifv.store.atomic import make_directory, write_text
+from rlaifv.runtime import console, rank
+from rlaifv.stopping import Stopped
+from rlaifv.store.atomic import make_directory, remove_leftovers, write_text
+from rlaifv.store.checkpoints import newest_checkpoint
+from rlaifv.store.run_dir import DirectoryInUse, locked
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
+from tools.resume import apply_overrides, check_inputs
 
 OUTPUTS_DIR = Path("outputs")
 CONFIG_NAME = "config.yaml"
 ERROR_NAME = "error.txt"
 ADAPTER_NAME = "adapter"
+REPORT_NAME = Path("report", "index.html")
 # What only a run that has begun to work leaves behind; a refused one may have left its configuration.
 WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
 PATH_KEYS = ("data.path", "model.path", "labeler.path")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
+# Came into the settings after the first version.
+LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds")
+# How long another rank waits for the first one to say what went wrong.
+RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
 START_VARIABLE = "RLAIFV_STARTED"
 
@@ -55,27 +65,27 @@ def _tracks_offline() -> bool:
 
 
 def run_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """The settings of this run and its directory: as composed, or a resumed run's own. Writes nothing.
+    """The settings of this run and its directory: as composed, or a resumed run's own with what may change. Writes nothing.
 
     Raises:
-        ConfigError: `resume` names no run, or stands beside other settings, which could have no effect; a new key that
+        ConfigError: `resume` names no run, or stands beside settings that would change what the run is; a new key that
             nothing reads; or a fresh run in the directory of another one.
     """
     run_dir = _run_dir(cfg)
-    if cfg.resume is not None:
-        return _stored_config(cfg, run_dir), run_dir
     if unread := _unread_keys():
         raise ConfigError("\n".join(f"{item} adds a key that nothing reads." for item in unread))
-    if not cfg.preflight_only and any((run_dir / name).exists() for name in WORK_NAMES):
-        raise ConfigError(
-            f"{run_dir} holds a run already; resume={run_dir} goes on with it, another run_dir starts anew."
-        )
     OmegaConf.set_readonly(cfg, False)
-    cfg.run_dir = str(run_dir)
     for key in PATH_KEYS:
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str) and Path(value).expanduser().exists():  # else a hub id, or refused later
             OmegaConf.update(cfg, key, str(Path(value).expanduser().absolute()))
+    if cfg.resume is not None:
+        return _stored_config(cfg, run_dir), run_dir
+    if not cfg.preflight_only and any((run_dir / name).exists() for name in WORK_NAMES):
+        raise ConfigError(
+            f"{run_dir} holds a run already; resume={run_dir} goes on with it, another run_dir starts anew."
+        )
+    cfg.run_dir = str(run_dir)
     return cfg, run_dir
 
 
@@ -97,15 +107,20 @@ def _is_multirun() -> bool:
 def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
     if _is_multirun():
         raise ConfigError(f"resume={cfg.resume} goes on with one run; leave out --multirun.")
-    others = [item for item in HydraConfig.get().overrides.task if not item.startswith(("resume=", "verbose="))]
-    if others:
-        raise ConfigError(f"resume takes the run's own settings; beside it, {', '.join(others)} would have no effect.")
     stored = run_dir / CONFIG_NAME
     if not stored.is_file():
         raise ConfigError(f"resume={cfg.resume} is no run directory: {stored} is missing.")
     loaded = OmegaConf.load(stored)
-    given = {"run_dir": str(run_dir), "resume": cfg.resume, "verbose": cfg.verbose}
-    return OmegaConf.merge(loaded, given)  # type: ignore[return-value]
+    # A run of an earlier version has its own settings, and the defaults for those that came later.
+    known = OmegaConf.merge({key: cfg[key] for key in LATER_KEYS}, loaded)
+    given = {
+        "run_dir": str(run_dir),
+        "resume": cfg.resume,
+        "verbose": cfg.verbose,
+        "preflight_only": cfg.preflight_only,
+    }
+    own = OmegaConf.merge(known, given)
+    return apply_overrides(own, cfg, list(HydraConfig.get().overrides.task), run_dir)  # type: ignore[arg-type]
 
 
 def _unread_keys() -> list[str]:
@@ -124,33 +139,57 @@ def _unread_keys() -> list[str]:
     return unread
 
 
+@contextmanager
+def working_in(run_dir: Path) -> Iterator[None]:
+    """Make the directory and hold it against other runs. The first process does so for those that it starts.
+
+    Raises:
+        OSError: the directory cannot be made or written to, or another process works in it.
+    """
+    if rank() > 0:
+        yield
+        return
+    make_directory(run_dir)
+    with locked(run_dir):
+        remove_leftovers(run_dir)  # of processes that were killed while they wrote
+        yield
+
+
 def begin_run(cfg: DictConfig, run_dir: Path) -> None:
-    """Make the directory and write the settings where a resume finds them.
+    """Write the settings where a resume finds them.
+
+    What a resumed run had finished before it got more to do is finished no more.
 
     References such as ${run_dir} stay as they are, so that a run which was moved is resumed where it is now.
 
     Raises:
-        OSError: the directory cannot be made or written to.
+        OSError: the directory cannot be written to.
+        ConfigError: what a resumed run reads is not what it was.
     """
-    make_directory(run_dir)
+    if rank() > 0:
+        return
     (run_dir / ERROR_NAME).unlink(missing_ok=True)
+    check_inputs(cfg, run_dir)
+    (run_dir / REPORT_NAME).unlink(missing_ok=True)
     write_text(run_dir / CONFIG_NAME, OmegaConf.to_yaml(cfg))
 
 
 @contextmanager
 def user_errors(cfg: DictConfig) -> Iterator[None]:
-    """Turn errors that a user can mend into one message and exit status 2, and Ctrl-C into exit status 130.
+    """Turn errors that a user can mend into one message and exit status 2, Ctrl-C into exit status 130, and SIGTERM into 143.
 
     The traceback goes to error.txt, unless the run was refused before it began. In a multirun any error goes there, and
     the sweep goes on with its other jobs; `tools.sweep` reports the failed ones and sets the exit status.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        if (_run_dir(cfg) / CONFIG_NAME).is_file():
-            console.print(f"\nInterrupted; resume={_run_dir(cfg)} goes on from here.", soft_wrap=True)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, Stopped) as ended:
+        _let_the_first_rank_end(cfg.rank_timeout_seconds)
+        if (_run_dir(cfg) / CONFIG_NAME).is_file() and rank() == 0:
+            console.print(f"\nInterrupted; python train.py resume={_run_dir(cfg)} goes on from here.", soft_wrap=True)
+        raise SystemExit(ended.code if isinstance(ended, Stopped) else 130) from None
     except Exception as error:
+        _let_the_first_rank_end(RANK_GRACE_SECONDS)
         # What a class refuses arrives wrapped, where the class was named in a configuration.
         reason = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         mendable = isinstance(reason, ValueError | OSError)
@@ -158,12 +197,18 @@ def user_errors(cfg: DictConfig) -> Iterator[None]:
             raise
         message = re.sub(r"^\[Errno \d+\] ", "", str(reason)) if mendable else repr(reason)
         console.print("\n[bold red]error:[/]", escape(message), soft_wrap=True)
-        if _is_multirun() or not isinstance(reason, ConfigError):
+        if _is_multirun() or not isinstance(reason, ConfigError | DirectoryInUse):
             _write_traceback(_run_dir(cfg))
         if not _is_multirun():
             if cfg.verbose:
                 raise
             raise SystemExit(2) from error
+
+
+def _let_the_first_rank_end(seconds: float) -> None:
+    """Wait to be ended with the first rank, which speaks for all; who started this one takes a status for a crash."""
+    if rank() > 0:
+        time.sleep(seconds)
 
 
 def _write_traceback(run_dir: Path) -> None:
@@ -173,17 +218,41 @@ def _write_traceback(run_dir: Path) -> None:
 
 
 def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
-    """The newest whole checkpoint of a resumed run; None for a fresh run, or where the run ended before its first one."""
+    """The newest checkpoint of a resumed run that is what was written; None for a fresh run, or before its first one.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be believed, or there must have been some.
+    """
     if cfg.resume is None:
         return None
-    found = sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    # A run that is killed while it writes one leaves a file without an end; sharded checkpoints are directories.
-    return next((str(path) for path in found if path.is_dir() or is_zipfile(path)), None)
+    found = newest_checkpoint(run_dir / "checkpoints")
+    later = run_dir / "iterations" / "001"
+    if found is None and later.exists():
+        raise ConfigError(
+            f"resume={run_dir} finds no checkpoint in {run_dir / 'checkpoints'}, though {later} was begun after one."
+        )
+    return None if found is None else str(found)
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Whether a run has nothing left to do: the report, which comes last, is written, and the exported weights are there."""
-    return (run_dir / "report" / "index.html").exists() and (run_dir / "export" / "config.json").exists()
+def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: str | None) -> None:
+    """Train. Raises KeyboardInterrupt and Stopped as they were; the trainer would make both an exit with status 1."""
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint)
+    except Stopped:
+        raise
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
+    """Whether a run has nothing left to do: the report, which comes last, is written, the exported weights are there, and
+    no more iterations are wanted than the run had.
+    """
+    stored = OmegaConf.load(run_dir / CONFIG_NAME)
+    is_done = (run_dir / REPORT_NAME).exists() and (run_dir / "export" / "config.json").exists()
+    return is_done and cfg.iteration.num_iterations <= stored.iteration.num_iterations
 
 
 def print_result(run_dir: Path, num_iterations: int) -> None:

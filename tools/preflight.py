@@ -1,6 +1,5 @@
 """The screen before a run: what it will cost, from the composed settings alone."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from rlaifv.models.budget import estimate
 from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
-from rlaifv.runtime import console
+from rlaifv.runtime import console, rank
 from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
 # Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
@@ -33,7 +32,7 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     unknown = [config.model_type for config in (policy, labeler) if config is not None and not has_layout(config)]
     if not unknown:
         _print_budget(cfg, run_dir, policy, labeler)
-    elif _is_first():
+    elif rank() == 0:  # others would only repeat it
         console.print(f"What a run costs is not known for models of type {unknown[0]!r}; it is not estimated.")
     wants_gpu = cfg.trainer.accelerator == "gpu"
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
@@ -59,13 +58,8 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         revision=cfg.model.revision,
         labeler_revision=cfg.labeler.revision,
     )
-    if _is_first():
+    if rank() == 0:  # others would only repeat it
         console.print(preflight_table(budget, place))
-
-
-def _is_first() -> bool:
-    """Processes that the first one started would only repeat what it prints."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _workload(cfg: DictConfig) -> Workload:
@@ -103,5 +97,5 @@ def _setup(cfg: DictConfig) -> Setup:
         batch_tokens=cfg.engine.batch_tokens,
         train_tokens=cfg.learner.batch_tokens,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
-        kept_checkpoints=cfg.callbacks.checkpoint.save_top_k,
+        kept_checkpoints=cfg.callbacks.checkpoint.num_kept,
     )

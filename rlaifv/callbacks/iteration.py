@@ -7,17 +7,21 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo import DPOModule, NonFiniteLoss
 from rlaifv.loop import FeedbackLoop
+from rlaifv.models.loading import weights_digest
 from rlaifv.report.console import iteration_summary
 from rlaifv.runtime import console, rank
+from rlaifv.stopping import listen
+from rlaifv.store.atomic import write_json
 
 
 class IterationCallback(Callback):
     """Advances the data module between epochs, opens each iteration in the module, and logs what it found.
 
-    An ordinary callback runs before `ModelCheckpoint` at the end of an epoch, so the checkpoint written there carries the
+    An ordinary callback runs before `CheckpointCallback` at the end of an epoch, so the checkpoint written there carries the
     advanced counters; a resumed run therefore starts with what comes next.
     """
 
@@ -26,10 +30,25 @@ class IterationCallback(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.loop.labeler.to(pl_module.device)
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None:  # the launcher started the other processes of this machine
+            listen(pass_on=kill)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, module = parts(trainer, pl_module)
+        if trainer.global_step == 0:  # whatever an earlier process logged before its first checkpoint
+            _go_on_from(trainer, 0)
+        if data.iteration == module.iteration:  # resumed within it
+            self.loop.check_policy(data.iteration, module.policy_digest)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        _go_on_from(trainer, checkpoint["global_step"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
         if data.iteration != module.iteration:
+            module.policy_digest = weights_digest(module.policy)
+            self.loop.check_policy(data.iteration, module.policy_digest)
             # The last batches of an epoch make a step of their own, however few they are.
             steps_per_epoch = -(-data.batches_per_epoch // trainer.accumulate_grad_batches)
             module.begin_iteration(data.iteration, data.epochs * steps_per_epoch)
@@ -38,7 +57,9 @@ class IterationCallback(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        pl_module.log("iteration", float(parts(trainer, pl_module)[0].iteration + 1))
+        data, _ = parts(trainer, pl_module)
+        pl_module.log("iteration", float(data.iteration + 1))
+        data.batch += 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         parts(trainer, pl_module)[0].advance()
@@ -47,7 +68,20 @@ class IterationCallback(Callback):
         data, _ = parts(trainer, pl_module)
         if data.iteration == data.num_iterations:
             self.loop.measure(data.iteration)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, _ = parts(trainer, pl_module)
+        if data.iteration == data.num_iterations:  # also where a resumed run had only this left to do
             self._announce(trainer, data.iteration)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say where a loss that is no number was met, for whoever looks for the reason."""
+        if isinstance(exception, NonFiniteLoss):
+            data, _ = parts(trainer, pl_module)
+            where = {"iteration": data.iteration, "epoch": data.epoch, "batch": data.batch, "step": trainer.global_step}
+            path = self.loop.run_dir / "nonfinite.json"
+            write_json(path, {**where, "rank": rank(), **exception.found})
+            exception.args = (f"{exception.args[0]} They are named in {path}; weights are those of the step before.",)
 
     def _announce(self, trainer: L.Trainer, num_iterations: int) -> None:
         """Sum up the iteration that ended on one screen; log the measurement after it and the feedback of the next one."""
@@ -68,6 +102,12 @@ def parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[PreferenceD
     assert isinstance(data, PreferenceDataModule)
     assert isinstance(pl_module, DPOModule)
     return data, pl_module
+
+
+def _go_on_from(trainer: L.Trainer, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsLogger) and rank() == 0:
+            logger.go_on_from(step)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

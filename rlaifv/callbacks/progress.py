@@ -24,12 +24,17 @@ class TrainingProgress(ProgressBar):
     def enable(self) -> None:
         """See `disable`."""
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """An epoch that is resumed has no other start than its next batch."""
+        if self._bars is not None:
+            return
         data, _ = parts(trainer, pl_module)
         name = f"iteration {data.iteration + 1}  train {data.epoch + 1}/{data.epochs}"
         self._bars = progress_bar()
         self._bars.start()
-        self._task = self._bars.add_task(name, total=trainer.num_training_batches, note="")
+        self._task = self._bars.add_task(name, total=trainer.num_training_batches, completed=data.batch, note="")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -11,6 +11,7 @@ from rlaifv.data.collate import PreferenceBatch, PreferenceCollator
 from rlaifv.data.dataset import PairBatchSampler, PreferenceDataset
 from rlaifv.records import Pair, Prompt
 from rlaifv.runtime import derive_seed, rank, world_size
+from rlaifv.stopping import listen
 from rlaifv.store.manifest import Manifest
 
 
@@ -19,7 +20,7 @@ class PreferenceDataModule(LightningDataModule):
 
     `train_dataloader` asks `prepare` for the current iteration, which generates it or finds it done. It is the first moment
     at which weights, counters and data agree, also after a resume, whatever the strategy; the trainer's epoch number is one
-    too small then, so iteration and epoch are counted here. `callbacks.iteration` advances them.
+    too small then, so iteration, epoch and batch are counted here. `callbacks.iteration` advances them.
 
     Args:
         prepare: makes sure that an iteration is generated and committed; called on every rank, any number of times.
@@ -58,6 +59,7 @@ class PreferenceDataModule(LightningDataModule):
         self.finish = finish
         self.iteration = 0
         self.epoch = 0
+        self.batch = 0
         self._served: tuple[int, PreferenceDataset] | None = None
 
     @property
@@ -66,11 +68,14 @@ class PreferenceDataModule(LightningDataModule):
         return len(self._batch_sampler(0))
 
     def train_dataloader(self) -> DataLoader[tuple[Prompt, Pair]]:
+        listen()  # the trainer has put its own signal handlers in place just before it asks for the first loader
         if self.iteration >= self.num_iterations and self.finish is not None:
             self.finish(self.iteration)
         return DataLoader(
             self.dataset(),
-            batch_sampler=self._batch_sampler(self.epoch),
+            batch_sampler=self._batch_sampler(self.epoch, self.batch),
+            # A loader draws when it is asked for; it would draw from the generators that dropout draws from.
+            generator=torch.Generator(),
             collate_fn=self.collator,
             num_workers=self.num_workers,
             persistent_workers=False,
@@ -83,15 +88,22 @@ class PreferenceDataModule(LightningDataModule):
 
     def advance(self) -> None:
         """Count an epoch as done, and its iteration with the last one."""
-        self.epoch += 1
+        self.epoch, self.batch = self.epoch + 1, 0
         if self.epoch == self.epochs:
             self.iteration, self.epoch = self.iteration + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iteration, "epoch": self.epoch}
+        return {"iteration": self.iteration, "epoch": self.epoch, "batch": self.batch, "num_ranks": world_size()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.iteration, self.epoch = state_dict["iteration"], state_dict["epoch"]
+        """Raises ValueError in the middle of an epoch that another number of ranks began."""
+        begun_by = state_dict["num_ranks"]
+        if state_dict["batch"] and begun_by != world_size():
+            raise ValueError(
+                f"The run stopped within an epoch that {begun_by} processes shared; trainer.devices makes {world_size()} of "
+                f"them now. Resume it with {begun_by} until the epoch ends."
+            )
+        self.iteration, self.epoch, self.batch = (state_dict[name] for name in ("iteration", "epoch", "batch"))
 
     def dataset(self) -> PreferenceDataset:
         """The current iteration's pairs, the last one's after all of them; made now if they are not there yet."""
@@ -101,7 +113,7 @@ class PreferenceDataModule(LightningDataModule):
             self._served = iteration, PreferenceDataset(manifest.records("prompts"), manifest.records("pairs"))
         return self._served[1]
 
-    def _batch_sampler(self, epoch: int) -> PairBatchSampler:
+    def _batch_sampler(self, epoch: int, num_done: int = 0) -> PairBatchSampler:
         return PairBatchSampler(
             self.dataset().pairs,
             self.batch_size,
@@ -109,4 +121,5 @@ class PreferenceDataModule(LightningDataModule):
             rank(),
             world_size(),
             self.batch_tokens,
+            num_done,
         )

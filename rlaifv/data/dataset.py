@@ -51,6 +51,7 @@ class PairBatchSampler(Sampler[list[int]]):
         seed: of the order; differs between epochs.
         batch_tokens: instead of `batch_size`, bound of the tokens of a batch, padding included, which one pair may exceed;
             0 is none.
+        num_done: batches of this rank that were read before, by a run that is resumed; they count, but are not read again.
 
     Raises:
         ValueError: fewer batches than ranks; a trainer would take a loader without batches for the end of the run.
@@ -64,6 +65,7 @@ class PairBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         batch_tokens: int = 0,
+        num_done: int = 0,
     ) -> None:
         groups: dict[str, list[int]] = {}
         for index, pair in enumerate(pairs):
@@ -84,12 +86,13 @@ class PairBatchSampler(Sampler[list[int]]):
             )
         even = len(batches) - len(batches) % world_size if world_size > 1 else len(batches)
         self.batches = batches[rank:even:world_size]
+        self.num_done = num_done
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        return iter(self.batches[self.num_done :])
 
 
 def _batches_by_tokens(

@@ -1,11 +1,11 @@
 """A transformers model in this process, run on the tree: sampling, claim checking and reference log-probs."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ MAX_TREE_TOKENS = 8192
 # a mask that is ignored, or positions that are counted wrongly, move them by 1 and more.
 MOST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
 
+# How often the bound of tokens is halved before memory is said to be too small.
+MOST_HALVINGS = 6
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +49,8 @@ class LocalEngine:
         model: Hugging Face image-text-to-text model, or a PEFT model around one. It is borrowed: whatever mode it was in is
             restored after every call.
         prompter: encodes prompts with the model's processor.
-        batch_tokens: upper bound of the tokens run at a time, padding included.
+        batch_tokens: upper bound of the tokens run at a time, padding included. Where memory runs out it is halved, and the
+            call begins again: what comes out depends on it no more than on the order of the batches.
     """
 
     def __init__(self, model: torch.nn.Module, prompter: Prompter, batch_tokens: int = 16_384) -> None:
@@ -105,6 +110,37 @@ class LocalEngine:
                     "smaller images."
                 )
 
+    def _within_memory(self, work: Callable[[Advance], T], advance: Advance) -> T:
+        """Do the work, again with half as many tokens at a time where memory runs out; progress is taken back then.
+
+        Raises:
+            ValueError: a few prompts at a time are too many.
+        """
+        allowed = self.batch_tokens
+        for halvings in range(MOST_HALVINGS + 1):
+            finished: list[int] = []
+
+            def count(num_finished: int, finished: list[int] = finished) -> None:
+                finished.append(num_finished)
+                advance(num_finished)
+
+            try:
+                return work(count)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            # Outside the clause above, whose traceback held on to the tensors.
+            advance(-sum(finished))
+            torch.cuda.empty_cache()
+            if halvings < MOST_HALVINGS and self.batch_tokens > 1:
+                self.batch_tokens //= 2
+                logger.warning("Out of memory (%s): engine.batch_tokens is %d from now on.", reason, self.batch_tokens)
+        raise ValueError(
+            f"Memory ran out with engine.batch_tokens={allowed}, and still does with {self.batch_tokens} ({reason}); lower "
+            "iteration.num_responses or iteration.decoding.max_new_tokens, or take a smaller model."
+        )
+
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
         modes = [(module, module.training) for module in self.model.modules()]
@@ -128,6 +164,11 @@ class LocalEngine:
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
         """See `protocol.Sampler`."""
+        return self._within_memory(partial(self._sample, prompts, seeds, decoding), advance)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], decoding: Decoding, advance: Advance
+    ) -> list[list[Sampled]]:
         tokenizer = self.prompter.tokenizer
         if prompts:
             self.check(prompts[0])
@@ -153,6 +194,11 @@ class LocalEngine:
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
     ) -> list[list[tuple[float, float]]]:
         """See `protocol.Labeler`. All questions about a prompt's images hang from one prefix."""
+        return self._within_memory(partial(self._answer_probabilities, asked), advance)
+
+    def _answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance
+    ) -> list[list[tuple[float, float]]]:
         yes, no = self.prompter.yes_no_ids()
         token_ids = torch.tensor(yes + no)
         if asked:
@@ -180,6 +226,11 @@ class LocalEngine:
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
     ) -> list[list[list[float]]]:
         """Log-prob of every token of every completion of each prompt: the reference's side of the DPO ratio."""
+        return self._within_memory(partial(self._completion_logps, completions), advance)
+
+    def _completion_logps(
+        self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance
+    ) -> list[list[list[float]]]:
         if completions:
             self.check(completions[0][0])
         trees = [
@@ -202,6 +253,14 @@ class LocalEngine:
             packed = self.packer([trees[k] for k in batch])
             images = stack_images([self.prompter.encode(prompts[batch[k]]) for k in packed.tree_order])
             yield batch, packed.to(model.device), _on(model.device, images)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU an error of its own; on a CPU a RuntimeError that only its words tell."""
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "not enough memory" in words or "can't allocate memory" in words or "out of memory" in words
+    )
 
 
 def _on(device: torch.device, images: dict[str, Tensor]) -> dict[str, Tensor]:

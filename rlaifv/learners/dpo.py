@@ -5,7 +5,7 @@ holds one model in memory and runs one forward pass per step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,10 +15,21 @@ from torch.optim import Optimizer
 
 from rlaifv.data.collate import PreferenceBatch
 from rlaifv.learners.losses import Loss, Reduction, dpo_loss, reduce_logps
-from rlaifv.models.loading import backbone
+from rlaifv.models.loading import backbone, tensors_digest
 from rlaifv.models.tree import branch_logps
 
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+class NonFiniteLoss(ValueError):
+    """A step that would have made weights that are no numbers; it was not made.
+
+    `found` says what was met, and in which pairs.
+    """
+
+    def __init__(self, message: str, found: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class DPOModule(LightningModule):
@@ -53,6 +64,7 @@ class DPOModule(LightningModule):
         reset_optimizer: bool = True,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # a checkpoint holds what trains; `on_load_checkpoint` is strict about that
         self.policy = policy.train()
         self.make_optimizer = optimizer
         self.beta = beta
@@ -67,6 +79,9 @@ class DPOModule(LightningModule):
         self.iteration = -1
         self.first_step = 0
         self.num_steps = 1
+        self.policy_digest = ""
+        self._frozen_digest: str | None = None
+        self._pair_ids: list[str] = []
 
     def begin_iteration(self, iteration: int, num_steps: int) -> None:
         """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
@@ -83,6 +98,7 @@ class DPOModule(LightningModule):
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch. Raises NonFiniteLoss before it could reach a gradient."""
         token_logps = batch.of_sides(branch_logps(backbone(self.policy), batch.trees, batch.images))
         lengths = batch.lengths
         weights = batch.token_weights if self.reduction == "weighted" else None
@@ -98,9 +114,11 @@ class DPOModule(LightningModule):
         if self.nll_weight:
             nll = -reduce_logps(token_logps, lengths, "mean")[::2].mean()
             loss = loss + self.nll_weight * nll
-            self.log("nll", nll.detach(), batch_size=len(chosen))
+            self.log("nll", nll.detach(), batch_size=len(chosen), sync_dist=True)
+        self._pair_ids += batch.pair_ids
+        self._refuse_non_finite("loss", loss.item(), batch.pair_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
-        self.log("loss", loss, batch_size=len(chosen))
+        self.log("loss", loss, batch_size=len(chosen), sync_dist=True)
         self.log_dict(
             {
                 "rewards/chosen": terms.chosen_rewards.mean(),
@@ -111,8 +129,24 @@ class DPOModule(LightningModule):
                 "logps/rejected": rejected.detach().mean(),
             },
             batch_size=len(chosen),
+            sync_dist=True,
         )
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """A finite loss may have a gradient that is not. Where a scaler looks for these itself, they are left to it."""
+        if str(self.trainer.precision) != "16-mixed":
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+            self._refuse_non_finite("norm of the gradient", norm, self._pair_ids)
+        self._pair_ids = []
+
+    def _refuse_non_finite(self, name: str, value: float, pair_ids: Sequence[str]) -> None:
+        if not math.isfinite(value):
+            shown = ", ".join(pair_ids[:4]) + (", …" if len(pair_ids) > 4 else "")
+            met = f"in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
+            found = {"what": name, "value": str(value), "pair_ids": list(pair_ids)}
+            raise NonFiniteLoss(f"The {name} is {value} {met}", found)
 
     def learning_rate_factor(self, step: int) -> float:
         """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""
@@ -132,16 +166,52 @@ class DPOModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights are left out: they are those of the base model, which their digest names."""
+        if "state_dict" in checkpoint:  # sharded strategies keep weights elsewhere
+            trained = self._trained_names()
+            checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["frozen_digest"] = self._digest_of_frozen()
         checkpoint["iteration"] = {
             "iteration": self.iteration,
             "first_step": self.first_step,
             "num_steps": self.num_steps,
+            "policy_digest": self.policy_digest,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off.
+
+        Raises:
+            ValueError: it belongs to another base model, or lacks weights that train.
+        """
+        recorded, found = checkpoint["frozen_digest"], self._digest_of_frozen()
+        if recorded != found:
+            raise ValueError(
+                f"The checkpoint belongs to another base model: the weights that stay frozen had SHA-256 {recorded}, but "
+                f"those of model.path have {found}."
+            )
+        if "state_dict" in checkpoint:
+            names, stored = self._trained_names(), checkpoint["state_dict"]
+            trained = {name: tensor for name, tensor in self.state_dict().items() if name in names}
+            for name in sorted({*trained, *stored}):
+                shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
+                if shapes[0] != shapes[1]:
+                    raise ValueError(f"{name} is {shapes[0]} in the checkpoint, but {shapes[1]} in what trains here.")
         state = checkpoint["iteration"]
-        self.iteration, self.first_step, self.num_steps = (
-            state["iteration"],
-            state["first_step"],
-            state["num_steps"],
+        self.iteration, self.first_step, self.num_steps, self.policy_digest = (
+            state[name] for name in ("iteration", "first_step", "num_steps", "policy_digest")
         )
+
+    def _trained_names(self) -> set[str]:
+        """Parameters that train and buffers; the rest never changes, such as the scales of weights in 4 bits."""
+        named = self.named_parameters(remove_duplicate=False)  # tied weights have two names
+        return {name for name, parameter in named if parameter.requires_grad} | {
+            name for name, _ in self.named_buffers()
+        }
+
+    def _digest_of_frozen(self) -> str:
+        """It is read once, since what it is of never changes."""
+        if self._frozen_digest is None:
+            trained = self._trained_names()
+            self._frozen_digest = tensors_digest({k: t for k, t in self.state_dict().items() if k not in trained})
+        return self._frozen_digest

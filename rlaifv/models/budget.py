@@ -219,7 +219,7 @@ def _disk(
     setup: Setup,
 ) -> DiskBudget:
     base = sum(part.total for part in parts if part.name != "adapters")
-    weights, trained = _weights(policy, parts, setup)
+    _, trained = _weights(policy, parts, setup)
     answer = RECORD_BYTES + workload.average_tokens * ANSWER_TOKEN_BYTES
     of_prompt = workload.num_responses * answer + workload.questions_per_prompt * (CLAIM_BYTES + JUDGEMENT_BYTES)
     of_pair = 2 * (answer + workload.average_tokens * LOGP_BYTES)
@@ -228,6 +228,6 @@ def _disk(
         policy_weights=base * dtype_bytes("auto", policy),
         labeler_weights=num_labeler * dtype_bytes("auto", labeler) if labeler else 0,
         shards=workload.num_iterations * shards,
-        checkpoints=(setup.kept_checkpoints + 1) * (weights + 2 * trained),
+        checkpoints=(setup.kept_checkpoints + 1) * 3 * trained,
         export=base * setup.weight_bytes(policy),
     )

@@ -194,8 +194,13 @@ def rename_tensors(path: Path, target: Path, rename: Callable[[str], str]) -> No
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all parameters: which policy produced a shard."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

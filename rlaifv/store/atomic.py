@@ -3,16 +3,50 @@
 Whoever reads a published file, also after a crash or a power loss, finds the old content or the new one, never a part.
 Two syncs make it so: one of the file before the rename, which could otherwise reach the disk ahead of the bytes that it
 names, and one of the directory after it, without which the rename itself may be lost.
+
+Every step passes a point at which `tools/fault.py` can let it fail.
 """
 
 import errno
 import json
 import os
 import secrets
+import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+FAIL_VARIABLE = "RLAIFV_FAIL"
+# How often each instruction has matched in this process.
+passed: Counter[str] = Counter()
+
+
+def failpoint(name: str) -> None:
+    """Fail here if the environment variable RLAIFV_FAIL says so; for tests.
+
+    It holds how to fail, a pattern of points, and at which passing of one: "eio store.* 3". The ways are crash (as by
+    kill -9), eio and enospc (the error of a broken and of a full disk), and sleep (an hour, for whoever kills from outside).
+    """
+    instruction = os.environ.get(FAIL_VARIABLE)
+    if instruction is None:
+        return
+    way, pattern, number = instruction.split()
+    if not fnmatchcase(name, pattern):
+        return
+    passed[instruction] += 1
+    if passed[instruction] != int(number):
+        return
+    if way == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "sleep":
+        time.sleep(3600)
+        return
+    code = getattr(errno, way.upper())
+    raise OSError(code, f"{os.strerror(code)} (as {FAIL_VARIABLE} asks at {name})")
 
 
 @contextmanager
@@ -29,9 +63,13 @@ def publish(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with _naming(path):
+            failpoint("store.write")
             yield temporary
+            failpoint("store.sync")
             _sync(temporary)
+            failpoint("store.rename")
             os.replace(temporary, path)
+            failpoint("store.sync_directory")
             _sync(path.parent)
     finally:
         # Clearing away must not hide why the write failed.
@@ -58,21 +96,40 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line of UTF-8 to a file, which is made if need be; it is on the disk when this returns.
+
+    A crash may leave a part of the line, which has no line break then.
+    """
+    with _naming(path):
+        failpoint("store.append")
+        is_new = not path.exists()
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
+        failpoint("store.sync")
+        _sync(path)
+        if is_new:
+            _sync(path.parent)
+
+
 def make_directory(path: Path) -> None:
     """Create `path` and its parents as durably as what will be published in them. Existing ones stay."""
     for directory in (*reversed(path.parents), path):
         if not directory.is_dir():
             with _naming(directory):
+                failpoint("store.make_directory")
                 directory.mkdir(exist_ok=True)
+                failpoint("store.sync_directory")
                 _sync(directory.parent)
 
 
-def remove_leftovers(directory: Path, pattern: str) -> None:
-    """Delete what killed processes left of unfinished files whose names match the glob `pattern`.
+def remove_leftovers(directory: Path, pattern: str = "*") -> None:
+    """Delete what killed processes left, here and below, of unfinished files whose names match the glob `pattern`.
 
     Only for when nobody writes such a file any more: the temporaries of living processes look the same.
     """
-    for leftover in directory.glob(f".{pattern}.*.tmp"):
+    for leftover in directory.rglob(f".{pattern}.*.tmp"):
+        failpoint("store.remove")
         leftover.unlink(missing_ok=True)
 
 

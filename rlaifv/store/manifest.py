@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +101,11 @@ class Manifest:
     @property
     def committed(self) -> bool:
         return self._index().committed
+
+    @property
+    def producer(self) -> dict[str, str]:
+        """What the iteration was begun by."""
+        return self._index().producer
 
     @property
     def stages(self) -> dict[str, int]:
@@ -281,17 +286,22 @@ def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
     if not (index.committed or last):
         problems.append(f"{manifest.path} is not committed, though a later iteration exists.")
     unplanned = {*directory.glob("*.parquet")}
+    records: dict[str, list[Any]] = {stage: [] for stage in STAGE_RECORDS}
     for stage, shards in stages.items():
         for number, shard in enumerate(shards):
             path = manifest.shard_path(stage, number)
             unplanned.discard(path)
             try:
-                if shard and len(read_shard(path, STAGE_RECORDS[stage], shard.sha256)) != shard.num_records:
+                found = read_shard(path, STAGE_RECORDS[stage], shard.sha256) if shard else []
+                records[stage] += found
+                if shard and len(found) != shard.num_records:
                     problems.append(f"{path} does not hold {shard.num_records} records, as its index says.")
                 if index.committed and not shard:
                     problems.append(f"{manifest.path} is committed without {path.name}.")
             except (ValueError, OSError) as error:
                 problems.append(str(error))
+    if not problems:
+        problems = [f"{directory}: {problem}" for problem in _contradictions(records, index.committed)]
     problems += [f"{path} is no planned shard." for path in sorted(unplanned)]
     done = [shard for shards in stages.values() for shard in shards if shard]
     num_pairs = sum(shard.num_records for shard in stages.get("pairs", []) if shard)
@@ -301,23 +311,69 @@ def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
     ), problems
 
 
+def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Iterator[str]:
+    """What the records of an iteration say of each other that cannot be."""
+    keys = {stage: [_key(record) for record in some] for stage, some in records.items()}
+    for stage, some in keys.items():
+        for key in [key for key, count in Counter(some).items() if count > 1][:1]:
+            yield f"{key!r} is there more than once among the {stage}."
+    prompt_of = {response.id: response.prompt_id for response in records["responses"]}
+    known = {stage: {*some} for stage, some in keys.items()}
+    for what, missing in (
+        ("responses are to prompts that are not there", {*prompt_of.values()} - known["prompts"]),
+        (
+            "claims are of responses that are not there",
+            {claim.response_id for claim in records["claims"]} - {*prompt_of},
+        ),
+        ("judgements are of claims that are not there", known["judgements"] - known["claims"]),
+        ("claims were not judged", known["claims"] - known["judgements"] if complete else set()),
+    ):
+        if missing:
+            yield f"{what}, {min(missing)!r} for one."
+    for pair in records["pairs"]:
+        if {prompt_of.get(pair.chosen_response_id), prompt_of.get(pair.rejected_response_id)} != {pair.prompt_id}:
+            yield f"pair {pair.id!r} is not made of two responses to {pair.prompt_id!r}."
+            break
+
+
+def _key(record: Any) -> str:
+    """What names a record; a judgement is named by its claim."""
+    return str(record.claim_id if isinstance(record, Judgement) else record.id)
+
+
+def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Every iteration of a run: its number, what it holds in one line, and a sentence for everything that is wrong."""
+    found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
+    before: dict[str, str] = {}
+    for iteration in range(max(found, default=-1) + 1):
+        line, problems = "missing", ["A later iteration exists."]
+        if iteration in found:
+            line, problems = audit(found[iteration], last=iteration == max(found))
+        if line not in ("missing", "unreadable"):
+            manifest = Manifest(found[iteration])
+            producer = manifest._index().producer
+            if before.get("policy", "") == producer.get("policy"):
+                problems.append(
+                    f"{manifest.path} names the policy of the iteration before: nothing was trained between."
+                )
+            if before.get("seed", producer.get("seed")) != producer.get("seed"):
+                problems.append(f"{manifest.path} has another seed than the iteration before.")
+            before = producer
+        yield iteration, line, problems
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Audit a run directory: one line for each iteration, below it what is wrong. Returns 1 if anything is, else 0."""
     parser = argparse.ArgumentParser(prog="python -m rlaifv.store.manifest", description="Audit the data of a run.")
     parser.add_argument("run_dir", type=Path, help="the directory that holds iterations/")
     run_dir = parser.parse_args(arguments).run_dir
-    found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
-    if not found:
+    num_iterations, sound = 0, True
+    for iteration, line, problems in audit_run(run_dir):
+        print(f"{iteration:03d}  {line}", *problems, sep="\n     wrong: ")
+        num_iterations, sound = num_iterations + 1, sound and not problems
+    if num_iterations == 0:
         print(f"{run_dir} holds no iterations.")
         return 1
-    sound = True
-    for iteration in range(max(found) + 1):
-        if iteration in found:
-            line, problems = audit(found[iteration], last=iteration == max(found))
-        else:
-            line, problems = "missing", ["A later iteration exists."]
-        print(f"{iteration:03d}  {line}", *problems, sep="\n     wrong: ")
-        sound = sound and not problems
     return 0 if sound else 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlaifv.feedback.canaries import ORDER, Canary
 from rlaifv.records import Prompt
-from rlaifv.runtime import derive_seed
+from rlaifv.runtime import derive_seed, rank
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
 
 EXAM_QUESTIONS = 4
@@ -78,7 +78,8 @@ class ShapesSource:
         for k, scene in enumerate(scenes):
             prompt_id = f"{name}-{k:04d}"
             path = self.directory / f"{prompt_id}.png"
-            render(scene).save(path)
+            if rank() == 0:  # the others wait for it before they look
+                render(scene).save(path)
             self._scenes[prompt_id] = scene
             prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),)))
         return prompts

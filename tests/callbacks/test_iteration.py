@@ -13,19 +13,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from rlaifv.callbacks import iteration as iteration_module
+from rlaifv.callbacks.checkpoint import CheckpointCallback
 from rlaifv.callbacks.iteration import IterationCallback
+from rlaifv.callbacks.rng import RandomStateCallback
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.records import Pair, Prompt
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
 
@@ -98,6 +99,9 @@ class FakeLoop:
     def measure(self, num_iterations: int) -> None:
         self.events.append(f"measure {num_iterations}")
 
+    def check_policy(self, iteration: int, digest: str) -> None:
+        self.events.append(f"policy of iteration {iteration} checked")
+
     def evaluation_path(self, num_iterations: int) -> Path:
         return self.run_dir / f"evaluation-{num_iterations}.json"
 
@@ -134,9 +138,7 @@ def fit(
     run_dir: Path, ckpt_path: Path | None = None, stop_after_steps: int | None = None, **options: Any
 ) -> tuple[list[str], L.Trainer]:
     events: list[str] = []
-    checkpoint = ModelCheckpoint(
-        run_dir / "checkpoints", "{epoch:03d}", monitor="epoch", mode="max", save_top_k=-1, save_on_train_epoch_end=True
-    )
+    checkpoint = CheckpointCallback(str(run_dir / "checkpoints"), num_kept=9)
     loop: Any = FakeLoop(run_dir, events)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -147,7 +149,7 @@ def fit(
         enable_progress_bar=False,
         log_every_n_steps=1,
         # The checkpoint stands first in the list, and is still to come last.
-        callbacks=[checkpoint, IterationCallback(loop), Recorder(events, stop_after_steps)],
+        callbacks=[checkpoint, RandomStateCallback(), IterationCallback(loop), Recorder(events, stop_after_steps)],
         **{"logger": False, **options},
     )
     trainer.fit(OneWeight(events), Data(events), ckpt_path=ckpt_path)
@@ -157,6 +159,7 @@ def fit(
 FIRST_ITERATION = [
     "loader 0.0 at trainer epoch 0",
     "prepare 0",
+    "policy of iteration 0 checked",
     "begin iteration 0 with 6 steps",
     "epoch starts, counters 0.0",
     *("step 0", "step 1", "step 2"),
@@ -169,6 +172,7 @@ FIRST_ITERATION = [
     "save",
 ]
 SECOND_ITERATION = [
+    "policy of iteration 1 checked",
     "begin iteration 1 with 6 steps",
     "epoch starts, counters 1.0",
     *("step 6", "step 7", "step 8"),
@@ -196,14 +200,14 @@ def test_the_order_of_hooks(tmp_path: Path) -> None:
 def test_checkpoints_carry_the_advanced_counters(tmp_path: Path) -> None:
     fit(tmp_path)
     states = []
-    for path in sorted((tmp_path / "checkpoints").iterdir()):
+    for path in sorted((tmp_path / "checkpoints").glob("*.ckpt")):
         checkpoint = torch.load(path, weights_only=True)
         states.append((path.name, checkpoint["Data"], checkpoint["iteration"]["iteration"], checkpoint["global_step"]))
     assert states == [
-        ("epoch=000.ckpt", {"iteration": 0, "epoch": 1}, 0, 3),
-        ("epoch=001.ckpt", {"iteration": 1, "epoch": 0}, 0, 6),
-        ("epoch=002.ckpt", {"iteration": 1, "epoch": 1}, 1, 9),
-        ("epoch=003.ckpt", {"iteration": 2, "epoch": 0}, 1, 12),
+        ("step=000003.ckpt", {"iteration": 0, "epoch": 1, "batch": 0, "num_ranks": 1}, 0, 3),
+        ("step=000006.ckpt", {"iteration": 1, "epoch": 0, "batch": 0, "num_ranks": 1}, 0, 6),
+        ("step=000009.ckpt", {"iteration": 1, "epoch": 1, "batch": 0, "num_ranks": 1}, 1, 9),
+        ("step=000012.ckpt", {"iteration": 2, "epoch": 0, "batch": 0, "num_ranks": 1}, 1, 12),
     ]
 
 
@@ -213,7 +217,7 @@ def test_resuming_between_iterations(tmp_path: Path) -> None:
     The counters of the data module are right both times, and the second time everything is there already.
     """
     fit(tmp_path)
-    events, _ = fit(tmp_path, tmp_path / "checkpoints/epoch=001.ckpt")
+    events, _ = fit(tmp_path, tmp_path / "checkpoints/step=000006.ckpt")
     assert events == [
         "loader 1.0 at trainer epoch 1",
         "prepare 1",
@@ -225,10 +229,11 @@ def test_resuming_between_iterations(tmp_path: Path) -> None:
 def test_resuming_within_an_iteration(tmp_path: Path) -> None:
     """The iteration goes on: it is not begun again, so its learning rate and optimizer states stay."""
     fit(tmp_path)
-    events, _ = fit(tmp_path, tmp_path / "checkpoints/epoch=002.ckpt")
+    events, _ = fit(tmp_path, tmp_path / "checkpoints/step=000009.ckpt")
     assert events == [
         "loader 1.1 at trainer epoch 2",
         "prepare 1",
+        "policy of iteration 1 checked",
         *SECOND_ITERATION[SECOND_ITERATION.index("loader 1.1 at trainer epoch 3") :],
     ]
 
@@ -236,7 +241,7 @@ def test_resuming_within_an_iteration(tmp_path: Path) -> None:
 def test_resuming_after_the_last_epoch(tmp_path: Path) -> None:
     """The trainer wants a loader and then stops without a hook; the last measurement is asked for all the same."""
     fit(tmp_path)
-    events, trainer = fit(tmp_path, tmp_path / "checkpoints/epoch=003.ckpt")
+    events, trainer = fit(tmp_path, tmp_path / "checkpoints/step=000012.ckpt")
     assert events == ["loader 2.0 at trainer epoch 3", "finish 2", "prepare 1"]
     assert trainer.global_step == 12
 
@@ -244,9 +249,9 @@ def test_resuming_after_the_last_epoch(tmp_path: Path) -> None:
 def test_a_run_that_stops_in_the_middle_measures_nothing_and_counts_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fit(tmp_path, stop_after_steps=8)
-    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert checkpoints == ["epoch=000.ckpt", "epoch=001.ckpt"]
-    events, _ = fit(tmp_path, tmp_path / "checkpoints/epoch=001.ckpt")
+    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
+    assert checkpoints == ["step=000003.ckpt", "step=000006.ckpt"]
+    events, _ = fit(tmp_path, tmp_path / "checkpoints/step=000006.ckpt")
     assert [event for event in events if event.startswith("step")] == [f"step {k}" for k in range(6, 12)]
     assert events[-1] == "measure 2"
 
@@ -268,7 +273,8 @@ def test_the_labeler_is_put_where_the_policy_is(tmp_path: Path) -> None:
     moved: list[torch.device] = []
     loop: Any = SimpleNamespace(labeler=SimpleNamespace(to=moved.append))
     module = SimpleNamespace(device=torch.device("meta"))
-    IterationCallback(loop).on_fit_start(None, module)  # type: ignore[arg-type]
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
+    IterationCallback(loop).on_fit_start(trainer, module)  # type: ignore[arg-type]
     assert moved == [torch.device("meta")]
 
 

@@ -29,22 +29,30 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
 def run() -> tuple[Any, DPOModule]:
     """A trainer in the second epoch of the third iteration, and its module."""
     data = PreferenceDataModule(None, None, 1, num_iterations=4, epochs=2, seed=0)  # type: ignore[arg-type]
-    data.load_state_dict({"iteration": 2, "epoch": 1})
+    data.iteration, data.epoch = 2, 1
     trainer = SimpleNamespace(datamodule=data, num_training_batches=3, callback_metrics={})
     return trainer, DPOModule(torch.nn.Linear(1, 1), torch.optim.SGD)
 
 
 def test_a_bar_says_which_epoch_of_which_iteration(bars: list[Progress], run: tuple[Any, DPOModule]) -> None:
     """Counted from 1, as people do."""
-    TrainingProgress().on_train_epoch_start(*run)
+    TrainingProgress().on_train_batch_start(*run, None, 0)
     (task,) = bars[0].tasks
     assert task.description == "iteration 3  train 2/2"
     assert (task.completed, task.total, task.fields["note"]) == (0, 3, "")
 
 
+def test_a_bar_goes_on_where_its_epoch_did(bars: list[Progress], run: tuple[Any, DPOModule]) -> None:
+    run[0].datamodule.batch = 2
+    progress = TrainingProgress()
+    for batch in (2, 3):
+        progress.on_train_batch_start(*run, None, batch)
+    assert [bar.tasks[0].completed for bar in bars] == [2]
+
+
 def test_a_bar_advances_with_the_metrics(bars: list[Progress], run: tuple[Any, DPOModule]) -> None:
     progress = TrainingProgress()
-    progress.on_train_epoch_start(*run)
+    progress.on_train_batch_start(*run, None, 0)
     progress.on_train_batch_end(*run, None, None, 0)
     (task,) = bars[0].tasks
     assert (task.completed, task.fields["note"]) == (1, "")
@@ -62,7 +70,7 @@ def test_a_bar_ends_with_its_epoch(
     monkeypatch.setattr(Progress, "stop", lambda self: stopped.append(self))
     progress = TrainingProgress()
     progress.on_exception(*run, KeyError())
-    progress.on_train_epoch_start(*run)
+    progress.on_train_batch_start(*run, None, 0)
     assert stopped == []
     if ends_by_error:
         progress.on_exception(*run, KeyError())
@@ -71,7 +79,7 @@ def test_a_bar_ends_with_its_epoch(
     assert stopped == bars[:1]
     progress.on_train_batch_end(*run, None, None, 2)  # after the end nothing moves
     assert bars[0].tasks[0].completed == 0
-    progress.on_train_epoch_start(*run)
+    progress.on_train_batch_start(*run, None, 0)
     assert len(bars) == 2
 
 

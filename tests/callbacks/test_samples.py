@@ -89,7 +89,7 @@ def test_without_images_only_the_table_is_logged(data: PreferenceDataModule) -> 
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("iteration", [0, 2])
 def test_once_an_iteration(data: PreferenceDataModule, iteration: int, epoch: int) -> None:
-    data.load_state_dict({"iteration": iteration, "epoch": epoch})
+    data.iteration, data.epoch = iteration, epoch
     logger = FakeWandb()
     start_epoch(data, 1, logger)
     assert [table["data"][0][0] for table in logger.tables] == ([iteration + 1] if epoch == 0 else [])

@@ -51,6 +51,10 @@ def data(loop: FakeLoop, prompter: Prompter) -> PreferenceDataModule:
     return PreferenceDataModule(loop.prepare, collator, batch_size=4, num_iterations=2, epochs=2, seed=7)  # type: ignore[arg-type]
 
 
+def counters(iteration: int, epoch: int, batch: int = 0, num_ranks: int = 1) -> dict[str, int]:
+    return {"iteration": iteration, "epoch": epoch, "batch": batch, "num_ranks": num_ranks}
+
+
 def pair_ids(data: PreferenceDataModule) -> list[str]:
     return [pair_id for batch in data.train_dataloader() for pair_id in batch.pair_ids]
 
@@ -88,7 +92,7 @@ def test_the_order_depends_on_seed_iteration_and_epoch_alone(
     expected = pair_ids(data)
     for seed, is_same in ((7, True), (8, False)):
         other = PreferenceDataModule(loop.prepare, PreferenceCollator(prompter), 4, 2, 2, seed)  # type: ignore[arg-type]
-        other.load_state_dict({"iteration": 0, "epoch": 1})
+        other.load_state_dict(counters(0, 1))
         assert (pair_ids(other) == expected) is is_same
 
 
@@ -96,8 +100,8 @@ def test_the_state_carries_both_counters(data: PreferenceDataModule, loop: FakeL
     for _ in range(3):
         data.advance()
     state = data.state_dict()
-    assert state == {"iteration": 1, "epoch": 1}
-    data.load_state_dict({"iteration": 0, "epoch": 1})
+    assert state == {"iteration": 1, "epoch": 1, "batch": 0, "num_ranks": 1}
+    data.load_state_dict(counters(0, 1))
     assert (data.iteration, data.epoch) == (0, 1)
     data.load_state_dict(state)
     assert (data.iteration, data.epoch) == (1, 1)
@@ -107,9 +111,9 @@ def test_the_state_carries_both_counters(data: PreferenceDataModule, loop: FakeL
 
 def test_going_back_an_iteration_serves_that_one_again(data: PreferenceDataModule, loop: FakeLoop) -> None:
     """A checkpoint restored after a loader was asked for must not leave the other iteration's pairs in place."""
-    data.load_state_dict({"iteration": 1, "epoch": 0})
+    data.load_state_dict(counters(1, 0))
     assert len(data.dataset()) == 8
-    data.load_state_dict({"iteration": 0, "epoch": 0})
+    data.load_state_dict(counters(0, 0))
     assert len(data.dataset()) == 10
     assert loop.prepared == [1, 0]
 
@@ -150,7 +154,37 @@ def test_after_the_last_iteration_nothing_new_is_generated(
     data = PreferenceDataModule(loop.prepare, collator, 4, 2, 2, 7, finish=finished.append)  # type: ignore[arg-type]
     data.train_dataloader()
     assert finished == []
-    data.load_state_dict({"iteration": 2, "epoch": 0})
+    data.load_state_dict(counters(2, 0))
     assert set(pair_ids(data)) == {f"1/{k}" for k in range(8)}
     assert finished == [2]
     assert loop.prepared == [0, 1]
+
+
+def test_an_epoch_goes_on_after_the_batches_that_were_read(
+    data: PreferenceDataModule, loop: FakeLoop, prompter: Prompter
+) -> None:
+    """The length stays that of the whole epoch, and the next epoch is whole again."""
+    whole = [batch.pair_ids for batch in data.train_dataloader()]
+    data.batch = 2
+    resumed = PreferenceDataModule(loop.prepare, PreferenceCollator(prompter), 4, 2, 2, seed=7)  # type: ignore[arg-type]
+    resumed.load_state_dict(data.state_dict())
+    assert [batch.pair_ids for batch in resumed.train_dataloader()] == whole[2:]
+    assert len(resumed.train_dataloader()) == resumed.batches_per_epoch == 3
+    resumed.advance()
+    assert len(list(resumed.train_dataloader())) == 3
+
+
+def test_an_epoch_is_shared_by_as_many_ranks_as_began_it(data: PreferenceDataModule) -> None:
+    with pytest.raises(
+        ValueError, match=r"within an epoch that 2 processes shared; trainer\.devices makes 1 of them now"
+    ):
+        data.load_state_dict(counters(0, 0, batch=1, num_ranks=2))
+    data.load_state_dict(counters(0, 1, batch=0, num_ranks=2))
+    assert data.epoch == 1
+
+
+def test_a_loader_draws_from_no_shared_generator(data: PreferenceDataModule) -> None:
+    """Dropout after a resume would else differ: an uninterrupted run asks for a loader less often."""
+    state = torch.get_rng_state()
+    iter(data.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)

@@ -3,6 +3,7 @@
 The tiny model has random weights. Its answers are made up, and their reference log-probs come from the same weights.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.engines.local import LocalEngine
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo import DPOModule, NonFiniteLoss
 from rlaifv.learners.token_weights import changed_token_weights
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
@@ -81,8 +82,10 @@ class Run:
         loop = SimpleNamespace(
             labeler=torch.nn.Module(),
             measure=lambda num_iterations: None,
+            check_policy=lambda iteration, digest: None,
             evaluation_path=lambda num_iterations: Path("nowhere"),
             statistics_path=lambda iteration: Path("nowhere"),
+            run_dir=options.pop("run_dir", None),
         )
         ckpt_path = options.pop("ckpt_path", None)
         trainer = L.Trainer(
@@ -398,10 +401,112 @@ def test_a_checkpoint_continues_the_run(
 
 def test_the_state_in_a_checkpoint(run: Run) -> None:
     module = DPOModule(run.model, ADAMW)
-    module.iteration, module.first_step, module.num_steps = 3, 120, 40
+    module.iteration, module.first_step, module.num_steps, module.policy_digest = 3, 120, 40, "abc"
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
     other = DPOModule(run.model, ADAMW)
-    assert (other.iteration, other.first_step, other.num_steps) == (-1, 0, 1)
+    assert (other.iteration, other.first_step, other.num_steps, other.policy_digest) == (-1, 0, 1, "")
     other.on_load_checkpoint(checkpoint)
-    assert (other.iteration, other.first_step, other.num_steps) == (3, 120, 40)
+    assert (other.iteration, other.first_step, other.num_steps, other.policy_digest) == (3, 120, 40, "abc")
+
+
+def stored(model: Any) -> dict[str, Any]:
+    module = DPOModule(model, ADAMW)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_only_what_trains_is_stored(model: Any) -> None:
+    """A run with adapters does not write the base model again and again; what is left out is there."""
+    select_trainable(model, ["projector"])
+    checkpoint = stored(model)
+    names = {name for name in checkpoint["state_dict"]}
+    assert names
+    assert all("multi_modal_projector" in name for name in names)
+    module = DPOModule(model, ADAMW)
+    module.on_load_checkpoint(checkpoint)
+    assert not module.strict_loading
+    adapted = select_trainable(model, [], {"r": 2, "lora_alpha": 2})
+    assert all("lora_" in name for name in stored(adapted)["state_dict"])
+
+
+def test_another_base_model_is_refused_with_both_digests(model: Any) -> None:
+    select_trainable(model, ["projector"])
+    checkpoint = stored(model)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    other = DPOModule(model, ADAMW)
+    message = (
+        f"another base model: .* SHA-256 {checkpoint['frozen_digest']}, but those of model.path have [0-9a-f]{{64}}"
+    )
+    with pytest.raises(ValueError, match=message):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_named(model: Any) -> None:
+    select_trainable(model, ["projector"])
+    name = "policy.model.multi_modal_projector.linear_1.bias"
+    checkpoint = stored(model)
+    tensor = checkpoint["state_dict"].pop(name)
+    with pytest.raises(ValueError, match=f"{name} is missing in the checkpoint, but .* in what trains here"):
+        DPOModule(model, ADAMW).on_load_checkpoint(checkpoint)
+    checkpoint["state_dict"][name] = tensor[:3]
+    with pytest.raises(ValueError, match=rf"{name} is \(3,\) in the checkpoint"):
+        DPOModule(model, ADAMW).on_load_checkpoint(checkpoint)
+
+
+def poisoned(run: Run, k: int) -> Run:
+    """A reference log-prob that is no number, as overflow in a stage before would leave it."""
+    pair = run.pairs[k]
+    run.pairs[k] = replace(pair, chosen_reference_logps=(math.nan, *pair.chosen_reference_logps[1:]))
+    return run
+
+
+def weights(run: Run) -> dict[str, Any]:
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def test_a_loss_that_is_no_number_stops_the_step_that_meets_it(run: Run, tmp_path: Path) -> None:
+    """Before the weights are touched; the pairs, and where they were met, are written down."""
+    poisoned(run, 2)
+    module, data = DPOModule(run.model, ADAMW), run.data(batch_size=1, epochs=2)
+    steps: list[dict[str, Any]] = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *others: Any) -> None:
+            steps.append(weights(run))
+
+    with pytest.raises(
+        NonFiniteLoss, match=r"The loss is nan in optimizer step \d, in a batch of 1 pairs: pair-2\."
+    ) as met:
+        run.fit(module, data, Look(), run_dir=tmp_path)
+    assert not [name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, steps[-1][name])]
+    written = json.loads((tmp_path / "nonfinite.json").read_text())
+    done = len(steps) - 1
+    assert written == {
+        "iteration": 0,
+        "epoch": 0,
+        "batch": done,
+        "step": done,
+        "rank": 0,
+        "what": "loss",
+        "value": "nan",
+        "pair_ids": ["pair-2"],
+    }
+    assert f"named in {tmp_path / 'nonfinite.json'}" in str(met.value)
+
+
+def test_a_gradient_that_is_no_number_stops_the_step_too(run: Run, tmp_path: Path) -> None:
+    before = weights(run)
+    next(p for p in run.model.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteLoss, match=r"The norm of the gradient is (inf|nan) in optimizer step 0"):
+        run.fit(DPOModule(run.model, ADAMW), run.data(batch_size=2), run_dir=tmp_path, accumulate_grad_batches=2)
+    assert not [name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert sorted(json.loads((tmp_path / "nonfinite.json").read_text())["pair_ids"]) == [f"pair-{k}" for k in range(4)]
+
+
+def test_without_the_stop_the_weights_would_be_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DPOModule, "_refuse_non_finite", lambda *arguments: None)
+    run.fit(DPOModule(poisoned(run, 2).model, ADAMW), run.data(batch_size=1))
+    assert any(tensor.isnan().any() for tensor in run.model.state_dict().values())

@@ -192,7 +192,7 @@ def test_disk(llava):
     total = sum(part.total for part in budget.parts)
     trained = sum(part.trainable for part in budget.parts)
     assert budget.disk.policy_weights == budget.disk.export == 2 * total
-    assert budget.disk.checkpoints == 3 * (2 * total + 4 * trained)
+    assert budget.disk.checkpoints == 3 * (2 * trained + 4 * trained)
     assert 50e6 < budget.disk.shards < 500e6
     assert budget.disk.run_dir == budget.disk.checkpoints + budget.disk.export + budget.disk.shards
 

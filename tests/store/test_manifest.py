@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 import rlaifv
 from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
-from rlaifv.store.manifest import STAGE_RECORDS, Manifest, TooFewPairs, main
-from rlaifv.store.shards import read_shard
+from rlaifv.store.manifest import STAGE_RECORDS, Manifest, TooFewPairs, audit, audit_run, main
+from rlaifv.store.shards import read_shard, write_shard
 
 PRODUCER = {"policy": "sha256:ab", "seed": "7"}
 NUM_SHARDS = {"prompts": 1, "responses": 2, "claims": 2, "judgements": 2, "pairs": 1}
@@ -44,10 +45,10 @@ def records_of(stage: str, shard: int) -> list[Any]:
     return [
         {
             "prompts": Prompt(f"p{n}", "What is shown?", ("/a.png",)),
-            "responses": Response(f"p{n}/0", f"p{n}", "A ball.", (5, n, 2), True, n),
-            "claims": Claim(f"p{n}/0/0", f"p{n}/0", f"p{n}", "There is a ball.", "Is there a ball?"),
-            "judgements": Judgement(f"p{n}/0/0", f"p{n}/0", f"p{n}", 0.25, 0.5, "rejected"),
-            "pairs": Pair(f"p{n}", f"p{n}", "0", "1", "A ball.", "A cat.", (5, 2), (6, 2), 0.0, -1.0),
+            "responses": Response(f"r{n}", f"p{n % 2}", "A ball.", (5, n, 2), True, n),
+            "claims": Claim(f"r{n}/0", f"r{n}", f"p{n % 2}", "There is a ball.", "Is there a ball?"),
+            "judgements": Judgement(f"r{n}/0", f"r{n}", f"p{n % 2}", 0.25, 0.5, "rejected"),
+            "pairs": Pair(f"p{n}", f"p{n}", f"r{n}", f"r{n + 2}", "A ball.", "A cat.", (5, 2), (6, 2), 0.0, -1.0),
         }[stage]
         for n in (2 * shard, 2 * shard + 1)
     ]
@@ -60,7 +61,7 @@ def put(manifest: Manifest, stage: str, shard: int) -> None:
 
 def run_iteration(run_dir: Path, iteration: int = 0) -> Manifest:
     """The stages of an iteration as the loop runs them."""
-    manifest = Manifest.open(run_dir, iteration, PRODUCER)
+    manifest = Manifest.open(run_dir, iteration, PRODUCER | ({"policy": f"sha256:{iteration}"} if iteration else {}))
     if manifest.committed:
         return manifest.verified()
     for stage, num_shards in NUM_SHARDS.items():
@@ -333,13 +334,15 @@ def test_audit_of_a_sound_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for iteration in (0, 1):
         run_iteration(tmp_path, iteration)
     unfinished = Manifest.open(tmp_path, 2, PRODUCER)
+    unfinished.plan("prompts", 1)
     unfinished.plan("responses", 3)
+    put(unfinished, "prompts", 0)
     put(unfinished, "responses", 1)
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "000  committed, 8 of 8 shards, 2 pairs, dropped: 3 tie, 3 truncated, 1 no_claims",
         "001  committed, 8 of 8 shards, 2 pairs, dropped: 3 tie, 3 truncated, 1 no_claims",
-        "002  unfinished, 1 of 3 shards, 0 pairs, dropped: 1 truncated",
+        "002  unfinished, 2 of 4 shards, 0 pairs, dropped: 1 truncated",
     ]
 
 
@@ -378,6 +381,60 @@ def test_audit_tells_what_is_wrong_with_an_iteration(
     assert lines[0].startswith("000  ")
     assert any(line.startswith("     wrong: ") and message in line for line in lines[1:-1])
     assert lines[-1].startswith("001  committed")
+
+
+def put_instead(directory: Path, stage: str, shard: int, records: list[Any]) -> None:
+    """Replace a committed shard by other records, as if they had been committed."""
+    name = f"{stage}-{shard:05d}.parquet"
+    digest = write_shard(directory / name, records, STAGE_RECORDS[stage])
+    edit(directory, "shards", name, "sha256", value=digest)
+    edit(directory, "shards", name, "num_records", value=len(records))
+
+
+@pytest.mark.parametrize(
+    ("stage", "shard", "records", "message"),
+    [
+        ("responses", 1, records_of("responses", 0), "'r0' is there more than once among the responses"),
+        ("judgements", 1, records_of("judgements", 0), "'r0/0' is there more than once among the judgements"),
+        ("prompts", 0, records_of("prompts", 0)[:1], "responses are to prompts that are not there, 'p1' for one"),
+        ("responses", 1, [], "claims are of responses that are not there, 'r2' for one"),
+        ("judgements", 1, [], "claims were not judged, 'r2/0' for one"),
+        ("claims", 1, [], "judgements are of claims that are not there, 'r2/0' for one"),
+        ("pairs", 0, [replace(records_of("pairs", 0)[0], rejected_response_id="r1")], "pair 'p0' is not made of two"),
+        ("pairs", 0, [replace(records_of("pairs", 0)[0], chosen_response_id="r9")], "pair 'p0' is not made of two"),
+    ],
+)
+def test_audit_tells_which_records_contradict_each_other(
+    tmp_path: Path, stage: str, shard: int, records: list[Any], message: str
+) -> None:
+    """As after a shard is put twice, lost, or brought from another iteration, with a digest that vouches for it."""
+    directory = run_iteration(tmp_path).directory
+    assert audit(directory)[1] == []
+    put_instead(directory, stage, shard, records)
+    problems = audit(directory)[1]
+    assert any(problem.startswith(f"{directory}: ") and message in problem for problem in problems)
+
+
+@pytest.mark.parametrize("stage", ["claims", "responses"])
+def test_shard_in_the_place_of_another_is_refused(tmp_path: Path, stage: str) -> None:
+    directory = run_iteration(tmp_path).directory
+    (directory / f"{stage}-00000.parquet").write_bytes((directory / f"{stage}-00001.parquet").read_bytes())
+    with pytest.raises(ValueError, match=f"{stage}-00000.parquet was changed or damaged"):
+        Manifest(directory).records(stage)
+    assert "was changed or damaged" in audit(directory)[1][0]
+
+
+def test_audit_follows_the_policy_from_one_iteration_to_the_next(tmp_path: Path) -> None:
+    for iteration in (0, 1):
+        run_iteration(tmp_path, iteration)
+    assert [problems for _, _, problems in audit_run(tmp_path)] == [[], []]
+    second = tmp_path / "iterations" / "001"
+    edit(second, "producer", "policy", value=PRODUCER["policy"])
+    edit(second, "producer", "seed", value="8")
+    assert [problems for _, _, problems in audit_run(tmp_path)][1] == [
+        f"{second / 'manifest.json'} names the policy of the iteration before: nothing was trained between.",
+        f"{second / 'manifest.json'} has another seed than the iteration before.",
+    ]
 
 
 def test_audit_of_a_run_with_a_gap_or_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

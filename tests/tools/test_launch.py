@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from rlaifv.checks import ConfigError
+from rlaifv.store.atomic import make_directory
+from rlaifv.store.checkpoints import checkpoint_path, write_checkpoint
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tools.launch import START_VARIABLE, checkpoint_to_resume, is_finished, register_resolvers
 
@@ -71,7 +75,7 @@ def assert_nothing_trained(directory: Path) -> None:
         (["+depth=1"], ["+depth=1 adds a key that nothing reads."]),
         (["resume=nowhere"], ["resume=nowhere is no run directory", "nowhere/config.yaml is missing."]),
         (["resume=latest"], ["resume=latest found no run in", "outputs."]),
-        (["resume=runs", "seed=1"], ["beside it, seed=1 would have no effect."]),
+        (["min_free_bytes=-1"], ["min_free_bytes=-1 must be at least 0."]),
     ],
 )
 def test_refused_before_anything_is_made(
@@ -122,7 +126,7 @@ def test_bad_row_is_named_before_weights_are_loaded(
     expected = sentence.format(path=tmp_path / "prompts.jsonl", folder=tmp_path)
     assert error_of(output).splitlines()[0] == expected
     assert "ValueError" in (tmp_path / "run" / "error.txt").read_text()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt", "inputs.json"]
 
 
 def test_more_prompts_wanted_than_there_are(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +222,9 @@ def test_stored_settings_are_what_was_composed(launch: Launch, tmp_path: Path) -
     # Paths are found again from any working directory, and a run that was moved does not write to its old place.
     assert stored.data.path == str(tmp_path / "prompts.jsonl")
     assert stored.run_dir == str(tmp_path / "deep" / "run")
-    assert stored.callbacks.checkpoint.dirpath == str(tmp_path / "deep" / "run" / "checkpoints")
+    assert stored.callbacks.checkpoint.directory == str(tmp_path / "deep" / "run" / "checkpoints")
     stored.run_dir = "/moved"
-    assert stored.callbacks.checkpoint.dirpath == "/moved/checkpoints"
+    assert stored.callbacks.checkpoint.directory == "/moved/checkpoints"
     assert "hydra" not in stored
 
 
@@ -257,29 +261,39 @@ def test_tracking_is_offline_exactly_without_a_key(monkeypatch: pytest.MonkeyPat
     assert not is_offline()
 
 
-def test_resume_takes_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+def test_resume_takes_the_newest_checkpoint_that_is_what_was_written(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoints"
     fresh, resumed = OmegaConf.create({"resume": None}), OmegaConf.create({"resume": "run"})
     assert checkpoint_to_resume(resumed, tmp_path) is None
-    directory.mkdir()
-    for age, name in enumerate(("last.ckpt", "epoch=003.ckpt", "epoch=002.ckpt")):
-        torch.save({"weights": torch.zeros(1000)}, directory / name)
-        os.utime(directory / name, (1000 - age, 1000 - age))
+    for step in (3, 6):
+        make_directory(directory)
+        write_checkpoint(checkpoint_path(directory, step), partial(torch.save, {"weights": torch.zeros(1000)}))
     assert checkpoint_to_resume(fresh, tmp_path) is None
-    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "last.ckpt")
-    content = (directory / "last.ckpt").read_bytes()
-    (directory / "last.ckpt").write_bytes(content[: len(content) // 2])
-    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "epoch=003.ckpt")
-    (directory / "epoch=003.ckpt").unlink()
-    (directory / "epoch=003.ckpt").mkdir()  # as sharded strategies write them
-    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "epoch=003.ckpt")
+    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "step=000006.ckpt")
+    torn = directory / "step=000006.ckpt"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    assert checkpoint_to_resume(resumed, tmp_path) == str(directory / "step=000003.ckpt")
+
+
+def test_checkpoints_that_must_have_been_are_missed(tmp_path: Path) -> None:
+    """A later iteration stands on a checkpoint; without one the run would start over with other weights."""
+    (tmp_path / "iterations" / "000").mkdir(parents=True)
+    resumed = OmegaConf.create({"resume": "run"})
+    assert checkpoint_to_resume(resumed, tmp_path) is None
+    (tmp_path / "iterations" / "001").mkdir()
+    with pytest.raises(ConfigError, match=r"finds no checkpoint in .*, though .*001 was begun after one"):
+        checkpoint_to_resume(resumed, tmp_path)
 
 
 def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
-    assert not is_finished(tmp_path)
+    cfg = OmegaConf.create({"iteration": {"num_iterations": 2}})
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert not is_finished(cfg, tmp_path)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").touch()
-    assert not is_finished(tmp_path)
+    assert not is_finished(cfg, tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
-    assert is_finished(tmp_path)
+    assert is_finished(cfg, tmp_path)
+    more = OmegaConf.create({"iteration": {"num_iterations": 3}})
+    assert not is_finished(more, tmp_path)

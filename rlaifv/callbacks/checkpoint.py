@@ -1,0 +1,106 @@
+"""Checkpoints after every epoch and before an early end, verified before they are resumed from."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from rlaifv.runtime import rank
+from rlaifv.stopping import stop, stop_requested
+from rlaifv.store.atomic import make_directory
+from rlaifv.store.checkpoints import checkpoint_path, keep_newest, seal_directory, write_checkpoint
+from rlaifv.store.run_dir import require_space
+
+# What a run cannot go on without, and what it is called.
+REQUIRED = {
+    "state_dict": "weights",
+    "optimizer_states": "optimizer state",
+    "lr_schedulers": "learning rate schedule",
+    "loops": "counters of the trainer",
+    "iteration": "iteration",
+    "random_state": "random state",
+}
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, with a digest; loads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_checkpoint(Path(path), partial(torch.save, checkpoint))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Raises ValueError if the file cannot be read without running code, or lacks what a run needs to go on."""
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ValueError(
+                f"{path} cannot be loaded as a checkpoint of tensors and plain values: {reason}"
+            ) from error
+        missing = [name for key, name in REQUIRED.items() if not checkpoint.get(key)]
+        if missing:
+            raise ValueError(f"{path} holds no {', no '.join(missing)}; a run cannot go on from it as it was.")
+        return checkpoint
+
+
+class CheckpointCallback(Checkpoint):
+    """Saves at the end of every epoch, and at the next optimizer step once a signal has asked the run to stop.
+
+    It runs after ordinary callbacks, so a checkpoint carries the counters of what comes next.
+
+    Args:
+        directory: where checkpoints lie.
+        num_kept: how many stay.
+        min_free_bytes: room that the disk must have before one is written.
+    """
+
+    def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0) -> None:
+        self.directory = Path(directory)
+        self.num_kept = num_kept
+        self.min_free_bytes = min_free_bytes
+        self._saved_to_stop = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._saved_to_stop:  # by now the last step's metrics are logged
+            raise stop()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        made_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        # The end of an epoch has a checkpoint of its own; whoever starts what follows it sees the request.
+        if made_a_step and not trainer.is_last_batch:
+            self._saved_to_stop = trainer.strategy.reduce_boolean_decision(stop_requested(), all=False)
+            if self._saved_to_stop:
+                self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
+            raise stop()
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write a checkpoint, on all ranks together, then remove what is no longer kept."""
+        for logger in trainer.loggers:
+            logger.save()  # what was logged up to here is not logged again after a resume
+        path = checkpoint_path(self.directory, trainer.global_step)
+        if rank() == 0:
+            require_space(self.directory, self.min_free_bytes)
+            make_directory(self.directory)
+        trainer.save_checkpoint(path)
+        if rank() == 0:
+            if path.is_dir():
+                seal_directory(path)
+            keep_newest(self.directory, path, self.num_kept)

@@ -1,0 +1,150 @@
+"""Checkpoints that are believed only while they are what was meant.
+
+    checkpoints/step=000012.ckpt         the state after 12 optimizer steps
+                step=000012.ckpt.json    its SHA-256, published before it
+
+The digest goes first, so a checkpoint is never without one: a process killed in between leaves a digest of a file that
+never came, which is nothing. Sharded strategies write directories, over which the digest is taken last; one without is
+unfinished.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from rlaifv.store.atomic import publish, remove_leftovers, write_json
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps is, or will be."""
+    return directory / f"step={step:06d}.ckpt"
+
+
+def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Publish the bytes that `write` puts into a file, their digest first.
+
+    The digest is taken from the bytes as they are written, and not from what the disk made of them.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    remove_leftovers(path.parent, "*.ckpt*")
+    with publish(path) as temporary:
+        with temporary.open("wb") as file:
+            hashing = _HashingFile(file)
+            write(hashing)  # type: ignore[arg-type]
+        _write_digest(path, hashing.digest.hexdigest())
+
+
+def seal_directory(path: Path) -> None:
+    """Record the digest of a checkpoint that is a directory, which makes it one to be believed."""
+    _write_digest(path, _digest(path))
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Check a checkpoint against its digest. Raises ValueError if it is missing, damaged, or has none."""
+    try:
+        recorded = json.loads(digest_path(path).read_text(encoding="utf-8"))["sha256"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} has no digest beside it ({digest_path(path).name}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{digest_path(path)} is damaged, or not a file of this kind: {error!r}.") from error
+    try:
+        found = _digest(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing.") from error
+    if found != recorded:
+        raise ValueError(f"{path} is damaged: its SHA-256 is {found}, but {recorded} was recorded.")
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint of the most steps that is what was written; None where none was ever written.
+
+    One that is not is named in a warning.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be believed.
+    """
+    found = list_checkpoints(directory)
+    for path in found:
+        try:
+            verify_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s It is left out; an earlier checkpoint is looked for.", error)
+        else:
+            return path
+    if found:
+        raise ValueError(
+            f"None of the {len(found)} checkpoints in {directory} is what was written, the newest of them {found[0].name}; "
+            f"restore one, or delete {directory} and iterations/ beside it to train anew from the first iteration."
+        )
+    return None
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Those in a directory, of the most steps first; a directory without a digest is unfinished and none."""
+    found = [path for path in directory.glob("*.ckpt") if path.is_file() or digest_path(path).exists()]
+    return sorted(found, key=lambda path: (_step(path), path.name), reverse=True)
+
+
+def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
+    """Remove all checkpoints but the last ones up to `newest`; later ones are of a future that was given up."""
+    known = [path for path in list_checkpoints(directory) if _step(path) >= 0]
+    earlier = [path for path in known if _step(path) <= _step(newest)]
+    for path in {*known} - {*earlier[:num_kept]}:
+        if path.is_dir():  # first what makes it one, so that it is none when it is half gone
+            digest_path(path).unlink()
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        digest_path(path).unlink(missing_ok=True)
+
+
+def digest_path(path: Path) -> Path:
+    """The small file beside a checkpoint."""
+    return path.with_name(f"{path.name}.json")
+
+
+class _HashingFile:
+    """A file to write to that knows the SHA-256 of what went through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_digest(path: Path, sha256: str) -> None:
+    write_json(digest_path(path), {"sha256": sha256})
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path)}\0".encode())
+        if not file.is_dir():
+            with file.open("rb") as content:
+                while block := content.read(BLOCK_BYTES):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _step(path: Path) -> int:
+    """-1 for a file that this project did not name."""
+    found = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
+    return int(found[1]) if found else -1
