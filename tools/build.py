@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.data.sources import FilesSource
+from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.pair import PairingRules
@@ -33,7 +33,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
-    if isinstance(source, FilesSource):
+    if isinstance(source, SharedPrompts):
         source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])

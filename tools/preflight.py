@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from rlaifv.checks import ConfigError
+from rlaifv.data.tables import count_rows
 from rlaifv.models.architecture import architecture_config
 from rlaifv.models.budget import estimate
 from rlaifv.models.layout import has_layout, image_layout
@@ -18,6 +19,8 @@ from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
 # Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
 TYPICAL_IMAGE_PX = (480, 640)
+# Pairs of published data sets. Of others on the hub a share is not known before they are fetched; it is taken for the default.
+KNOWN_ROWS = {"openbmb/RLAIF-V-Dataset": 83_132, "openbmb/RLHF-V-Dataset": 5_733}
 
 
 def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
@@ -85,6 +88,9 @@ def _prompts_per_iteration(cfg: DictConfig) -> int:
     path = OmegaConf.select(cfg, "data.path")
     if path is None:
         return PROMPTS_PER_ITERATION
+    if OmegaConf.select(cfg, "data.form") is not None:
+        num_rows = cfg.data.num_rows or count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
+        return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
     with Path(path).expanduser().open("rb") as lines:
         return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
 
