@@ -26,6 +26,7 @@ LAYERS = {
     "rlaifv.data.dataset": 2,
     "rlaifv.data.collate": 2,
     "rlaifv.data.images": 2,
+    "rlaifv.data.exports": 2,
     "rlaifv.data.sources": 2,
     "rlaifv.data.rows_source": 2,
     "rlaifv.data.tables": 2,

@@ -158,12 +158,15 @@ def _parse_llamafactory(fields: Mapping[str, Any], where: str) -> tuple[Turn, st
         raise RowError(
             f"Column 'system' is not empty in {where}, but prompts have no system turn here.", "conversation"
         )
-    question = _only_turn(fields["conversations"], "conversations", where, "human", "from", "value")
+    question = _only_turn(fields["conversations"], "conversations", where, "human", "from", "value", is_marked=True)
     return question, *_answers(fields, where, _llamafactory_answer)
 
 
 def _llamafactory_answer(value: Any, column: str, where: str) -> str:
-    return _only_turn([value], column, where, "gpt", "from", "value").text
+    turn = _only_turn([value], column, where, "gpt", "from", "value", is_marked=True)
+    if turn.num_images:
+        raise RowError(f"Column {column!r} marks an image in {where}, but answers have none here.", "image_position")
+    return turn.text
 
 
 FORMATS = {
@@ -183,7 +186,9 @@ def _answers(
     return chosen, rejected
 
 
-def _only_turn(turns: Any, column: str, where: str, speaker: str, role: str, content: str) -> Turn:
+def _only_turn(
+    turns: Any, column: str, where: str, speaker: str, role: str, content: str, is_marked: bool = False
+) -> Turn:
     """The one message of a conversation that has to be the speaker's: of its words, or of blocks of words and images."""
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise RowError(f"Column {column!r} has to hold a conversation in {where}.", "wrong_type")
@@ -196,7 +201,8 @@ def _only_turn(turns: Any, column: str, where: str, speaker: str, role: str, con
         )
     value = turns[0].get(content)
     if not isinstance(value, list):
-        return _marked(_text(value, column, where), column, where)
+        text = _text(value, column, where)
+        return _marked(text, column, where) if is_marked else Turn(text, 0)
     pieces = [_block(block, column, where) for block in value]
     return _joined(pieces, column, where)
 

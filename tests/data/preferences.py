@@ -10,6 +10,9 @@ from typing import Any
 from datasets import Dataset, Features, Image, List
 from PIL import Image as Picture
 
+from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
+from rlaifv.store.manifest import Manifest
+
 
 def picture(colour: str, kind: str = "PNG", side: int = 32) -> bytes:
     """An image file of one colour."""
@@ -134,3 +137,43 @@ def write_format(form: str, folder: Path) -> Path:
         return write_jsonl(folder / "pairs.jsonl", llamafactory_rows(folder))
     rows = {"rlaifv": rlaifv_rows, "rlhfv": rlhfv_rows, "trl": trl_rows}[form]()
     return write_parquet(folder / "pairs.parquet", rows)
+
+
+def write_run(run_dir: Path, prompts: Sequence[Prompt], num_iterations: int = 2) -> Path:
+    """A run directory with committed iterations of one pair for each prompt, and every claim of them judged."""
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(
+        "model: {path: owner/policy}\nlabeler: {path: null}\ndivider: {_target_: rlaifv.feedback.divide.RulesDivider}\n"
+    )
+    for iteration in range(num_iterations):
+        manifest = Manifest.open(run_dir, iteration, {"policy": f"digest-{iteration}", "seed": "0", "settings": ""})
+        records: dict[str, list[Any]] = {"prompts": list(prompts)}
+        for prompt in prompts:
+            texts = (f"A red circle, {prompt.id}.", f"A blue star, {iteration}.")
+            answers = [
+                Response(f"{prompt.id}/{k}", prompt.id, text, (60 + k, 3), True, k) for k, text in enumerate(texts)
+            ]
+            claims = [Claim(f"{a.id}/0", a.id, prompt.id, a.text, f"Is it {a.text}?") for a in answers]
+            verdicts: Any = ((0.75, 0.25, "accepted"), (0.25, 0.75, "rejected"))
+            judged = [Judgement(c.id, c.response_id, prompt.id, *v) for c, v in zip(claims, verdicts, strict=True)]
+            ids = [answer.id for answer in answers]
+            pair = Pair(
+                f"{ids[0]}>{ids[1]}",
+                prompt.id,
+                *ids,
+                *texts,
+                (60, 3),
+                (61, 3),
+                0.0,
+                -1.0,
+                (-1.0, -2.0),
+                (-3.0, -4.0),
+                9,
+            )
+            for stage, some in (("responses", answers), ("claims", claims), ("judgements", judged), ("pairs", [pair])):
+                records.setdefault(stage, []).extend(some)
+        for stage, some in records.items():
+            manifest.plan(stage, 1)
+            manifest.put(stage, 0, some)
+        manifest.commit(1)
+    return run_dir

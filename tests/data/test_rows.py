@@ -70,6 +70,12 @@ def test_a_single_image_column_and_texts_as_content() -> None:
     assert parse("trl", fields) == Row("3", "What?", (RED,), None, None)
 
 
+def test_words_of_a_conversation_are_words() -> None:
+    """TRL puts images before the words itself; only in plain texts and in LLaMA-Factory's do markers stand for them."""
+    fields = {"prompt": [{"role": "user", "content": "What does <image> mean?"}], "image": cell(RED)}
+    assert parse("trl", fields).question == "What does <image> mean?"
+
+
 def test_several_images_keep_their_order() -> None:
     blocks = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is redder?"}]
     fields = {"prompt": [{"role": "user", "content": blocks}], "images": [cell(TEAL), cell(RED)]}
@@ -120,6 +126,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("trl", {"images": [cell(RED), cell(TEAL)]}, "image_count", "marks 1 images in row 3 of pairs, but column 'images' holds"),
     ("trl", {"prompt": "Is <image> like this?"}, "image_position", "has an image between words in row 3 of pairs"),
     ("llamafactory", {"system": "Be brief."}, "conversation", "Column 'system' is not empty"),
+    ("llamafactory", {"chosen": {"from": "gpt", "value": "<image>Yes."}}, "image_position", "Column 'chosen' marks an image"),
     ("llamafactory", {"chosen": "Yes."}, "wrong_type", "Column 'chosen' has to hold a conversation"),
     ("llamafactory", {"conversations": [{"from": "human", "value": "<image>"}]}, "empty", "'conversations' is empty"),
     ("llamafactory", {"images": ["images/9.png"]}, "missing_image", "images/9.png in row 3 of pairs, which is not an"),
