@@ -30,10 +30,10 @@ def key_values(arguments: Sequence[str], known: Mapping[str, str | None], usage:
         given[key] = value
     values: dict[str, str] = {}
     for key, default in known.items():
-        value = given.get(key, default)
-        if value is None:
+        found = given.get(key, default)
+        if found is None:
             raise ValueError(f"{key} must be given, as in {key}=….")
-        values[key] = value
+        values[key] = found
     return values
 
 
