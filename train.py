@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.checks import check_config
+from rlaifv.labelling import LabelRun
 from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, rank, set_up_logging
@@ -40,7 +41,7 @@ def main(composed: DictConfig) -> None:
     set_up_logging(composed.verbose)
     with user_errors(composed):
         cfg, run_dir = run_config(composed)
-        if cfg.resume is not None and is_finished(run_dir):
+        if cfg.resume is not None and is_finished(run_dir, cfg.run):
             console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
             return
         check_config(cfg)
@@ -65,15 +66,19 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         logger=list(instantiate(cfg.logger).values()),
     )
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
+        if cfg.run == "label":
+            trainer.predict(LabelRun(loop, cfg.iteration.num_iterations), return_predictions=False)
+        else:
+            trainer.fit(module, data, ckpt_path=checkpoint_to_resume(cfg, run_dir))
     except SystemExit:  # Lightning's way to end after Ctrl-C or SIGTERM
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
     if rank() == 0:
-        export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
+        if cfg.run != "label":
+            export_model(module.policy, loop.policy.prompter.processor, run_dir / "export")
         write_report(run_dir)
-        print_result(run_dir, cfg.iteration.num_iterations)
+        print_result(run_dir, cfg.iteration.num_iterations, cfg.run)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ SWITCHES = (
     "verbose",
 )
 CHOICES = {
+    "run": ("full", "label", "train"),
     "data.form": tuple(FORMATS),
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
@@ -222,9 +223,20 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         )
     if OmegaConf.select(cfg, "data.streaming") and OmegaConf.select(cfg, "data.num_rows") is None:
         yield "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
+    if cfg.run == "train":
+        yield from _given_pairs_faults(cfg)
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
+
+
+def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
+    if OmegaConf.select(cfg, "data.form") is None:
+        yield f"run=train needs data that come with pairs: set data to one of {', '.join(FORMATS)}."
+    if cfg.labeler.path is not None and cfg.data.num_held_out == 0:
+        yield (
+            f"labeler.path={cfg.labeler.path} has no effect with run=train and data.num_held_out=0: there is nothing to label."
+        )
 
 
 def _path_faults(cfg: DictConfig) -> Iterator[str]:

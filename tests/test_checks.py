@@ -105,7 +105,8 @@ def test_choices(base: DictConfig, key: str, value: object) -> None:
 @pytest.mark.parametrize("key", sorted(checks.CHOICES))
 def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
     for value in checks.CHOICES[key]:
-        needs = {"data.path": "owner/name"} if key == "data.form" else {}
+        needs: dict[str, object] = {"data.path": "owner/name"} if key == "data.form" else {}
+        needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
         needs |= {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
         check_config(changed(base, **{**needs, key: value}))
 
@@ -213,6 +214,16 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         (
             {"data.path": __file__, "data.form": "trl", "data.revision": "main"},
             [f"data.revision=main has no effect, since data.path={__file__} is on this disk."],
+        ),
+        (
+            {"run": "train"},
+            ["run=train needs data that come with pairs: set data to one of rlaifv, rlhfv, trl, llamafactory."],
+        ),
+        (
+            {"run": "train", "data.form": "trl", "data.num_held_out": 0, "labeler.path": "owner/name"},
+            [
+                "labeler.path=owner/name has no effect with run=train and data.num_held_out=0: there is nothing to label."
+            ],
         ),
         (
             {"data.streaming": True},

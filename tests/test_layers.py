@@ -13,6 +13,8 @@ LAYERS = {
     "train": 6,
     "tools": 6,
     "rlaifv.loop": 5,
+    "rlaifv.given_pairs": 5,
+    "rlaifv.labelling": 5,
     "rlaifv.callbacks": 5,
     "rlaifv.report": 5,
     "rlaifv.learners.dpo": 4,

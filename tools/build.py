@@ -14,6 +14,7 @@ from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.pair import PairingRules
+from rlaifv.given_pairs import GivenPairs, PairSource
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
@@ -34,7 +35,11 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
     if isinstance(source, SharedPrompts):
-        source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
+        first = source.prompts(
+            0, cfg.iteration.num_prompts
+        )  # a list that is too short is refused before weights are loaded
+        if cfg.run == "train" and isinstance(source, PairSource):
+            source.answers(first[0])  # and one without answers
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
     if learner["recompute"]:
@@ -42,7 +47,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
-    loop = FeedbackLoop(
+    loop = (GivenPairs if cfg.run == "train" else FeedbackLoop)(
         run_dir=run_dir,
         source=source,
         policy=engine,

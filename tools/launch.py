@@ -104,7 +104,7 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
         raise ConfigError(f"resume={cfg.resume} is no run directory: {stored} is missing.")
     loaded = OmegaConf.load(stored)
     given = {"run_dir": str(run_dir), "resume": cfg.resume, "verbose": cfg.verbose}
-    return OmegaConf.merge(loaded, given)  # type: ignore[return-value]
+    return OmegaConf.merge({"run": "full"}, loaded, given)  # type: ignore[return-value]
 
 
 def _unread_keys() -> list[str]:
@@ -180,16 +180,18 @@ def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
     return next((str(path) for path in found if path.is_dir() or is_zipfile(path)), None)
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Whether a run has nothing left to do: the report, which comes last, is written, and the exported weights are there."""
-    return (run_dir / "report" / "index.html").exists() and (run_dir / "export" / "config.json").exists()
+def is_finished(run_dir: Path, run: str) -> bool:
+    """Whether a run has nothing left to do: the report, which comes last, is written, and weights, if any, are exported."""
+    has_weights = run == "label" or (run_dir / "export" / "config.json").exists()
+    return has_weights and (run_dir / "report" / "index.html").exists()
 
 
-def print_result(run_dir: Path, num_iterations: int) -> None:
+def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
     """The table of a run, and its last line."""
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.glob("evaluations/*.json"))]
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     if evaluations:
         console.print(result_table(evaluations, read_statistics(run_dir)))
     console.print(f"report: {shown / 'report' / 'index.html'}", soft_wrap=True)
-    console.print(result_line(evaluations, shown, num_iterations), soft_wrap=True)
+    line = result_line([] if run == "label" else evaluations, shown, num_iterations)
+    console.print(line.replace("trained", "labelled") if run == "label" else line, soft_wrap=True)

@@ -1,6 +1,7 @@
 """The screen before a run: what it will cost, from the composed settings alone."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PretrainedConfig
 from rlaifv.checks import ConfigError
 from rlaifv.data.tables import count_rows
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.budget import estimate
+from rlaifv.models.budget import RunBudget, estimate
 from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
@@ -52,6 +53,7 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
         labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
     )
+    budget = _for_run(budget, cfg.run)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     place = look_around(
         budget,
@@ -66,6 +68,21 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         console.print(preflight_table(budget, place))
 
 
+def _for_run(budget: RunBudget, run: str) -> RunBudget:
+    """What is left of a budget where a run only labels, which holds no optimizer and saves no weights, or only trains."""
+    skipped = {"full": (), "label": ("train",), "train": ("generate", "score")}[run]
+    stages = tuple(stage for stage in budget.stages if stage.name not in skipped)
+    if run != "label":
+        return replace(budget, stages=stages)
+    held = budget.memory.optimizer
+    return replace(
+        budget,
+        stages=tuple(replace(stage, memory_bytes=stage.memory_bytes - held) for stage in stages),
+        memory=replace(budget.memory, optimizer=0, gradients=0, activations=0, update=0),
+        disk=replace(budget.disk, checkpoints=0, export=0),
+    )
+
+
 def _is_first() -> bool:
     """Processes that the first one started would only repeat what it prints."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -73,13 +90,15 @@ def _is_first() -> bool:
 
 def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
+    # Given pairs are about as many as their prompts.
+    pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
     return Workload(
         num_prompts=num_prompts,
         num_responses=cfg.iteration.num_responses,
-        num_pairs=num_prompts * cfg.iteration.pairing.max_pairs_per_prompt,
+        num_pairs=num_prompts * pairs_per_prompt,
         epochs=cfg.iteration.epochs,
         max_new_tokens=cfg.iteration.decoding.max_new_tokens,
-        pairs_per_tree=cfg.iteration.pairing.max_pairs_per_prompt,
+        pairs_per_tree=pairs_per_prompt,
         num_iterations=cfg.iteration.num_iterations,
     )
 

@@ -276,10 +276,18 @@ def test_resume_takes_the_newest_whole_checkpoint(tmp_path: Path) -> None:
 
 
 def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
-    assert not is_finished(tmp_path)
+    assert not is_finished(tmp_path, "full")
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").touch()
-    assert not is_finished(tmp_path)
+    assert not is_finished(tmp_path, "full")
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
-    assert is_finished(tmp_path)
+    assert is_finished(tmp_path, "full")
+
+
+def test_a_run_that_only_labels_is_finished_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    assert not is_finished(tmp_path, "label")
+    (tmp_path / "report" / "index.html").touch()
+    assert is_finished(tmp_path, "label")
+    assert not is_finished(tmp_path, "train")
