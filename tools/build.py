@@ -82,6 +82,19 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     return loop, module, data
 
 
+def build_labeler(cfg: DictConfig) -> LabelerModule:
+    """The labeler on its own: where it has no weights of its own, those of the policy.
+
+    Raises:
+        ValueError: weights cannot be loaded; the message names the key.
+    """
+    engine = _labeler_engine(cfg)
+    if engine is None:
+        model, processor = load_model(**cfg.model)
+        engine = LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
+    return LabelerModule(engine, cfg.labeler.question_suffix)
+
+
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
     """An engine for a labeler with weights of its own, None where the policy labels itself."""
     if cfg.labeler.path is None:
