@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         write_pairs(given["format"], examples, out)
     except (ValueError, OSError) as error:
         return refuse(error)
-    console.print(f"{len(examples)} pairs of {len(iterations)} iterations written to {out}", soft_wrap=True)
+    what = f"iteration {iterations[0]}" if len(iterations) == 1 else f"{len(iterations)} iterations"
+    console.print(f"{len(examples)} pairs of {what} written to {out}", soft_wrap=True)
     return 0
 
 

@@ -117,7 +117,8 @@ def main(arguments: Sequence[str]) -> int:
             except ImageError as error:
                 found.fault(error.reason, f"Row {number} of {name}: {error}")
             bars.advance(task)
-    console.print(_summary(found, name, len(rows), len(check.known)))
+    console.print(name, markup=False, soft_wrap=True)
+    console.print(_summary(found, len(rows), len(check.known)))
     return 1 if found.faults else 0
 
 
@@ -147,9 +148,9 @@ def _number(given: Mapping[str, str], key: str) -> int:
     return int(given[key])
 
 
-def _summary(found: Findings, name: str, num_rows: int, num_images: int) -> Lines:
+def _summary(found: Findings, num_rows: int, num_images: int) -> Lines:
     num_wrong = sum(found.faults.values())
-    table = Lines(title=name, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    table = Lines(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     table.add_column()
     table.add_column(justify="right")
     counts = {"rows": num_rows, "usable": num_rows - num_wrong, "distinct prompts": len(found.prompts)}
