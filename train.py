@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.checks import check_config
+from rlaifv.labelling import LabelRun
 from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
@@ -27,6 +28,7 @@ from tools.launch import (
     checkpoint_to_resume,
     fit,
     is_finished,
+    label,
     print_result,
     register_resolvers,
     run_config,
@@ -71,11 +73,15 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
         logger=list(instantiate(cfg.logger).values()),
     )
-    fit(trainer, module, data, checkpoint_to_resume(cfg, run_dir))
+    if cfg.run == "label":
+        label(trainer, LabelRun(loop, cfg.iteration.num_iterations))
+    else:
+        fit(trainer, module, data, checkpoint_to_resume(cfg, run_dir))
     if rank() == 0:
-        export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
+        if cfg.run != "label":
+            export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
         write_report(run_dir)
-        print_result(run_dir, cfg.iteration.num_iterations)
+        print_result(run_dir, cfg.iteration.num_iterations, cfg.run)
 
 
 if __name__ == "__main__":

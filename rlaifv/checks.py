@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlaifv.data.rows import FORMATS
 from rlaifv.learners.losses import SMOOTHED, Loss
 
 # `instantiate` may build classes that are at home here and nothing else: a configuration file is data, not code.
@@ -31,6 +32,7 @@ AT_LEAST = {
     "engine.feature_store_bytes": 0,
     "divider.max_claims": 1,
     "data.num_held_out": 0,
+    "data.num_rows": 1,
     "evaluation.num_examples": 0,
     "min_free_bytes": 0,
     "rank_timeout_seconds": 1,
@@ -57,8 +59,9 @@ OTHER_NUMBERS = (
     "learner.weight_decay",
 )
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
-NULLABLE = ("iteration.num_prompts", "labeler.min_canary_accuracy")
+NULLABLE = ("data.num_rows", "iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
+    "data.streaming",
     "iteration.pairing.length_balance",
     "labeler.trust_remote_code",
     "learner.recompute",
@@ -69,6 +72,8 @@ SWITCHES = (
     "verbose",
 )
 CHOICES = {
+    "run": ("full", "label", "train"),
+    "data.form": tuple(FORMATS),
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.quantization": ("none", "nf4"),
@@ -153,7 +158,7 @@ def _type_faults(cfg: DictConfig) -> Iterator[str]:
         elif key in AT_LEAST and not isinstance(value, int):
             yield f"{key}={value!r} must be a whole number."
     for key in SWITCHES:
-        if not isinstance(OmegaConf.select(cfg, key), bool):
+        if not isinstance(OmegaConf.select(cfg, key, default=False), bool):
             yield f"{key}={OmegaConf.select(cfg, key)!r} must be true or false."
     stop = cfg.iteration.decoding.stop
     if not isinstance(stop, ListConfig) or not all(isinstance(text, str) and text for text in stop):
@@ -180,8 +185,9 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
         if value is not None and not least <= value <= most:
             yield f"{key}={value} must be between {least} and {most}."
     for key, choices in CHOICES.items():
-        if OmegaConf.select(cfg, key) not in choices:
-            yield f"{key}={OmegaConf.select(cfg, key)} must be one of {', '.join(choices)}."
+        value = OmegaConf.select(cfg, key, default=choices[0])
+        if value not in choices:
+            yield f"{key}={value} must be one of {', '.join(choices)}."
     for key in ("learner.weight_decay", "learner.nll_weight"):
         if OmegaConf.select(cfg, key) < 0:
             yield f"{key}={OmegaConf.select(cfg, key)} must not be negative."
@@ -231,15 +237,28 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
             f"data.num_iterations={shared} leaves no prompts for the last of iteration.num_iterations="
             f"{cfg.iteration.num_iterations}."
         )
+    if OmegaConf.select(cfg, "data.streaming") and OmegaConf.select(cfg, "data.num_rows") is None:
+        yield "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
+    if cfg.run == "train":
+        yield from _given_pairs_faults(cfg)
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
 
 
+def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
+    if OmegaConf.select(cfg, "data.form") is None:
+        yield f"run=train needs data that come with pairs: set data to one of {', '.join(FORMATS)}."
+    if cfg.labeler.path is not None and cfg.data.num_held_out == 0:
+        yield (
+            f"labeler.path={cfg.labeler.path} has no effect with run=train and data.num_held_out=0: there is nothing to label."
+        )
+
+
 def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
-    if path is not None and not Path(path).expanduser().is_file():
-        yield f"data.path={path} is not a file."
+    if path is not None:
+        yield from _data_path_faults(cfg, path)
     for name in ("model", "labeler"):
         path, revision = cfg[name].path, cfg[name].revision
         is_directory = path is not None and Path(path).expanduser().is_dir()
@@ -256,6 +275,17 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
 
 def _is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch("[0-9a-f]{40}", str(revision)) is not None
+
+
+def _data_path_faults(cfg: DictConfig, path: str) -> Iterator[str]:
+    place, revision = Path(path).expanduser(), OmegaConf.select(cfg, "data.revision")
+    if OmegaConf.select(cfg, "data.form") is None:
+        if not place.is_file():
+            yield f"data.path={path} is not a file."
+    elif _looks_local(path) and not place.exists():
+        yield f"data.path={path} is no file or directory, nor does it have the form of a hub id (owner/name)."
+    elif revision is not None and place.exists():
+        yield f"data.revision={revision} has no effect, since data.path={path} is on this disk."
 
 
 def _looks_local(path: str) -> bool:

@@ -90,6 +90,19 @@ class FeedbackLoop:
         manifest = Manifest.open(self.run_dir, iteration, self._producer())
         shards = self._plan(manifest, iteration)
         self.measure(iteration)
+        statistics = self._make(iteration, manifest, shards)
+        if rank() > 0:
+            wait_until(lambda: manifest.committed)
+        else:
+            (prompts,) = manifest.shards("prompts")
+            statistics |= {f"dropped/{reason}": count for reason, count in (prompts.drops if prompts else {}).items()}
+            write_json(self.statistics_path(iteration), statistics)
+            failpoint("loop.commit")
+            manifest.commit(self.settings.min_pairs)
+        return self._ready(manifest)
+
+    def _make(self, iteration: int, manifest: Manifest, shards: Sequence[Sequence[Prompt]]) -> dict[str, float]:
+        """The stages, up to the last shard of pairs. Returns what is to be known about them."""
         num_prompts = sum(map(len, shards))
         with StageBars(f"iteration {iteration + 1}") as bars:
             with bars.stage("generate", num_prompts) as advance:
@@ -123,15 +136,8 @@ class FeedbackLoop:
                 for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
                     with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
                     manifest.put("pairs", k, with_logps, drops if k == 0 else {})
-        if rank() > 0:
-            wait_until(lambda: manifest.committed)
-        else:
-            seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
-            statistics = pair_statistics(responses, judgements, pairs, drops) | seconds
-            self._write_statistics(iteration, manifest, statistics)
-            failpoint("loop.commit")
-            manifest.commit(self.settings.min_pairs)
-        return self._ready(manifest)
+        seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
+        return pair_statistics(responses, judgements, pairs, drops) | seconds | self._claim_statistics(manifest)
 
     def check_policy(self, iteration: int, digest: str) -> None:
         """Refuse pairs that another policy made than the one that they train.
@@ -276,19 +282,19 @@ class FeedbackLoop:
             for pair in pairs
         ]
 
-    def _write_statistics(self, iteration: int, manifest: Manifest, statistics: dict[str, float]) -> None:
-        (prompts,) = manifest.shards("prompts")
-        statistics |= {f"dropped/{reason}": count for reason, count in (prompts.drops if prompts else {}).items()}
+    def _claim_statistics(self, manifest: Manifest) -> dict[str, float]:
         claims = manifest.records("claims")
-        statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
-        statistics["questions_asked"] = sum(len(asked) for asked in distinct_questions(claims).values())
+        statistics: dict[str, float] = {
+            "claims_repeated": len(claims) - len({(claim.response_id, claim.question) for claim in claims}),
+            "questions_asked": sum(len(asked) for asked in distinct_questions(claims).values()),
+        }
         if self.canaries is not None:
             found = [json.loads(path.read_text())["accuracy"] for path in manifest.directory.glob("canaries-*.json")]
             statistics["labeler/canary_accuracy"] = sum(found) / max(len(found), 1)
             statistics["labeler/flagged_shards"] = sum(accuracy < self.canaries.least_accuracy for accuracy in found)
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
-        write_json(self.statistics_path(iteration), statistics)
+        return statistics
 
 
 def _unless_stopped(advance: Advance) -> Advance:

@@ -1,6 +1,9 @@
 """A small LLaVA with random weights and a few drawn prompts, for all tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,14 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may try the network
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="rlaifv-tests-")  # nor leave copies in the user's home
 
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import build_model, build_processor
 from rlaifv.worlds.shapes_source import ShapesSource
+
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,9 @@ def test_choices(base: DictConfig, key: str, value: object) -> None:
 @pytest.mark.parametrize("key", sorted(checks.CHOICES))
 def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
     for value in checks.CHOICES[key]:
-        needs = {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
+        needs: dict[str, object] = {"data.path": "owner/name"} if key == "data.form" else {}
+        needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
+        needs |= {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
         check_config(changed(base, **{**needs, key: value}))
 
 
@@ -224,6 +226,28 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         ({"data.path": "nowhere.jsonl"}, ["data.path=nowhere.jsonl is not a file."]),
         ({"data.path": "."}, ["data.path=. is not a file."]),
         (
+            {"data.path": "pairs.parquet", "data.form": "trl"},
+            ["data.path=pairs.parquet is no file or directory, nor does it have the form of a hub id (owner/name)."],
+        ),
+        (
+            {"data.path": __file__, "data.form": "trl", "data.revision": "main"},
+            [f"data.revision=main has no effect, since data.path={__file__} is on this disk."],
+        ),
+        (
+            {"run": "train"},
+            ["run=train needs data that come with pairs: set data to one of rlaifv, rlhfv, trl, llamafactory."],
+        ),
+        (
+            {"run": "train", "data.form": "trl", "data.num_held_out": 0, "labeler.path": "owner/name"},
+            [
+                "labeler.path=owner/name has no effect with run=train and data.num_held_out=0: there is nothing to label."
+            ],
+        ),
+        (
+            {"data.streaming": True},
+            ["data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."],
+        ),
+        (
             {"model.path": "/no/such/model"},
             ["model.path=/no/such/model is not a directory, nor does it have the form of a hub id (owner/name)."],
         ),
@@ -267,6 +291,14 @@ def test_faults_by_hand(base: DictConfig, values: dict[str, object], expected: S
         {"model.path": "owner/name", "model.revision": COMMIT, "model.trust_remote_code": True},
         {"labeler.path": str(ROOT), "labeler.trust_remote_code": True},
         {"data.path": __file__},
+        {"data.path": str(ROOT), "data.form": "llamafactory"},
+        {
+            "data.path": "owner/name",
+            "data.form": "rlaifv",
+            "data.revision": "main",
+            "data.num_rows": 4,
+            "data.streaming": True,
+        },
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from rlaifv.checks import ALLOWED_TARGETS, check_config
+from rlaifv.data import rows_source
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.loop import IterationSettings
 from rlaifv.models.loading import load_model
@@ -241,7 +242,9 @@ def leaves(node: DictConfig, key: str = "") -> Iterator[str]:
             yield inner
 
 
-@pytest.mark.parametrize("overrides", [[], ["learner=paper_lora"], ["labeler=model"], ["data=files"], ["logger=none"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["learner=paper_lora"], ["labeler=model"], ["data=files"], ["data=trl"], ["logger=none"]]
+)
 def test_every_key_is_read(overrides: list[str]) -> None:
     """By its name where the program is put together, or by what its section is handed to; checks and budget do not count."""
     unread = [
@@ -268,6 +271,7 @@ OTHER: dict[str, Any] = {
     "model.revision": "abc",
     "labeler.revision": "abc",
     "data.num_iterations": 5,
+    "data.revision": "abc",
     "data.seed": 9,
     "data.image_root": ".",
 }
@@ -325,6 +329,37 @@ def test_every_setting_arrives(model: Any, processor: Any, prompt_list: Path, tm
             without_effect.append(key)
     assert len(keys) > 40
     assert without_effect == []
+
+
+def test_every_setting_of_published_data_arrives(tmp_path: Path) -> None:
+    """As above for the keys of a source of pairs, which is looked at before any model."""
+    rows = [{"prompt": f"What is {k}?", "chosen": "a", "rejected": "b", "images": ["photo.png"]} for k in range(16)]
+    for folder in (tmp_path, tmp_path / "root"):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), "red").save(folder / "photo.png")
+    for name in ("pairs.jsonl", "pairs.jsonlx", "copy.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    cfg = composed("data=trl", f"data.path={tmp_path / 'pairs.jsonl'}", "data.num_rows=12", "run_dir=run", "seed=3")
+    OmegaConf.resolve(cfg)
+    others = {"data.path": str(tmp_path / "copy.jsonl"), "data.image_root": "root", "data.split": "test"}
+
+    def made(cfg: DictConfig) -> str:
+        calls: list[Any] = []
+        with pytest.MonkeyPatch.context() as patched:
+            table = rows_source.Table
+            patched.setattr(
+                rows_source, "Table", lambda *a, **k: calls.append((a, k)) or table("trl", a[1], num_rows=9)
+            )
+            source = instantiate(cfg.data)
+        fields = ("path", "directory", "num_iterations", "seed", "reuse_prompts", "max_pixels", "max_bytes")
+        return repr([calls, [getattr(source, name) for name in fields], len(source.held_out())])
+
+    before = made(cfg)
+    for key in leaves(cfg.data, "data"):
+        if not key.endswith("_target_"):
+            changed = cfg.copy()
+            OmegaConf.update(changed, key, others.get(key) or other_than(key, OmegaConf.select(cfg, key), tmp_path))
+            assert made(changed) != before, key
 
 
 def test_a_key_that_nothing_reads_would_be_found() -> None:

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.data.sources import FilesSource
+from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
+from rlaifv.given_pairs import GivenPairs, PairSource
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
@@ -36,8 +37,12 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
-    if isinstance(source, FilesSource):
-        source.prompts(0, cfg.iteration.num_prompts)  # a list that is too short is refused before weights are loaded
+    if isinstance(source, SharedPrompts):
+        first = source.prompts(
+            0, cfg.iteration.num_prompts
+        )  # a list that is too short is refused before weights are loaded
+        if cfg.run == "train" and isinstance(source, PairSource):
+            source.answers(first[0])  # and one without answers
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
     if learner["recompute"]:
@@ -45,7 +50,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
-    loop = FeedbackLoop(
+    loop = (GivenPairs if cfg.run == "train" else FeedbackLoop)(
         run_dir=run_dir,
         source=source,
         policy=engine,
@@ -96,6 +101,19 @@ def set_rank_timeout(seconds: int) -> None:
     """How long a process that trains with others waits for them before it gives up."""
     timeout = timedelta(seconds=seconds)
     StrategyRegistry.register("ddp", DDPStrategy, override=True, start_method="popen", timeout=timeout)
+
+
+def build_labeler(cfg: DictConfig) -> LabelerModule:
+    """The labeler on its own: where it has no weights of its own, those of the policy.
+
+    Raises:
+        ValueError: weights cannot be loaded; the message names the key.
+    """
+    engine = _labeler_engine(cfg)
+    if engine is None:
+        model, processor = load_model(**cfg.model)
+        engine = LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
+    return LabelerModule(engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms))
 
 
 def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:

@@ -40,7 +40,7 @@ PATH_KEYS = ("data.path", "model.path", "labeler.path")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
-LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds")
+LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds", "run")
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
@@ -236,8 +236,20 @@ def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
 
 def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: str | None) -> None:
     """Train. Raises KeyboardInterrupt and Stopped as they were; the trainer would make both an exit with status 1."""
-    try:
+    with _as_asked(trainer):
         trainer.fit(module, data, ckpt_path=checkpoint)
+
+
+def label(trainer: Trainer, module: LightningModule) -> None:
+    """Make pairs and train nothing. Raises as `fit`."""
+    with _as_asked(trainer):
+        trainer.predict(module, return_predictions=False)
+
+
+@contextmanager
+def _as_asked(trainer: Trainer) -> Iterator[None]:
+    try:
+        yield
     except Stopped:
         raise
     except SystemExit:
@@ -247,19 +259,21 @@ def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, ch
 
 
 def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
-    """Whether a run has nothing left to do: the report, which comes last, is written, the exported weights are there, and
+    """Whether a run has nothing left to do: the report, which comes last, is written, weights, if any, are exported, and
     no more iterations are wanted than the run had.
     """
     stored = OmegaConf.load(run_dir / CONFIG_NAME)
-    is_done = (run_dir / REPORT_NAME).exists() and (run_dir / "export" / "config.json").exists()
+    has_weights = cfg.run == "label" or (run_dir / "export" / "config.json").exists()
+    is_done = has_weights and (run_dir / REPORT_NAME).exists()
     return is_done and cfg.iteration.num_iterations <= stored.iteration.num_iterations
 
 
-def print_result(run_dir: Path, num_iterations: int) -> None:
+def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
     """The table of a run, and its last line."""
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.glob("evaluations/*.json"))]
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     if evaluations:
         console.print(result_table(evaluations, read_statistics(run_dir)))
     console.print(f"report: {shown / 'report' / 'index.html'}", soft_wrap=True)
-    console.print(result_line(evaluations, shown, num_iterations), soft_wrap=True)
+    line = result_line([] if run == "label" else evaluations, shown, num_iterations)
+    console.print(line.replace("trained", "labelled") if run == "label" else line, soft_wrap=True)

@@ -1,5 +1,6 @@
 """The screen before a run: what it will cost, from the composed settings alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from rlaifv.checks import ConfigError
+from rlaifv.data.tables import count_rows
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.budget import estimate
+from rlaifv.models.budget import RunBudget, estimate
 from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
@@ -17,6 +19,8 @@ from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
 # Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
 TYPICAL_IMAGE_PX = (480, 640)
+# Pairs of published data sets. Of others on the hub a share is not known before they are fetched; it is taken for the default.
+KNOWN_ROWS = {"openbmb/RLAIF-V-Dataset": 83_132, "openbmb/RLHF-V-Dataset": 5_733}
 
 
 def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
@@ -48,6 +52,7 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
         labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
     )
+    budget = _for_run(budget, cfg.run)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     place = look_around(
         budget,
@@ -62,15 +67,32 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         console.print(preflight_table(budget, place))
 
 
+def _for_run(budget: RunBudget, run: str) -> RunBudget:
+    """What is left of a budget where a run only labels, which holds no optimizer and saves no weights, or only trains."""
+    skipped = {"full": (), "label": ("train",), "train": ("generate", "score")}[run]
+    stages = tuple(stage for stage in budget.stages if stage.name not in skipped)
+    if run != "label":
+        return replace(budget, stages=stages)
+    held = budget.memory.optimizer
+    return replace(
+        budget,
+        stages=tuple(replace(stage, memory_bytes=stage.memory_bytes - held) for stage in stages),
+        memory=replace(budget.memory, optimizer=0, gradients=0, activations=0, update=0),
+        disk=replace(budget.disk, checkpoints=0, export=0),
+    )
+
+
 def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
+    # Given pairs are about as many as their prompts.
+    pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
     return Workload(
         num_prompts=num_prompts,
         num_responses=cfg.iteration.num_responses,
-        num_pairs=num_prompts * cfg.iteration.pairing.max_pairs_per_prompt,
+        num_pairs=num_prompts * pairs_per_prompt,
         epochs=cfg.iteration.epochs,
         max_new_tokens=cfg.iteration.decoding.max_new_tokens,
-        pairs_per_tree=cfg.iteration.pairing.max_pairs_per_prompt,
+        pairs_per_tree=pairs_per_prompt,
         num_iterations=cfg.iteration.num_iterations,
     )
 
@@ -79,6 +101,9 @@ def _prompts_per_iteration(cfg: DictConfig) -> int:
     path = OmegaConf.select(cfg, "data.path")
     if path is None:
         return PROMPTS_PER_ITERATION
+    if OmegaConf.select(cfg, "data.form") is not None:
+        num_rows = cfg.data.num_rows or count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
+        return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
     with Path(path).expanduser().open("rb") as lines:
         return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
 

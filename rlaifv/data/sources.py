@@ -62,11 +62,8 @@ def check_images(
     return good, dropped
 
 
-class FilesSource:
-    """Prompts from a JSON Lines file.
-
-    The whole list is read and checked when the source is made. A wrong line or a missing image is an error then. An
-    image that exists but is damaged only costs its prompt, later (`check_images`), unless no header is readable at all.
+class SharedPrompts:
+    """A list of prompts that iterations share.
 
     Each iteration gets a fresh slice of a seeded shuffle. With `reuse_prompts`, slices run on into further shuffles
     when all prompts are used up; a prompt that so comes twice in one iteration gets an id of its own the second time.
@@ -75,34 +72,32 @@ class FilesSource:
 
     def __init__(
         self,
+        prompts: Sequence[Prompt],
         *,
         path: str,
         num_iterations: int,
         seed: int,
-        num_held_out: int = 0,
-        reuse_prompts: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        max_bytes: int = MAX_BYTES,
-        image_root: str | None = None,
+        num_held_out: int,
+        reuse_prompts: bool,
+        max_pixels: int,
+        max_bytes: int,
     ) -> None:
-        """Read and check the list.
+        """Set the held-out prompts aside.
 
         Args:
-            path: the JSON Lines file.
+            prompts: all of them, with distinct ids.
+            path: what messages call them.
             num_iterations: how many iterations share the prompts.
             seed: of the shuffles; the first k held-out prompts are the same for every `num_held_out` of at least k.
             num_held_out: how many prompts are kept for evaluation.
             reuse_prompts: whether prompts may be used again once all have been.
             max_pixels: see `load_image`.
             max_bytes: see `load_image`.
-            image_root: see `read_prompts`.
 
         Raises:
-            ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
-                left to train on.
+            ValueError: a number is too small, or nothing would be left to train on.
         """
         self.path = path
-        self.image_root = image_root
         self.num_iterations = num_iterations
         self.seed = seed
         self.reuse_prompts = reuse_prompts
@@ -113,8 +108,6 @@ class FilesSource:
                 f"num_iterations has to be at least 1 and num_held_out at least 0, "
                 f"but they are {num_iterations} and {num_held_out}."
             )
-        prompts = read_prompts(path, image_root)
-        self._refuse_unreadable(prompts)
         order = random.Random(f"{seed}/held_out").sample(range(len(prompts)), len(prompts))
         held_out = set(order[:num_held_out])
         self._held_out = [prompt for k, prompt in enumerate(prompts) if k in held_out]
@@ -171,6 +164,46 @@ class FilesSource:
                     unique_id += f"~{shuffle}"
                 chosen[unique_id] = replace(prompt, id=unique_id)
         return list(chosen.values())
+
+
+class FilesSource(SharedPrompts):
+    """Prompts from a JSON Lines file.
+
+    The whole list is read and checked when the source is made. A wrong line or a missing image is an error then. An
+    image that exists but is damaged only costs its prompt, later (`check_images`), unless no header is readable at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        num_iterations: int,
+        seed: int,
+        num_held_out: int = 0,
+        reuse_prompts: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        image_root: str | None = None,
+    ) -> None:
+        """Read and check the list at `path`; for `image_root` see `read_prompts`, for the others `SharedPrompts`.
+
+        Raises:
+            ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
+                left to train on.
+        """
+        self.image_root = image_root
+        prompts = read_prompts(path, image_root)
+        super().__init__(
+            prompts,
+            path=path,
+            num_iterations=num_iterations,
+            seed=seed,
+            num_held_out=num_held_out,
+            reuse_prompts=reuse_prompts,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        )
+        self._refuse_unreadable(prompts)
 
     def _refuse_unreadable(self, prompts: Sequence[Prompt]) -> None:
         errors: list[ImageError] = []

@@ -286,7 +286,7 @@ def test_checkpoints_that_must_have_been_are_missed(tmp_path: Path) -> None:
 
 
 def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
-    cfg = OmegaConf.create({"iteration": {"num_iterations": 2}})
+    cfg = OmegaConf.create({"run": "full", "iteration": {"num_iterations": 2}})
     OmegaConf.save(cfg, tmp_path / "config.yaml")
     assert not is_finished(cfg, tmp_path)
     (tmp_path / "export").mkdir()
@@ -295,5 +295,15 @@ def test_run_is_finished_once_the_report_is_written(tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
     assert is_finished(cfg, tmp_path)
-    more = OmegaConf.create({"iteration": {"num_iterations": 3}})
+    more = OmegaConf.create({"run": "full", "iteration": {"num_iterations": 3}})
     assert not is_finished(more, tmp_path)
+
+
+def test_a_run_that_only_labels_is_finished_without_weights(tmp_path: Path) -> None:
+    label, train = (OmegaConf.create({"run": run, "iteration": {"num_iterations": 2}}) for run in ("label", "train"))
+    OmegaConf.save(label, tmp_path / "config.yaml")
+    (tmp_path / "report").mkdir()
+    assert not is_finished(label, tmp_path)
+    (tmp_path / "report" / "index.html").touch()
+    assert is_finished(label, tmp_path)
+    assert not is_finished(train, tmp_path)

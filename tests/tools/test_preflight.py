@@ -81,3 +81,19 @@ def test_a_model_whose_cost_is_not_known_may_run(launch: Launch, tmp_path: Path)
 def test_only_the_first_process_of_several_prints(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert launch("preflight_only=true") == (0, "")
+
+
+def test_runs_of_a_part_are_budgeted_for_it(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}\n" * 40)
+    stages = ("generate", "score", "reference log-probs", "train")
+    given = ("data=trl", "data.path=pairs.jsonl", "iteration.num_iterations=2")
+    for arguments, expected in (
+        (("run=full",), stages),
+        (("run=label",), stages[:3]),
+        (("run=train", *given), stages[2:]),
+    ):
+        status, output = launch(*arguments, "preflight_only=true")
+        assert status == 0, output
+        assert [name for name in stages if re.search(rf"^ {name} +\d", output, re.MULTILINE)] == list(expected)
+        assert ("AdamW" in output) == ("train" in expected)
+    assert "20 pairs" in output  # of each of two iterations

@@ -1,0 +1,175 @@
+"""Preference data where they lie, read with `datasets`: a hub id, a directory, a file, or a stream of the first rows."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import datasets
+import pyarrow.parquet as pq
+
+from rlaifv.data.rows import FORMATS, TSV_COLUMNS, Row, from_tsv, parse_row
+
+# File endings, and who reads them. A directory is read by the first that is there.
+LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".tsv": "csv"}
+# Fields of base64 make lines of a megabyte, so few of them are read at a time. Nothing is quoted, nothing is a number.
+TSV_OPTIONS = {
+    "sep": "\t",
+    "quoting": 3,
+    "header": None,
+    "column_names": list(TSV_COLUMNS),
+    "features": datasets.Features(dict.fromkeys(TSV_COLUMNS, datasets.Value("string"))),
+    "keep_default_na": False,
+    "chunksize": 64,
+}
+# Lie beside data without being data.
+OTHER_FILES = ("dataset_info", "dataset_infos", "provenance")
+SPLITS = ("train", "test", "validation")
+
+
+class Table(Sequence[Row]):
+    """The rows of a data set, parsed when they are asked for. Images are never decoded here.
+
+    Args:
+        form: a key of `FORMATS`.
+        path: a hub id (owner/name), a directory, or a file that ends with one of `LOADERS`.
+        revision: commit, tag or branch of a hub id.
+        split: of a hub id, or of a directory whose files are named by split.
+        streaming: read `num_rows` rows and nothing more, into memory, instead of fetching all first.
+        num_rows: the first so many rows; None for all.
+        image_root: directory that image paths are relative to, itself relative to that of the data; None for that one.
+
+    Raises:
+        ValueError: there is no such data set, it cannot be read, or it lacks columns.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        path: str,
+        *,
+        revision: str | None = None,
+        split: str = "train",
+        streaming: bool = False,
+        num_rows: int | None = None,
+        image_root: str | None = None,
+    ) -> None:
+        if form not in FORMATS:
+            raise ValueError(f"{form!r} is no format of preference data; there are {', '.join(FORMATS)}.")
+        if streaming and num_rows is None:
+            raise ValueError(
+                "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
+            )
+        self.form = form
+        place = Path(path).expanduser()
+        is_local = place.exists()
+        self.name = str(path) if place.is_file() else f"{path}, split {split}"
+        self._is_tsv = False
+        if is_local:
+            datasets.disable_progress_bars()  # the caller's own shows how far it is; a download's would be missed
+            files = [place] if place.is_file() else _files(place, split)
+            loader = LOADERS.get(files[0].suffix)
+            if loader is None:
+                raise ValueError(f"{files[0]} does not end with one of {', '.join(LOADERS)}.")
+            self._is_tsv = loader == "csv"
+            options: dict[str, Any] = {"path": loader, "data_files": {split: [str(file) for file in files]}}
+            options |= TSV_OPTIONS if self._is_tsv else {}
+            folder = place if place.is_dir() else place.parent
+            self.image_root: Path | None = (folder / Path(image_root or "").expanduser()).absolute()
+            if not self.image_root.is_dir():
+                raise ValueError(f"data.image_root={image_root} is not a directory.")
+        else:
+            options = {"path": path, "revision": revision}
+            self.image_root = None if image_root is None else Path(image_root).expanduser().absolute()
+        self._data, columns = _load(self.name, options | {"split": split, "streaming": streaming}, num_rows)
+        missing = FORMATS[form].missing(columns)
+        if missing:
+            raise ValueError(
+                f"{self.name} has no column {', '.join(missing)}, which data={form} needs; its columns are "
+                f"{', '.join(columns)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} rows, so there is no row {index}.")
+        number = index % len(self)
+        return self._parse(self._data[number], number)
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, fields in enumerate(self._data):
+            yield self._parse(fields, number)
+
+    def _parse(self, fields: Mapping[str, Any], number: int) -> Row:
+        where = f"row {number} of {self.name}"
+        return parse_row(self.form, from_tsv(fields, where) if self._is_tsv else fields, number, where, self.image_root)
+
+
+def _files(directory: Path, split: str) -> list[Path]:
+    """The data files of a directory, one kind of them, those of the split where they are named by split."""
+    for suffix in LOADERS:
+        found = [
+            path
+            for path in sorted(directory.rglob(f"*{suffix}"))
+            if path.stem not in OTHER_FILES and not path.name.startswith(".")
+        ]
+        if any(path.stem.startswith(SPLITS) for path in found):
+            found = [path for path in found if path.stem.startswith(split)]
+        if found:
+            return found
+    raise ValueError(f"{directory} holds no data for split {split}: no file that ends with {', '.join(LOADERS)}.")
+
+
+def count_rows(path: Path) -> int | None:
+    """Rows of a file or directory on this disk, as far as that shows without reading them; None where it does not."""
+    found = [path] if path.is_file() else [file for file in sorted(path.rglob("*.parquet")) if path.is_dir()]
+    if found and all(file.suffix == ".parquet" for file in found):
+        return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in found)
+    if path.suffix in (".jsonl", ".tsv") and path.is_file():
+        with path.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    return None
+
+
+def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
+    """Rows with undecoded images, mapped into memory or, of a stream, in it; and the names of their columns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third parties, about third parties
+        try:
+            loaded = datasets.load_dataset(**options)
+            loaded = _undecoded(loaded, loaded.features)
+            if options["streaming"]:
+                rows = list(islice(loaded, num_rows))
+                return rows, loaded.column_names or list(rows[0] if rows else ())
+        except Exception as error:  # files that are no such files make its readers fail in a dozen ways
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"{name} cannot be read: {reason or type(error).__name__}.") from error
+    found = loaded if num_rows is None else loaded.select(range(min(num_rows, len(loaded))))
+    return found, found.column_names
+
+
+def _undecoded(data: Any, features: datasets.Features | None) -> Any:
+    """The same data with every image as its bytes and path, whatever holds it."""
+    for name, feature in (features or {}).items():
+        undecoded = _without_decoding(feature)
+        if undecoded is not feature:
+            data = data.cast_column(name, undecoded)
+    return data
+
+
+def _without_decoding(feature: Any) -> Any:
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, datasets.Sequence | datasets.features.List | datasets.features.LargeList):
+        inner = _without_decoding(feature.feature)
+        return feature if inner is feature.feature else datasets.features.List(inner)
+    return feature

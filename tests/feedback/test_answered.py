@@ -1,0 +1,44 @@
+"""Responses from elsewhere are divided and judged as the loop's own."""
+
+from collections.abc import Sequence
+
+from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.feedback.answered import Answered, label_answered
+from rlaifv.feedback.divide import RulesDivider
+from rlaifv.records import Prompt
+
+PROMPTS = [Prompt("a", "What is it?", ()), Prompt("b", "What else?", ())]
+
+
+class NoDogs:
+    """Says yes unless asked about a dog; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
+    ) -> list[list[tuple[float, float]]]:
+        self.asked += [(prompt.id, tuple(questions)) for prompt, questions in asked]
+        return [[(0.1, 0.8) if "dog" in question else (0.9, 0.05) for question in some] for _, some in asked]
+
+
+def test_a_score_is_minus_the_rejected_claims() -> None:
+    labeler = NoDogs()
+    rows = [
+        Answered(PROMPTS[0], ("There is a cat. There is a dog.", "There is a cat.")),
+        Answered(PROMPTS[1], ("What a day!",)),
+    ]
+    (first, second), (nothing,) = label_answered(rows, RulesDivider(), labeler, " Yes or no?")
+    assert (first["score"], second["score"], nothing["score"]) == (-1.0, 0.0, None)
+    assert first["claims"] == [
+        {"text": "There is a cat.", "question": "Is there a cat?", "p_yes": 0.9, "p_no": 0.05, "verdict": "accepted"},
+        {"text": "There is a dog.", "question": "Is there a dog?", "p_yes": 0.1, "p_no": 0.8, "verdict": "rejected"},
+    ]
+    assert (second["response"], nothing["claims"]) == ("There is a cat.", [])
+    # Both answers' question about the cat is one.
+    assert labeler.asked == [("a", ("Is there a cat? Yes or no?", "Is there a dog? Yes or no?"))]
+
+
+def test_nothing_to_label() -> None:
+    assert label_answered([], RulesDivider(), NoDogs()) == []

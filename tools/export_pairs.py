@@ -1,0 +1,65 @@
+"""Write the preference pairs of a run in the format of another project, with where each comes from.
+
+python tools/export_pairs.py run_dir=RUN format=trl out=DIR                  for TRL's DPOTrainer
+python tools/export_pairs.py run_dir=RUN format=rlaifv out=DIR               in the schema of openbmb/RLAIF-V-Dataset
+python tools/export_pairs.py run_dir=RUN format=llamafactory out=DIR         JSON, images and dataset_info.json
+python tools/export_pairs.py run_dir=RUN format=trl out=DIR iteration=2      one iteration, counted from 0
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.data.exports import iterations_of, read_examples, write_pairs
+from rlaifv.runtime import console
+from tools.arguments import key_values, refuse
+from tools.launch import CONFIG_NAME
+
+KNOWN = {"run_dir": None, "format": None, "out": None, "iteration": "all"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export, and say how much; returns the exit status."""
+    try:
+        given = key_values(arguments, KNOWN, __doc__)
+        run_dir, out = Path(given["run_dir"]).expanduser(), Path(given["out"]).expanduser()
+        iterations = list(iterations_of(run_dir)) if given["iteration"] == "all" else [_number(given["iteration"])]
+        if not iterations:
+            raise ValueError(f"{run_dir} has no finished iteration.")
+        about = _about(run_dir)
+        examples = [example for k in iterations for example in read_examples(run_dir, k, about)]
+        write_pairs(given["format"], examples, out)
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    what = f"iteration {iterations[0]}" if len(iterations) == 1 else f"{len(iterations)} iterations"
+    console.print(f"{len(examples)} pairs of {what} written to {out}", soft_wrap=True)
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"iteration={text} must be a number counted from 0, or all.")
+    return int(text)
+
+
+def _about(run_dir: Path) -> dict[str, Any]:
+    """What the run's settings say about its models."""
+    path = run_dir / CONFIG_NAME
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is no run directory: {path} is missing.")
+    cfg = OmegaConf.load(path)
+    return {
+        "run": run_dir.absolute().name,
+        "model": cfg.model.path,
+        "labeler": cfg.labeler.path or "self",
+        "divider": cfg.divider.get("_target_", "").rpartition(".")[2],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

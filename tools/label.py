@@ -1,0 +1,150 @@
+"""Score responses that you already have: the claims in each, what the labeler says of them, and how many it rejects.
+
+python tools/label.py input=responses.jsonl output=labelled.jsonl                                the embedded labeler
+python tools/label.py input=responses.jsonl output=labelled.jsonl labeler=model labeler.path=DIR_OR_HUB_ID
+
+One JSON object per line: image (path or list of paths, relative to the file), question, response (or responses, a list),
+and id (optional). The output has a line for each, in the same order. Where it exists already, what is missing is added. All
+other settings are those of train.py; without a labeler of its own, the model of model.path is asked.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.checks import check_config
+from rlaifv.data.images import ImageError, load_image
+from rlaifv.data.sources import read_prompts
+from rlaifv.feedback.answered import Answered, label_answered
+from rlaifv.runtime import console, progress_bar, set_up_logging
+from tools.arguments import key_values, refuse
+from tools.build import build_labeler
+from tools.launch import register_resolvers
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES: dict[str, str | None] = {"input": None, "output": None}
+# Rows that are judged at a time, which is what a crash can cost.
+ROWS_PER_WRITE = 16
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Label what is not labelled yet; returns the exit status."""
+    set_up_logging()
+    register_resolvers()
+    own = [item for item in arguments if item.partition("=")[0] in FILES or item in ("-h", "--help")]
+    try:
+        given = key_values(own, FILES, __doc__)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("train", [item for item in arguments if item not in own])
+        check_config(cfg)
+        rows, output = read_answered(Path(given["input"])), Path(given["output"])
+        by = str(cfg.labeler.path or cfg.model.path)
+        num_done = _num_done(output, rows, by)
+        if num_done < len(rows):
+            _label(cfg, rows, output, num_done, by)
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        return refuse(error)
+    console.print(f"{len(rows)} rows labelled in {output}, {num_done} of them before", soft_wrap=True)
+    return 0
+
+
+def read_answered(path: Path) -> list[Answered]:
+    """Prompts with their responses.
+
+    Raises:
+        ValueError: as `read_prompts`, or a line has no response, or one that is not a text.
+    """
+    prompts = read_prompts(path)
+    lines = [(k, line) for k, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
+    rows = []
+    for prompt, (number, line) in zip(prompts, lines, strict=True):
+        fields = json.loads(line.decode("utf-8-sig"))
+        name = "responses" if "responses" in fields else "response"
+        texts = fields.get(name)
+        texts = texts if isinstance(texts, list) and name == "responses" else [texts]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(
+                f"Field {name!r} in line {number} of {path} has to be a text, or texts, that are not empty."
+            )
+        rows.append(Answered(prompt, tuple(texts)))
+    return rows
+
+
+def _num_done(output: Path, rows: Sequence[Answered], by: str) -> int:
+    """How many rows the output holds already, in whole writes; what lies behind them is cut off.
+
+    So every row is judged beside the same others, however often the work was stopped, and rounding is the same too.
+
+    Raises:
+        ValueError: the output is not of these rows, or of another labeler.
+    """
+    if not output.exists():
+        return 0
+    content = output.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        expected = _head(rows[number], by) if number < len(rows) else None
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        shown = {name: found.get(name) for name in expected or ()} if isinstance(found, dict) else None
+        if expected is None or shown != expected:
+            raise ValueError(
+                f"{output} was not made of these rows by labeler {by}: its line {number + 1} is another; give another output."
+            )
+    if len(lines) < len(rows):
+        lines = lines[: len(lines) // ROWS_PER_WRITE * ROWS_PER_WRITE]
+        with output.open("r+b") as stream:
+            stream.truncate(sum(map(len, lines)))
+    return len(lines)
+
+
+def _head(row: Answered, by: str) -> dict[str, Any]:
+    """What a line of the output says before anything is judged."""
+    return {"id": row.prompt.id, "question": row.prompt.question, "image": list(row.prompt.image_paths), "labeler": by}
+
+
+def _label(cfg: DictConfig, rows: Sequence[Answered], output: Path, num_done: int, by: str) -> None:
+    labeler = build_labeler(cfg)
+    if torch.cuda.is_available():
+        labeler.to("cuda")
+    divider = instantiate(cfg.divider)
+    limits = [cfg.data[name] for name in ("max_pixels", "max_bytes") if name in cfg.data]
+    with output.open("a", encoding="utf-8") as stream, progress_bar() as bars:
+        task = bars.add_task("label", total=len(rows), completed=num_done, note="")
+        for start in range(num_done, len(rows), ROWS_PER_WRITE):
+            some = rows[start : start + ROWS_PER_WRITE]
+            errors = [_image_error(row, limits) for row in some]
+            usable = [row for row, error in zip(some, errors, strict=True) if error is None]
+            found = iter(label_answered(usable, divider, labeler.engine, labeler.question_suffix))
+            for row, error in zip(some, errors, strict=True):
+                result = {"error": error} if error else {"responses": next(found)}
+                stream.write(json.dumps({**_head(row, by), **result}, ensure_ascii=False) + "\n")
+            stream.flush()
+            bars.advance(task, len(some))
+
+
+def _image_error(row: Answered, limits: Sequence[int]) -> str | None:
+    """Why a row's images cannot be used, which costs that row alone."""
+    try:
+        for path in row.prompt.image_paths:
+            load_image(path, *limits)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Check every row of a data set before it is used, images included, and say what is wrong where.
+
+python tools/validate_data.py format=rlaifv path=openbmb/RLAIF-V-Dataset revision=COMMIT
+python tools/validate_data.py format=trl path=pairs.parquet
+python tools/validate_data.py format=llamafactory path=DIR image_root=/photos show=20
+python tools/validate_data.py format=files path=prompts.jsonl
+
+Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. Of each kind of fault the
+first `show` (5) are printed, all are counted; of a list of prompts (format=files), the first fault. The exit status is 1 if
+anything is wrong, 2 if nothing could be read.
+"""
+
+import hashlib
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table as Lines
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, load_image
+from rlaifv.data.rows import Row, RowError
+from rlaifv.data.sources import read_prompts
+from rlaifv.data.tables import Table
+from rlaifv.runtime import console, progress_bar, set_up_logging
+from tools.arguments import key_values, refuse
+
+KNOWN = {
+    "format": None,
+    "path": None,
+    "revision": "",
+    "split": "train",
+    "streaming": "false",
+    "num_rows": "",
+    "image_root": "",
+    "max_pixels": str(MAX_PIXELS),
+    "max_bytes": str(MAX_BYTES),
+    "show": "5",
+}
+
+
+@dataclass
+class Findings:
+    """What was seen in the rows so far."""
+
+    show: int
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    prompts: set[tuple[str, tuple[bytes, ...]]] = field(default_factory=set)
+
+    def fault(self, reason: str, message: str) -> None:
+        """Count a fault, and print it if it is among the first of its kind."""
+        self.faults[reason] += 1
+        if self.faults[reason] <= self.show:
+            console.print(f"{reason}: {message}", markup=False, soft_wrap=True)
+
+    def row(self, row: Row, images: tuple[bytes, ...]) -> None:
+        """Count a row in which nothing is wrong, by digests of its images."""
+        self.prompts.add((row.question, images))
+        self.counts["pairs"] += row.chosen is not None
+        self.counts["rows with several images"] += len(images) > 1
+
+
+class ImageCheck:
+    """Decodes images within limits, each content once.
+
+    An embedded image is put into a file for it, as only files are measured before they are opened.
+    """
+
+    def __init__(self, max_pixels: int, max_bytes: int, directory: Path) -> None:
+        self.limits = max_pixels, max_bytes
+        self.file = directory / "embedded"
+        self.known: dict[bytes, ImageError | None] = {}
+
+    def __call__(self, image: str | bytes) -> bytes:
+        """Digest of an image. Raises ImageError if it is not usable."""
+        key = hashlib.sha256(image.encode() if isinstance(image, str) else image).digest()
+        if key not in self.known:
+            self.known[key] = self._error_of(image)
+        if error := self.known[key]:
+            raise error
+        return key
+
+    def _error_of(self, image: str | bytes) -> ImageError | None:
+        if isinstance(image, bytes):
+            self.file.write_bytes(image)
+        try:
+            load_image(image if isinstance(image, str) else self.file, *self.limits)
+        except ImageError as error:
+            return ImageError(str(error).replace(f"The image {self.file}", "The embedded image"), error.reason)
+        return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check all rows, print what was found, and return the exit status."""
+    set_up_logging()
+    try:
+        given = key_values(arguments, KNOWN, __doc__)
+        found = Findings(show=_number(given, "show"))
+        limits = _number(given, "max_pixels"), _number(given, "max_bytes")
+        rows, name = _rows(given)
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    with tempfile.TemporaryDirectory() as directory, progress_bar() as bars:
+        check = ImageCheck(*limits, Path(directory))
+        task = bars.add_task("check", total=len(rows), note="")
+        for number in range(len(rows)):
+            try:
+                row = rows[number]
+                found.row(row, tuple(check(image) for image in row.images))
+            except RowError as error:
+                found.fault(error.reason, str(error))
+            except ImageError as error:
+                found.fault(error.reason, f"Row {number} of {name}: {error}")
+            bars.advance(task)
+    console.print(name, markup=False, soft_wrap=True)
+    console.print(_summary(found, len(rows), len(check.known)))
+    return 1 if found.faults else 0
+
+
+def _rows(given: Mapping[str, str]) -> tuple[Sequence[Row], str]:
+    """The rows to check, and what messages call their data."""
+    path, root = given["path"], given["image_root"] or None
+    if given["format"] == "files":
+        prompts = read_prompts(path)
+        return [Row(prompt.id, prompt.question, prompt.image_paths, None, None) for prompt in prompts], path
+    if given["streaming"] not in ("true", "false"):
+        raise ValueError(f"streaming={given['streaming']} must be true or false.")
+    table = Table(
+        given["format"],
+        path,
+        revision=given["revision"] or None,
+        split=given["split"],
+        streaming=given["streaming"] == "true",
+        num_rows=_number(given, "num_rows") if given["num_rows"] else None,
+        image_root=root,
+    )
+    return table, table.name
+
+
+def _number(given: Mapping[str, str], key: str) -> int:
+    if not given[key].isdecimal():
+        raise ValueError(f"{key}={given[key]} must be a whole number.")
+    return int(given[key])
+
+
+def _summary(found: Findings, num_rows: int, num_images: int) -> Lines:
+    num_wrong = sum(found.faults.values())
+    table = Lines(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    counts = {"rows": num_rows, "usable": num_rows - num_wrong, "distinct prompts": len(found.prompts)}
+    counts |= {"distinct images": num_images, **found.counts, "wrong": num_wrong}
+    for label, count in (*counts.items(), *((f"  {reason}", count) for reason, count in found.faults.most_common())):
+        table.add_row(label, f"{count:,}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
