@@ -25,10 +25,11 @@ def test_the_table_and_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     result = json.loads(last)
     assert result["divider"] == "RulesDivider"
     rates = result["rates"]
-    # Both halves hold every style, so neither rate may leave the other far behind.
-    for name in ("tuning", "held out"):
-        assert rates[name]["recall"] > 0.4
-        assert rates[name]["precision"] > 0.65
+    # The figures in docs/dividers.md; what rules were tuned on is better than what they were not.
+    assert rates["tuning"]["recall"] > 0.65
+    assert rates["tuning"]["precision"] > 0.85
+    assert rates["held out"]["recall"] > 0.45
+    assert rates["held out"]["precision"] > 0.7
     assert {"caption", "relative", "markup"} < rates.keys()
 
 
