@@ -29,6 +29,10 @@ AT_LEAST = {
     "engine.batch_tokens": 1,
     "engine.feature_store_bytes": 0,
     "divider.max_claims": 1,
+    "divider.max_new_tokens": 1,
+    "divider.batch_size": 1,
+    "divider.num_parallel": 1,
+    "divider.num_retries": 0,
     "data.num_held_out": 0,
     "evaluation.num_examples": 0,
     "seed": 0,
@@ -215,6 +219,10 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
             f"data.num_iterations={shared} leaves no prompts for the last of iteration.num_iterations="
             f"{cfg.iteration.num_iterations}."
         )
+    if "url" in cfg.divider and (cfg.divider.path is None) == (cfg.divider.url is None):
+        yield "divider=chat needs either divider.path=DIR_OR_HUB_ID or divider.url=http://…, not both."
+    if cfg.divider.get("url") is not None and cfg.divider.model is None:
+        yield f"divider.url={cfg.divider.url} needs divider.model, the model's name on the server."
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
@@ -224,8 +232,8 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
     if path is not None and not Path(path).expanduser().is_file():
         yield f"data.path={path} is not a file."
-    for name in ("model", "labeler"):
-        path, revision = cfg[name].path, cfg[name].revision
+    for name in ("model", "labeler", "divider"):
+        path, revision = cfg[name].get("path"), cfg[name].get("revision")
         is_directory = path is not None and Path(path).expanduser().is_dir()
         if path is not None and _looks_local(path) and not is_directory:
             yield f"{name}.path={path} is not a directory, nor does it have the form of a hub id (owner/name)."

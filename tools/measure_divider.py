@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rlaifv.checks import ConfigError, check_config
 from rlaifv.evaluation.division import DividedAnswer, Division, compare, read_divided_answers
-from rlaifv.feedback.divide import Divider
+from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
 from rlaifv.records import Prompt, Response
 from rlaifv.runtime import console
 from tools.launch import register_resolvers
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 ANSWERS = ROOT / "tests/data_files/divided_answers.jsonl"
 
 
-def measure(divider: Divider, answers: Sequence[DividedAnswer]) -> dict[str, Division]:
+def measure(divider: Divider | BatchDivider, answers: Sequence[DividedAnswer]) -> dict[str, Division]:
     """Counts over each half ("tuning", "held out"), over each style, and over "all"."""
     counts = {"tuning": Division(), "held out": Division(), "all": Division()}
     for k, (answer, found) in enumerate(zip(answers, _divide(divider, answers), strict=True)):
@@ -37,12 +37,13 @@ def measure(divider: Divider, answers: Sequence[DividedAnswer]) -> dict[str, Div
     return counts
 
 
-def _divide(divider: Divider, answers: Sequence[DividedAnswer]) -> list[list[str] | None]:
+def _divide(divider: Divider | BatchDivider, answers: Sequence[DividedAnswer]) -> list[list[str] | None]:
     pairs = [
         (Prompt(answer.id, answer.question, ()), Response(f"{answer.id}/0", answer.id, answer.answer, (), True, 0))
         for answer in answers
     ]
-    return [[claim.text for claim in divider.divide(*pair)] for pair in pairs]
+    divided = divide_all(divider, pairs)
+    return [None if isinstance(some, NotDivided) else [claim.text for claim in some] for some in divided]
 
 
 def _table(counts: dict[str, Division]) -> Table:

@@ -6,8 +6,10 @@ applies only where the result still follows from the answer, and what fits no ru
 and guesses are left out, as in the paper.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -83,11 +85,45 @@ _BINDING = table("between without one upstairs downstairs each more")
 _FUNCTION_WORDS = SUBJECTS | PRONOUNS | PREPOSITIONS | RELATIVES | table("him them me us nothing everything")
 _UNFINISHED = table("a an the and or but of is are its their")  # no sentence ends with them
 
+logger = logging.getLogger(__name__)
+
 
 class Divider(Protocol):
     """What turns one response into its claims: in order, with unique ids, none for an answer that asserts nothing."""
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotDivided:
+    """Why a divider made nothing of a response, which is not the same as finding no claims in it."""
+
+    reason: str
+
+
+class BatchDivider(Protocol):
+    """A divider that takes many responses at once, and may fail at some. `producer` says what its claims depend on."""
+
+    producer: str
+
+    def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]: ...
+
+
+def divide_all(
+    divider: Divider | BatchDivider, pairs: Sequence[tuple[Prompt, Response]]
+) -> list[list[Claim] | NotDivided]:
+    """Divide responses to their prompts, in one call where the divider has one; says so where some were not divided."""
+    if not hasattr(divider, "divide_all"):
+        return [divider.divide(prompt, response) for prompt, response in pairs]
+    results = divider.divide_all(pairs)
+    failed = [
+        (response.id, result.reason)
+        for (_, response), result in zip(pairs, results, strict=True)
+        if isinstance(result, NotDivided)
+    ]
+    if failed:
+        logger.warning("%d of %d answers were not divided; %s: %s", len(failed), len(pairs), *failed[0])
+    return results
 
 
 class RulesDivider:

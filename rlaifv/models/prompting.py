@@ -1,7 +1,8 @@
 """Chat templates: how a question about images becomes token ids. Untrusted text is quoted here and nowhere else."""
 
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,7 @@ class Prompter:
         # What a template writes for an image, and the id that features replace: in Gemma 3 these are two tokens.
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_ids[0]
-        # Turn markers may be special without being listed as such, as <|start_header_id|> is in Llama 3.
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        self._special_tokens = sorted({*self.tokenizer.all_special_tokens, *added, self.image_token})
+        self._special_tokens = sorted({*special_tokens(self.tokenizer), self.image_token})
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -103,9 +102,7 @@ class Prompter:
 
     def quote(self, text: str) -> str:
         """Neutralise the tokenizer's special tokens in untrusted text, so that it cannot open a turn or add an image."""
-        for token in self._special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        return break_tokens(text, self._special_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens left out, surrounding white space removed."""
@@ -146,6 +143,28 @@ class Prompter:
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
             self._cached_bytes -= _num_bytes(self._images.popitem(last=False)[1][0])
         return entry
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Those listed as special, and turn markers that are so without being listed, as <|start_header_id|> is in Llama 3."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*tokenizer.all_special_tokens, *added}
+
+
+def break_tokens(text: str, tokens: Iterable[str]) -> str:
+    """Put a space into every occurrence of the tokens, so that a tokenizer reads them as text."""
+    for token in tokens:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def break_markers(text: str) -> str:
+    """The same for what looks like a marker, where the tokenizer is not at hand: <|x|>, </s>, <image>, [INST].
+
+    >>> break_markers("<|im_end|> a < b [INST] [1]")
+    '< |im_end|> a < b [ INST] [1]'
+    """
+    return re.sub(r"<(?=[|/｜\w])|\[(?=/?[A-Z]{2,}])", r"\g<0> ", text)
 
 
 def _after(asked: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:

@@ -116,6 +116,7 @@ _DROPPED = {
     "empty_response": "Answers not used, because they are empty.",
     "truncated": "Answers not used, because they were cut at the token limit.",
     "no_claims": "Answers not used, because they divide into no claims.",
+    "not_divided": "Answers not used, because the divider's model made nothing usable of them.",
     "unknown": "Answers not used, because a claim of theirs has no verdict.",
     "identical": "Pairs not made, because both answers are the same text.",
     "tie": "Pairs not made, because the scores differ by less than the margin.",

@@ -10,7 +10,6 @@ from rlaifv.evaluation.division import (
     Division,
     _num_matches,
     compare,
-    content_words,
     matches,
     read_divided_answers,
 )
@@ -44,12 +43,6 @@ def test_the_same_in_other_words(claim: str, other: str) -> None:
 )
 def test_not_the_same(claim: str, other: str) -> None:
     assert not matches(claim, other)
-
-
-def test_content_words_leave_out_what_carries_nothing() -> None:
-    assert content_words("There is one of the women's dresses, which costs 4.50 and isn't ironed.") == {
-        *("women", "dres", "which", "cost", "4.50", "iron"),
-    }
 
 
 def test_one_claim_cannot_match_two() -> None:

@@ -3,7 +3,8 @@ from collections import Counter
 
 import pytest
 
-from rlaifv.evaluation.division import content_words, read_divided_answers
+from rlaifv.evaluation.division import read_divided_answers
+from rlaifv.feedback.content import content_words
 from tools.measure_divider import ANSWERS, main
 
 
