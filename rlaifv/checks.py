@@ -232,13 +232,13 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
     if path is not None and not Path(path).expanduser().is_file():
         yield f"data.path={path} is not a file."
-    for name in ("model", "labeler", "divider"):
-        path, revision = cfg[name].get("path"), cfg[name].get("revision")
+    for name in ("model.path", "labeler.path", "divider.path", "divider.split_path", "divider.question_path"):
+        path, revision = OmegaConf.select(cfg, name), OmegaConf.select(cfg, f"{name.partition('.')[0]}.revision")
         is_directory = path is not None and Path(path).expanduser().is_dir()
         if path is not None and _looks_local(path) and not is_directory:
-            yield f"{name}.path={path} is not a directory, nor does it have the form of a hub id (owner/name)."
+            yield f"{name}={path} is not a directory, nor does it have the form of a hub id (owner/name)."
         if is_directory and revision is not None:
-            yield f"{name}.revision={revision} has no effect, since {name}.path={path} is a directory."
+            yield f"{name.replace('path', 'revision')}={revision} has no effect, since {name}={path} is a directory."
 
 
 def _looks_local(path: str) -> bool:

@@ -31,7 +31,7 @@ CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 # Where a file says nothing on a required value, this does.
-REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name"}
+REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name", "divider": "split_path=owner/name"}
 # What has no value of its own where one of several must be given.
 EITHER_OR = {("divider", "chat"): ["divider.path=owner/name"]}
 # Keys that belong to Hydra's own language.

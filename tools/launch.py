@@ -29,7 +29,10 @@ CONFIG_NAME = "config.yaml"
 ERROR_NAME = "error.txt"
 # What only a run that has begun to work leaves behind; a refused one may have left its configuration.
 WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
-PATH_KEYS = ("data.path", "model.path", "labeler.path", "divider.path")
+_DIVIDER_PATH_KEYS = tuple(
+    f"divider.{name}" for name in ("path", "split_path", "question_path", "split_prompt", "question_prompt")
+)
+PATH_KEYS = ("data.path", "model.path", "labeler.path", *_DIVIDER_PATH_KEYS)
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.

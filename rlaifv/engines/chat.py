@@ -21,6 +21,7 @@ Conversation = Sequence[str]
 
 KEY_VARIABLE = "RLAIFV_DIVIDER_KEY"
 MAX_REPLY_BYTES = 2**20
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 MAX_WAIT_SECONDS = 30.0
 _TRY_AGAIN = (408, 409, 425, 429)
 
@@ -46,11 +47,20 @@ class LocalChat:
         dtype: of the weights.
         batch_size: conversations run at a time; those of similar length go together.
         max_new_tokens: of a reply.
+        keeps_cut: whether a reply that had not ended by then counts.
     """
 
-    def __init__(self, path: str, revision: str | None, dtype: Dtype, batch_size: int, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        revision: str | None,
+        dtype: Dtype,
+        batch_size: int,
+        max_new_tokens: int,
+        keeps_cut: bool = True,
+    ) -> None:
         self.path, self.revision, self.dtype = path, revision, dtype
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.batch_size, self.max_new_tokens, self.keeps_cut = batch_size, max_new_tokens, keeps_cut
         self._loaded: tuple[Any, Any] | None = None
 
     def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
@@ -67,7 +77,11 @@ class LocalChat:
             some = order[start : start + self.batch_size]
             room = int(min(self.max_new_tokens, limit - len(encoded[some[-1]])))
             for k, ids in zip(some, self._generate(model, tokenizer, [encoded[k] for k in some], room), strict=True):
-                replies[k] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                is_cut = len(ids) == room and ids[-1] not in _ends(model, tokenizer)
+                said = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                replies[k] = (
+                    NoReply(f"the reply had not ended after {room} tokens") if is_cut and not self.keeps_cut else said
+                )
         return replies
 
     def _load(self) -> tuple[Any, Any]:
@@ -91,8 +105,7 @@ class LocalChat:
     @staticmethod
     def _generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         width = max(map(len, prompts))
-        ends = model.generation_config.eos_token_id
-        ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        ends = _ends(model, tokenizer)
         pad = next(iter(ends)) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad
@@ -103,7 +116,20 @@ class LocalChat:
         )
         with torch.inference_mode():
             made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        return made[:, width:].tolist()
+        return [_until(ids, ends) for ids in made[:, width:].tolist()]
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a reply: those of the checkpoint, and of a turn where its configuration does not say so."""
+    listed = model.generation_config.eos_token_id
+    ends = {*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id} - {None}
+    vocabulary = tokenizer.get_added_vocab()
+    return ends | {vocabulary[end] for end in TURN_ENDS if end in vocabulary}
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    """A row up to its first end, without what fills it up beside longer ones."""
+    return next((ids[: k + 1] for k, token in enumerate(ids) if token in ends), ids)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

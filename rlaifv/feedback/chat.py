@@ -194,21 +194,38 @@ def _json_of(reply: str) -> dict[str, Any]:
 
 def _checked(row: dict[str, Any], known: frozenset[str]) -> tuple[str, str]:
     claim, question = row.get("claim"), row.get("question")
-    name = f"Claim {row['id']}"
     if not isinstance(claim, str) or not isinstance(question, str):
-        raise UnusableReply(f"{name} must have claim and question as text.")
+        raise UnusableReply(f"Claim {row['id']} must have claim and question as text.")
     claim, question = " ".join(claim.split()), " ".join(question.split())
+    check_texts(row["id"], claim, question)
+    check_meaning(row["id"], claim, question, known)
+    return claim, question
+
+
+def check_texts(number: int, claim: str, question: str) -> None:
+    """Whether a claim and its question, each in one line, are texts that can be put to a labeler.
+
+    Raises:
+        UnusableReply: they are too long, empty or no text, or the question asks nothing.
+    """
     if not (0 < len(claim) <= MAX_LETTERS and 0 < len(question) <= MAX_LETTERS):
-        raise UnusableReply(f"{name} and its question must have 1 to {MAX_LETTERS} letters each.")
+        raise UnusableReply(f"Claim {number} and its question must have 1 to {MAX_LETTERS} letters each.")
     if not (claim + question).isprintable():
-        raise UnusableReply(f"{name} or its question contains characters that are no text.")
+        raise UnusableReply(f"Claim {number} or its question contains characters that are no text.")
     if not question.endswith("?"):
-        raise UnusableReply(f"The question of claim {row['id']} must end with a question mark.")
+        raise UnusableReply(f"The question of claim {number} must end with a question mark.")
+
+
+def check_meaning(number: int, claim: str, question: str, known: frozenset[str]) -> None:
+    """Whether a claim is about what has the content words `known`, and its question about the claim.
+
+    Raises:
+        UnusableReply: too many words are foreign, numbers differ, or one of the two is denied.
+    """
     words, asked = content_words(claim), content_words(question) - content_words("true")
     if not words or len(words - known) > MOST_FOREIGN * len(words) or not numbers(words) <= known:
-        raise UnusableReply(f"{name} is not in the answer's own words.")
+        raise UnusableReply(f"Claim {number} is not in the answer's own words.")
     if len(asked ^ words) > MOST_FOREIGN * len(asked | words) or numbers(asked) != numbers(words):
-        raise UnusableReply(f"The question of claim {row['id']} asks something else than the claim says.")
+        raise UnusableReply(f"The question of claim {number} asks something else than the claim says.")
     if is_negated(claim) != is_negated(question):
-        raise UnusableReply(f"Of claim {row['id']} and its question, one is denied and the other is not.")
-    return claim, question
+        raise UnusableReply(f"Of claim {number} and its question, one is denied and the other is not.")

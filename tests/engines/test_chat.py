@@ -186,3 +186,15 @@ def test_the_key_is_sent_and_never_said(
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"divider\.url=file:///etc must start with http"):
         ServerChat("file:///etc", "m", 1, 1, 1.0, 0)
+
+
+def test_a_reply_that_does_not_end_may_count_or_not(chat_dir: Path) -> None:
+    cut = LocalChat(str(chat_dir), None, "float32", 4, 2, keeps_cut=False).reply_all(SAID)
+    kept = LocalChat(str(chat_dir), None, "float32", 4, 2).reply_all(SAID)
+    assert all(isinstance(reply, str) for reply in kept)
+    assert any(isinstance(reply, NoReply) and "had not ended after 2 tokens" in str(reply) for reply in cut)
+
+
+def test_a_reply_ends_at_its_first_end() -> None:
+    assert chat._until([5, 6, 2, 0, 0], {2, 9}) == [5, 6, 2]
+    assert chat._until([5, 6], {2}) == [5, 6]
