@@ -80,11 +80,15 @@ class Server:
                 reply = reply(body) if callable(reply) else reply
                 data = json.dumps(reply).encode() if not isinstance(reply, bytes) else reply
                 self.send_response(status)
-                if status == 307:
+                if status == 302:
                     self.send_header("Location", "/v1/elsewhere")
                 self.end_headers()
                 with suppress(BrokenPipeError):
                     self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                owner.keys.append(self.headers.get("Authorization"))
+                self.send_error(404)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -148,7 +152,7 @@ def test_trouble_that_passes_is_waited_for(serve: Callable[..., Server], waits: 
         ((200, b"<html>"), "JSONDecodeError", 3),
         ((200, said(None)), "the reply is no text", 3),
         ((200, {"choices": []}), "IndexError", 3),
-        ((307, {}), "status 307", 1),  # another address might be anybody's
+        ((302, {}), "status 302", 1),
     ],
 )
 def test_trouble_that_stays_is_told(
@@ -198,3 +202,16 @@ def test_a_reply_that_does_not_end_may_count_or_not(chat_dir: Path) -> None:
 def test_a_reply_ends_at_its_first_end() -> None:
     assert chat._until([5, 6, 2, 0, 0], {2, 9}) == [5, 6, 2]
     assert chat._until([5, 6], {2}) == [5, 6]
+
+
+def test_a_redirected_request_takes_its_key_nowhere(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other address may be anybody's; urllib by itself would tell it the key."""
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret")
+    server = serve((302, {}))
+    client(server).reply_all([["a"]])
+    assert server.keys == ["Bearer sk-secret"]
+    monkeypatch.delattr(chat._NoRedirect, "redirect_request")
+    client(server).reply_all([["a"]])
+    assert server.keys == ["Bearer sk-secret"] * 3
