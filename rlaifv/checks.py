@@ -31,6 +31,10 @@ AT_LEAST = {
     "engine.batch_tokens": 1,
     "engine.feature_store_bytes": 0,
     "divider.max_claims": 1,
+    "divider.max_new_tokens": 1,
+    "divider.batch_size": 1,
+    "divider.num_parallel": 1,
+    "divider.num_retries": 0,
     "data.num_held_out": 0,
     "data.num_rows": 1,
     "evaluation.num_examples": 0,
@@ -241,6 +245,10 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         yield "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
     if cfg.run == "train":
         yield from _given_pairs_faults(cfg)
+    if "url" in cfg.divider and (cfg.divider.path is None) == (cfg.divider.url is None):
+        yield "divider=chat needs either divider.path=DIR_OR_HUB_ID or divider.url=http://…, not both."
+    if cfg.divider.get("url") is not None and cfg.divider.model is None:
+        yield f"divider.url={cfg.divider.url} needs divider.model, the model's name on the server."
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
@@ -259,17 +267,20 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
     if path is not None:
         yield from _data_path_faults(cfg, path)
-    for name in ("model", "labeler"):
-        path, revision = cfg[name].path, cfg[name].revision
+    for name in ("model.path", "labeler.path", "divider.path", "divider.split_path", "divider.question_path"):
+        section = name.partition(".")[0]
+        path, revision = OmegaConf.select(cfg, name), OmegaConf.select(cfg, f"{section}.revision")
         is_directory = path is not None and Path(path).expanduser().is_dir()
         if path is not None and _looks_local(path) and not is_directory:
-            yield f"{name}.path={path} is not a directory, nor does it have the form of a hub id (owner/name)."
+            yield f"{name}={path} is not a directory, nor does it have the form of a hub id (owner/name)."
         if is_directory and revision is not None:
-            yield f"{name}.revision={revision} has no effect, since {name}.path={path} is a directory."
-        elif path is not None and not is_directory and cfg[name].trust_remote_code and not _is_commit(revision):
+            yield f"{name.replace('path', 'revision')}={revision} has no effect, since {name}={path} is a directory."
+        elif (
+            path is not None and not is_directory and cfg[section].get("trust_remote_code") and not _is_commit(revision)
+        ):
             yield (
-                f"{name}.trust_remote_code=true needs {name}.revision to be a full commit, 40 hexadecimal digits, so that "
-                f"the code is the one that was read; it is {revision}."
+                f"{section}.trust_remote_code=true needs {section}.revision to be a full commit, 40 hexadecimal digits, so "
+                f"that the code is the one that was read; it is {revision}."
             )
 
 

@@ -26,7 +26,7 @@ from rlaifv.engines.protocol import Advance
 from rlaifv.evaluation.held_out import agreement, evaluate
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet
-from rlaifv.feedback.divide import Divider
+from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
 from rlaifv.feedback.generate import generate
 from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
 from rlaifv.feedback.score import distinct_questions
@@ -67,7 +67,7 @@ class FeedbackLoop:
     source: PromptSource
     policy: LocalEngine
     labeler: LabelerModule
-    divider: Divider
+    divider: Divider | BatchDivider
     settings: IterationSettings
     seed: int
     truth: Truth | None = None
@@ -114,7 +114,7 @@ class FeedbackLoop:
                     manifest.put("responses", k, made)
             with bars.stage("divide", num_prompts) as advance:
                 for k in self._mine(manifest, "claims", len(shards), advance, shards):
-                    manifest.put("claims", k, self._divide(shards[k], manifest.read("responses", k)))
+                    manifest.put("claims", k, *self._divide(shards[k], manifest.read("responses", k)))
                     advance(len(shards[k]))
             with bars.stage("score", num_prompts) as advance:
                 for k in self._mine(manifest, "judgements", len(shards), advance, shards):
@@ -130,6 +130,7 @@ class FeedbackLoop:
                 derive_seed(self.seed, iteration, "pair"),
                 manifest.records("claims"),
             )
+            not_divided = self._take_not_divided(manifest, drops)
             pair_shards = _cut(pairs, 2 * self.settings.shard_prompts)
             with bars.stage("reference", len(pairs)) as advance:
                 prompts = {prompt.id: prompt for shard in shards for prompt in shard}
@@ -137,7 +138,11 @@ class FeedbackLoop:
                     with_logps = self._with_reference_logps(prompts, pair_shards[k], advance)
                     manifest.put("pairs", k, with_logps, drops if k == 0 else {})
         seconds = {f"seconds/{name}": taken for name, taken in bars.seconds.items()}
-        return pair_statistics(responses, judgements, pairs, drops) | seconds | self._claim_statistics(manifest)
+        return (
+            pair_statistics(responses, judgements, pairs, drops | not_divided)
+            | seconds
+            | self._claim_statistics(manifest)
+        )
 
     def check_policy(self, iteration: int, digest: str) -> None:
         """Refuse pairs that another policy made than the one that they train.
@@ -195,7 +200,9 @@ class FeedbackLoop:
         return verified
 
     def _producer(self) -> dict[str, str]:
-        return {"policy": weights_digest(self.policy.model), "seed": str(self.seed), "settings": repr(self.settings)}
+        divider = getattr(self.divider, "producer", type(self.divider).__name__)
+        made_by = {"policy": weights_digest(self.policy.model), "divider": divider}
+        return made_by | {"seed": str(self.seed), "settings": repr(self.settings)}
 
     def _plan(self, manifest: Manifest, iteration: int) -> list[list[Prompt]]:
         """The iteration's prompts in shards; those whose images cannot be read are dropped, and counted."""
@@ -234,9 +241,26 @@ class FeedbackLoop:
         # Ranks meet at the manifest: waiting for a slow one, they could still stop, and no collective would time out.
         wait_until(lambda: not manifest.missing(stage))
 
-    def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Claim]:
+    def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[list[Claim], dict[str, int]]:
+        """The claims, and how many responses that pairing could have used were not divided."""
         by_id = {prompt.id: prompt for prompt in prompts}
-        return [claim for response in responses for claim in self.divider.divide(by_id[response.prompt_id], response)]
+        divided = divide_all(self.divider, [(by_id[response.prompt_id], response) for response in responses])
+        claims = [claim for some in divided if not isinstance(some, NotDivided) for claim in some]
+        failed = sum(
+            isinstance(some, NotDivided) and response.finished and bool(response.text.strip())
+            for response, some in zip(responses, divided, strict=True)
+        )
+        return claims, {"not_divided": failed} if failed else {}
+
+    def _take_not_divided(self, manifest: Manifest, drops: Counter[str]) -> Counter[str]:
+        """Pairing sees no claims of a response that was not divided; what the claims' shards counted is taken off there."""
+        if not hasattr(self.divider, "divide_all"):
+            return Counter()
+        failed = sum(shard.drops.get("not_divided", 0) for shard in manifest.shards("claims") if shard)
+        drops["no_claims"] -= failed
+        if not drops["no_claims"]:
+            del drops["no_claims"]
+        return Counter(not_divided=failed)
 
     def _ask_canaries(self, manifest: Manifest, shard: int) -> None:
         """Whether the labeler answered what is known right, beside a shard, whose judgements are stored after this."""

@@ -13,6 +13,8 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may try the network
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="rlaifv-tests-")  # nor leave copies in the user's home
 
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import build_model, build_processor
@@ -55,3 +57,29 @@ def model_dir(model: Any, processor: Any, tmp_path: Path) -> Path:
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
+
+
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}assistant:"
+
+
+def save_chat_model(directory: Path, processor: Any, num_positions: int, seed: int = 1) -> Path:
+    """A tiny random Llama with the embedded world's words, in the hub's layout."""
+    torch.manual_seed(seed)
+    tokenizer = processor.tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=num_positions, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    before = tokenizer.chat_template
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(directory)
+    tokenizer.chat_template = before
+    return directory
+
+
+@pytest.fixture(scope="session")
+def chat_dir(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model whose replies are garbage; long enough for the dividers' prompts."""
+    return save_chat_model(tmp_path_factory.mktemp("chat"), processor, 2048)

@@ -401,3 +401,25 @@ def test_the_seed_is_taken_as_it_is() -> None:
     check_config(cfg)
     assert cfg.seed == 0
     assert cfg.data.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "divider=chat needs either divider.path=DIR_OR_HUB_ID or divider.url=http://…, not both."),
+        (
+            ["divider.path=owner/name", "divider.url=http://localhost/v1", "divider.model=m"],
+            "divider=chat needs either divider.path=DIR_OR_HUB_ID or divider.url=http://…, not both.",
+        ),
+        (
+            ["divider.url=http://localhost/v1"],
+            "divider.url=http://localhost/v1 needs divider.model, the model's name on the server.",
+        ),
+        (
+            ["divider.path=./nowhere"],
+            "divider.path=./nowhere is not a directory, nor does it have the form of a hub id (owner/name).",
+        ),
+    ],
+)
+def test_a_chat_divider_has_one_model(overrides: list[str], message: str) -> None:
+    assert faults(composed("divider=chat", *overrides)) == [message]

@@ -32,7 +32,9 @@ CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 # Where a file says nothing on a required value, this does.
-REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name"}
+REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name", "divider": "split_path=owner/name"}
+# What has no value of its own where one of several must be given.
+EITHER_OR = {("divider", "chat"): ["divider.path=owner/name"]}
 # Keys that belong to Hydra's own language.
 STRUCTURAL = ("defaults", "_target_")
 
@@ -57,7 +59,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_composes_and_passes_the_checks(group: str, option: str, tmp_path: Path) -> None:
-    cfg = composed(f"{group}={option}", "run_dir=run")
+    cfg = composed(f"{group}={option}", "run_dir=run", *EITHER_OR.get((group, option), ()))
     for key in OmegaConf.missing_keys(cfg):
         value = REQUIRED[key.partition(".")[0]].partition("=")[2]
         if key == "data.path":

@@ -26,7 +26,7 @@ from rlaifv.data.sources import FilesSource, PromptSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.feedback.canaries import Canary, CanarySet
-from rlaifv.feedback.divide import RulesDivider
+from rlaifv.feedback.divide import NotDivided, RulesDivider
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
@@ -679,6 +679,47 @@ def test_a_damaged_held_out_image_costs_its_prompt_too(tmp_path: Path) -> None:
     world.loop().measure(0)
     evaluation = json.loads((world.run_dir / "evaluations/000.json").read_text())
     assert {example["prompt_id"] for example in evaluation["examples"]} == held_out - {"photo-0"}
+
+
+class FailingDivider(RulesDivider):
+    """The rules, but that it makes nothing of every third answer, like a model whose reply cannot be used."""
+
+    producer = "rules that fail"
+
+    def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
+        return [
+            NotDivided("no JSON") if k % 3 == 0 else self.divide(prompt, response)
+            for k, (prompt, response) in enumerate(pairs)
+        ]
+
+
+def test_answers_that_were_not_divided_leave_pairing_and_are_counted(tmp_path: Path) -> None:
+    world = World(tmp_path / "run")
+    loop = world.loop()
+    loop.divider = FailingDivider()
+    manifest = loop.prepare(0)
+    responses, claims = manifest.records("responses"), manifest.records("claims")
+    divided = {claim.response_id for claim in claims}
+    failed = {r.id for r in responses if r.id not in divided and r.finished and r.text.strip()}
+    assert failed
+    assert not failed & {
+        id for pair in manifest.records("pairs") for id in (pair.chosen_response_id, pair.rejected_response_id)
+    }
+    statistics = json.loads((world.run_dir / "iterations/000/statistics.json").read_text())
+    assert (statistics["dropped/not_divided"], statistics["dropped/no_claims"]) == (len(failed), 0)
+    assert manifest.drops["not_divided"] == len(failed)
+    assert "no_claims" not in manifest.drops
+    evaluation = json.loads(loop.evaluation_path(0).read_text())
+    assert 0 < evaluation["metrics"]["not_divided"] < 1
+
+
+def test_an_iteration_is_not_continued_with_another_divider(tmp_path: Path) -> None:
+    world = World(tmp_path / "run")
+    Manifest.open(world.run_dir, 0, world.loop()._producer())
+    loop = world.loop()
+    loop.divider = FailingDivider()
+    with pytest.raises(ValueError, match=r"RulesDivider.*rules that fail"):
+        loop.prepare(0)
 
 
 class ScriptedEngine(LocalEngine):

@@ -36,7 +36,10 @@ ADAPTER_NAME = "adapter"
 REPORT_NAME = Path("report", "index.html")
 # What only a run that has begun to work leaves behind; a refused one may have left its configuration.
 WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
-PATH_KEYS = ("data.path", "model.path", "labeler.path")
+_DIVIDER_PATH_KEYS = tuple(
+    f"divider.{name}" for name in ("path", "split_path", "question_path", "split_prompt", "question_prompt")
+)
+PATH_KEYS = ("data.path", "model.path", "labeler.path", *_DIVIDER_PATH_KEYS)
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_accuracy
 from rlaifv.engines.protocol import Advance, Labeler, Sampler, ignore_progress
 from rlaifv.evaluation.hallucination import HallucinationRate
 from rlaifv.evaluation.truth import Truth
-from rlaifv.feedback.divide import Divider
+from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
 from rlaifv.feedback.generate import generate
 from rlaifv.feedback.score import QUESTION_SUFFIX, score
 from rlaifv.models.sampling import Decoding
@@ -29,7 +29,7 @@ def evaluate(
     prompts: Sequence[Prompt],
     policy: Sampler,
     labeler: Labeler,
-    divider: Divider,
+    divider: Divider | BatchDivider,
     max_new_tokens: int,
     truth: Truth | None,
     num_examples: int = 8,
@@ -39,17 +39,30 @@ def evaluate(
     """Answer each prompt greedily, divide the answers into claims and judge them.
 
     Rates by the labeler (`rejected/response`, `rejected/mention`) exist for any prompts; those by the truth
-    (`hallucination/*`, `coverage`, `labeler/accuracy`) where there is one. The labeler never sees the truth.
+    (`hallucination/*`, `coverage`, `labeler/accuracy`) where there is one. The labeler never sees the truth. Answers that the
+    divider failed at are left out of the rates, and `not_divided` is their share where it may fail.
+
+    Raises:
+        ValueError: the divider failed at all of them.
     """
     responses = generate(prompts, policy, Decoding(temperature=0, max_new_tokens=max_new_tokens), 1, 0, advance)
+    divided = divide_all(divider, list(zip(prompts, responses, strict=True)))
     claims = {
-        response.id: divider.divide(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
+        response.id: [] if isinstance(some, NotDivided) else some
+        for response, some in zip(responses, divided, strict=True)
     }
+    known = [response for response, some in zip(responses, divided, strict=True) if not isinstance(some, NotDivided)]
+    if not known:
+        raise ValueError(
+            f"None of {len(responses)} held-out answers could be divided, so the policy cannot be measured."
+        )
     judged = score(prompts, [claim for some in claims.values() for claim in some], labeler, question_suffix)
     judgements = {judgement.claim_id: judgement for judgement in judged}
-    metrics = _labeler_rates(responses, judged)
+    metrics = _labeler_rates(known, judged)
+    if hasattr(divider, "divide_all"):
+        metrics["not_divided"] = 1 - len(known) / len(responses)
     if truth is not None:
-        metrics |= _true_rates(responses, claims, truth)
+        metrics |= _true_rates(known, claims, truth)
         metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, truth, question_suffix)
     examples = [
         _example(prompt, response, claims[response.id], judgements, truth)

@@ -6,55 +6,55 @@ applies only where the result still follows from the answer, and what fits no ru
 and guesses are left out, as in the paper.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, takewhile
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
+from rlaifv.feedback.clauses import split_asides, split_clauses, split_front
+from rlaifv.feedback.english import (
+    BE,
+    EDGE,
+    MODALS,
+    NEGATIONS,
+    PARTICIPLES,
+    PLURAL_VERBS,
+    PREPOSITIONS,
+    PRONOUNS,
+    QUANTIFIERS,
+    QUOTES,
+    RELATIVES,
+    SUBJECTS,
+    bare_words,
+    base_form,
+    finite,
+    head,
+    is_many,
+    is_participle,
+    is_plural,
+    is_simple,
+    num_relatives,
+    table,
+)
 from rlaifv.records import Claim, Prompt, Response
 
-
-def _table(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_BE = _table("is are was were")
-_MODALS = _table("can will would must should")
-_PLURAL_VERBS = _table("are were have")
-# Only forms that are rarely plural nouns: "faces" or "displays" would be read as verbs wherever they are things.
-_VERBS = _table("""has have had appears chases climbs consists contains depicts eats enjoys features feels follows gazes
-    grazes hangs holds includes jumps lies looks overlooks plays portrays reads rides runs says seems shows sits sleeps
-    smiles stands stares surrounds swims throws walks wears writes""")
-_QUANTIFIERS = _table("a an one two three four five six seven eight nine ten several many multiple numerous")
-_PRONOUNS = _table("it he she they you")
-_SUBJECTS = _QUANTIFIERS | _table("the its his her their this these those there some various no people")
-_PREPOSITIONS = _table("""about above across after against along among around as at atop before behind below beneath
-    beside besides between by during for from in inside into like including near next of on onto opposite outside over
-    such through throughout to toward towards under with within without""")
-_RELATIVES = _table("""although because how if since that though until what when where whether which while who whom
-    whose why""")
-_CONJUNCTIONS = _table("and but while whereas yet")
-_NEGATIONS = _table("not no never none nothing nobody neither nor without cannot hardly")
-_BINDING = _table("of between without one")
-_NOUNS_IN_ING = _table("""building ceiling clothing evening king morning painting railing ring string thing wedding wing
-    spring swing nothing something everything anything awning lighting""")
-_PARTICIPLES = _table("covered decorated dressed filled located made parked placed seated surrounded topped")
-_UNCHECKABLE = _table("""i i'm i’m we maybe may might could perhaps possibly probably likely presumably seemingly
+_UNCHECKABLE = table("""i i'm i’m we maybe may might could perhaps possibly probably likely presumably seemingly
     apparently potentially suggest suggests suggesting indicate indicates indicating imply implies implying unclear
-    atmosphere ambiance ambience mood vibe feel feeling impression charm tranquility aesthetic sense""")
-_OPINIONS = _table("""amazing appealing attractive awesome beautiful breathtaking calm calming captivating charming
-    cheerful cozy cute delicious delightful elegant enjoyable fascinating fun gorgeous harmonious impressive interesting
-    inviting lively lovely nice peaceful picturesque pleasant pleasing quaint relaxing serene striking stunning
-    tranquil unique vibrant welcoming wonderful""")
+    atmosphere ambiance ambience mood vibe feel feeling impression charm tranquility aesthetic sense intensity essence adds
+    evokes conveys typical""")
+_OPINIONS = table("""amazing appealing attractive awesome beautiful breathtaking calm calming captivating charming
+    cheerful comfortable cosy cozy cute delicious delightful elegant enjoyable fascinating fun gorgeous harmonious
+    impressive interesting inviting juicy lively lovely nice peaceful picturesque pleasant pleasing quaint relaxing
+    serene striking stunning tasty tranquil unique vibrant welcoming wonderful""")
 
-_WINDOW = 32  # words on either side that decide on a cut; keeps the time linear in the length of a sentence
-_EDGE = " .,;:!…。！-–—"
-_QUOTES = '"“”„«»'
 _PICTURE = "(?:the|this) (?:image|picture|photo|photograph|scene|painting|drawing)"
-_MARKUP = re.compile(r"(?i)^\s*(?:(?:[-*•–—·+>]|\(?\d{1,2}[.)]|\(?[a-z]\))\s+|#+)|[*`]+|_{2,}")
+_MARKUP = re.compile(r"(?i)^\s*(?:(?:[-*•–—·+>]|\(?\d{1,2}[.)]|\(?[a-z]\))\s+|#+)|[*`]+|_{2,}|</?[a-z]\w*>")
 _BREAK = re.compile(
     r"(?:(?<=[.!?;…])|(?<=[.!?][\"'”’)]))(?<!\b(?:Mr|Ms|Dr|St|vs)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\b[A-Z]\.)"
     r"(?:(?<!\b(?:etc|a\.m|p\.m)\.)(?<!\.\.\.)(?<!…)|(?=\s+[A-Z]))\s+|(?<=[。！？])"
+    r"|(?<=[a-z][.!?])(?=[A-Z][a-z ])|(?<=:)\s+(?=there (?:is|are)\b)"
 )
 _EMPTY = re.compile(
     r"(?i)\W*$|(?:overall|in (?:summary|conclusion|general|essence)|all in all|what an?)\b|(?:yes|no|sure)\W*$"
@@ -65,10 +65,11 @@ _OPINION = re.compile(
 )
 _FILLER = re.compile(
     r"(?i)^(?:(?:additionally|also|furthermore|moreover|besides|however|meanwhile|finally|yes|no|sure|interestingly"
-    rf"|notably|in addition|in total|at first glance|of course|first|second|lastly|(?:in|within) {_PICTURE})"
+    rf"|notably|in addition|in total|at first glance|of course|first|second|lastly|(?:in|within) {_PICTURE}"
+    r"|(?:according to|based on|judging (?:by|from)) [^,]+)"
     r"(?:, *| (?=there\b|(?:we|you) can\b)))+"
     r"|, (?:possibly|perhaps|maybe|probably|likely|presumably|as if|as though)\b[^,]*"
-    r"|, (?:which |further |thus )?(?:add|creat|mak|giv|contribut|enhanc|evok|convey|showcas|emphasi[sz]|highlight"
+    r"|, (?:which |further |thus )?(?:add|creat|mak|giv|contribut|enhanc|evok|convey|showcas|emphasi[sz]|highlight|cast"
     r"|suggest|indicat|complement|provid)(?:ing|e?s)\b.*?(?=, (?:and|while) (?:an?|the|there)\b|$)"
 )
 _SHOWS = re.compile(
@@ -76,12 +77,53 @@ _SHOWS = re.compile(
     r"|presents)|(?:i|we|you|one)(?: can)? (?:see|observe|notice)) "
 )
 _THERE = re.compile(r"(?i)there (is|are|was|were) (.+)")
+_SEEN = re.compile(r"(.+?) (?:can be seen|(is|are) (?:visible|present))( .+)?")
+_HAVING = re.compile(
+    r"(.+? (?:ha(?:s|ve)|holds?|contains?|includes?|wears?|displays?|features?|(?:is|are) (?:wearing|holding|carrying))) (.+)"
+)
+_BINDING = table("between without one upstairs downstairs each more")
+_FUNCTION_WORDS = SUBJECTS | PRONOUNS | PREPOSITIONS | RELATIVES | table("him them me us nothing everything")
+_UNFINISHED = table("a an the and or but of is are its their")  # no sentence ends with them
+
+logger = logging.getLogger(__name__)
 
 
 class Divider(Protocol):
     """What turns one response into its claims: in order, with unique ids, none for an answer that asserts nothing."""
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotDivided:
+    """Why a divider made nothing of a response, which is not the same as finding no claims in it."""
+
+    reason: str
+
+
+class BatchDivider(Protocol):
+    """A divider that takes many responses at once, and may fail at some. `producer` says what its claims depend on."""
+
+    producer: str
+
+    def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]: ...
+
+
+def divide_all(
+    divider: Divider | BatchDivider, pairs: Sequence[tuple[Prompt, Response]]
+) -> list[list[Claim] | NotDivided]:
+    """Divide responses to their prompts, in one call where the divider has one; says so where some were not divided."""
+    if not hasattr(divider, "divide_all"):
+        return [divider.divide(prompt, response) for prompt, response in pairs]
+    results = divider.divide_all(pairs)
+    failed = [
+        (response.id, result.reason)
+        for (_, response), result in zip(pairs, results, strict=True)
+        if isinstance(result, NotDivided)
+    ]
+    if failed:
+        logger.warning("%d of %d answers were not divided; %s: %s", len(failed), len(pairs), *failed[0])
+    return results
 
 
 class RulesDivider:
@@ -110,10 +152,13 @@ def to_claims(text: str) -> list[str]:
     """
     claims = []
     for sentence in _sentences(text):
-        front, body = _split_front(sentence)
-        for k, clause in enumerate(_clauses(body.split())):
+        front, body = split_front(sentence)
+        for k, clause in enumerate(split_clauses(body.split())):
             # A place that the sentence opens with is only certain to belong to its first clause.
-            atoms = [atom if k else atom + front for atom in _atoms(" ".join(clause).strip(_EDGE))]
+            place, body = split_front(" ".join(clause).strip(EDGE)) if k else (front, " ".join(clause).strip(EDGE))
+            statement, asides = split_asides(_as_there_is(body))
+            atoms = [atom + place for atom in _atoms(statement.strip(EDGE))]
+            atoms += [atom for aside in asides for atom in _atoms(aside.strip(EDGE))]
             claims += [f"{atom[0].upper()}{atom[1:]}." for atom in atoms]
     return claims
 
@@ -128,184 +173,152 @@ def to_question(claim_text: str) -> str:
     'Is there a red circle at the top left?'
     """
     statement = " ".join(claim_text.split())
-    inverted = _invert(statement.rstrip(_EDGE + "?").split())
+    inverted = _invert(statement.rstrip(EDGE + "?").split())
     if inverted:
         return " ".join(inverted) + "?"
-    return f'''Does the statement "{re.sub(f"[{_QUOTES}]", "'", statement)}" describe the image correctly?'''
+    return f'''Does the statement "{re.sub(f"[{QUOTES}]", "'", statement)}" describe the image correctly?'''
 
 
 def _invert(words: Sequence[str]) -> list[str]:
-    bare, verbs = _bare(words), _finite(words)
-    if not verbs or bare[0] in _PREPOSITIONS | _RELATIVES | {"here"} or _is_participle(bare[0]):
+    found, verbs = bare_words(words), finite(words)
+    if not verbs or found[0] in PREPOSITIONS | RELATIVES | {"here"} or is_participle(found[0]):
         return []
-    subject, verb, rest = list(words[: verbs[0]]), bare[verbs[0]], list(words[verbs[0] + 1 :])
-    negated = not _NEGATIONS.isdisjoint(bare) or any(word.endswith(("n't", "n’t")) for word in bare)
-    if negated or not _is_simple(subject) or len(verbs) > 1 + _num_relatives(words):
+    subject, verb, rest = list(words[: verbs[0]]), found[verbs[0]], list(words[verbs[0] + 1 :])
+    negated = not NEGATIONS.isdisjoint(found) or any(word.endswith(("n't", "n’t")) for word in found)
+    if negated or not is_simple(subject) or len(verbs) > 1 + num_relatives(words):
         return []
     # "A man in a suit and tie is" has one subject; "The dog barks at a man and the cat is" has two.
-    before, is_plural = bare[: verbs[0]], verb in _PLURAL_VERBS
+    before, is_plural_verb = found[: verbs[0]], verb in PLURAL_VERBS
     is_list = any(
-        word == "and" and (_PREPOSITIONS.isdisjoint(before[:k]) or not before[k + 1 :] or before[k + 1] in _SUBJECTS)
+        word == "and" and (PREPOSITIONS.isdisjoint(before[:k]) or not before[k + 1 :] or before[k + 1] in SUBJECTS)
         for k, word in enumerate(before)
     )
-    if is_list and not is_plural and verb not in _MODALS:
+    if is_list and not is_plural_verb and verb not in MODALS:
         return []
-    if subject[0].istitle() and (bare[0] in _SUBJECTS | _PRONOUNS or (is_plural and not is_list)):
+    if subject[0].istitle() and (
+        found[0] in SUBJECTS | PRONOUNS | {"both", "each", "most"} or (is_plural_verb and not is_list)
+    ):
         subject[0] = subject[0].lower()
-    is_perfect = verb in ("has", "have", "had") and not (_PARTICIPLES | {"been"}).isdisjoint(rest[:1])
-    if verb in _BE | _MODALS or is_perfect:
+    is_perfect = verb in ("has", "have", "had") and not (PARTICIPLES | {"been"}).isdisjoint(rest[:1])
+    if verb in BE | MODALS or is_perfect:
         return [verb.capitalize(), *subject, *rest]
-    base = "have" if verb in ("has", "have", "had") else verb.removesuffix("s")
-    return [{"had": "Did", "have": "Do"}.get(verb, "Does"), *subject, base, *rest]
+    does = "Did" if verb == "had" else "Do" if is_plural_verb else "Does"
+    return [does, *subject, base_form(verb), *rest]
 
 
 def _sentences(text: str) -> Iterator[str]:
     """Yield what the sentences state, without list markers, headings, questions, and connecting words."""
-    for raw in re.sub(r"(?<=[a-z,])\n(?=[a-z])", " ", text).splitlines():
+    for raw in re.sub(r"(?<=[a-z,])\n(?=[a-z](?!\)))", " ", text).splitlines():
         line = " ".join(_MARKUP.sub("", raw).split())
         label, _, rest = line.partition(": ")
-        line = rest if len(label.split()) <= 3 and _finite(rest.split()) else line
-        for sentence in [] if line.endswith(":") else _BREAK.split(line):
-            if not _EMPTY.match(sentence) and not sentence.rstrip(_EDGE + _QUOTES + "')").endswith(("?", "？")):
-                sentence = _FILLER.sub("", sentence.strip(_EDGE))
+        line = rest if len(label.split()) <= 3 and finite(rest.split()) else line
+        is_heading = line.endswith(":") or (raw.lstrip().startswith("#") and not finite(line.split()))
+        for sentence in [] if is_heading else _BREAK.split(line):
+            if not _EMPTY.match(sentence) and not sentence.rstrip(EDGE + QUOTES + "')").endswith(("?", "？")):
+                sentence = _finished(_FILLER.sub("", sentence.strip(EDGE)))
                 sentence = re.sub(r"(?i)\b(there|it|he|she)['’]s\b(?! been)", r"\1 is", sentence)
+                sentence = re.sub(
+                    r"(?<=\w) also(?= \w)|(?<=\b(?:is|of)) (?:is|of)\b|(?<=\bthe) the\b| (?=[,;])", "", sentence
+                )
                 yield re.sub(r"(?i)\b(?:appear|seem)(s?) to be\b", lambda m: "is" if m[1] else "are", sentence)
 
 
-def _split_front(text: str) -> tuple[str, str]:
-    """Take a place that a sentence opens with off it, to be said at its end: (" in the corner" or "", the rest)."""
-    head, _, rest = text.partition(", ")
-    words, first = head.split(), _bare(rest.split()[:1])
-    is_place = _is_simple(words) and len(words) <= 8 and not _finite(words)
-    # "On the left, a man, and on the right, a dog": what the second place belongs to cannot be told from here.
-    is_place = is_place and not re.search(r"(?:,|\band) (?:in|on|at|to|near|next|behind)\b", rest)
-    if is_place and not _PREPOSITIONS.isdisjoint(_bare(words[:1])) and not (_SUBJECTS | _PRONOUNS).isdisjoint(first):
-        return f" {head[0].lower()}{head[1:]}", rest
-    return "", text
-
-
-def _clauses(words: Sequence[str]) -> Iterator[list[str]]:
-    """Cut a sentence where a new clause begins; a subject or auxiliary that both sides share is given to both."""
-    current: list[str] = []
-    in_quotes = False
-    for k, word in enumerate(words):
-        joined, shared = word.lower() in _CONJUNCTIONS, None
-        if current and not in_quotes and (joined or words[k - 1].endswith(",")):
-            shared = _shared(current[:_WINDOW], words[k + joined : k + joined + _WINDOW], joined)
-        if shared is None:
-            current.append(word)
-        else:
-            yield current
-            current = shared if joined else [*shared, word]
-        in_quotes ^= sum(map(word.count, _QUOTES)) % 2 == 1
-    yield current
-
-
-def _shared(left: Sequence[str], right: Sequence[str], joined: bool) -> list[str] | None:
-    """The opening words of `left` that `right` goes without, or None where the two are no separate clauses."""
-    before, after, verbs = _bare(left), _bare(right), _finite(left)
-    if not after or len(verbs) <= _num_relatives(left) or before[0] in _PREPOSITIONS | _RELATIVES:
-        return None
-    if after[0] in _SUBJECTS or (
-        joined and not _BE.isdisjoint(after[1:2]) and after[0] not in _PREPOSITIONS | _PRONOUNS
-    ):
-        return [] if _is_clause(right) else None
-    subject = list(left[: verbs[0]])
-    if before[0] == "there" or not _is_simple(subject):
-        return None
-    if joined and after[0] in _BE | _VERBS:
-        return subject
-    continues = any(map(_is_participle, before[verbs[0] + 1 : verbs[0] + 2]))
-    if before[verbs[0]] in _BE and _is_participle(after[0]) and (continues or not joined):
-        return [*subject, left[verbs[0]]]
-    return None
-
-
-def _is_clause(words: Sequence[str]) -> bool:
-    """Whether the words open with a subject of their own that agrees with its verb."""
-    bare, verbs = _bare(words), _finite(words)
-    subject = bare[: verbs[0]] if verbs else []
-    if not subject or not _is_simple(words[: len(subject)]) or "them" in subject:
-        return False
-    if len(subject) == 1 or subject[0] == "there":
-        return len(subject) == 1 and subject[0] not in _QUANTIFIERS
-    is_plural = bare[verbs[0]] in _PLURAL_VERBS
-    if not _CONJUNCTIONS.isdisjoint(subject):
-        return is_plural
-    return not (is_plural and subject[0] in ("a", "an", "one") and "of" not in subject)
+def _finished(sentence: str) -> str:
+    """What an answer had said before it broke off: "The horse is brown and" loses its last word, "In the" all of them."""
+    words = sentence.split()
+    if not words or bare_words(words[-1:])[0] not in _UNFINISHED:
+        return sentence
+    while words and bare_words(words[-1:])[0] in _UNFINISHED | PREPOSITIONS:
+        words.pop()
+    is_place = bool(words) and bare_words(words[:1])[0] in PREPOSITIONS and not finite(words)
+    return "" if is_place else " ".join(words)
 
 
 def _atoms(clause: str) -> list[str]:
-    """Leave out opinions, and take lists of what there is apart; a mere noun phrase says that there is such a thing."""
-    shown = _SHOWS.sub("", clause)
-    bare, there = _bare(shown.split()), _THERE.fullmatch(clause)
-    if not any(map(str.isalnum, shown)) or not _UNCHECKABLE.isdisjoint(bare) or _OPINION.search(clause):
+    """Leave out opinions, and take lists apart."""
+    words, there = bare_words(clause.split()), _THERE.fullmatch(clause)
+    if not any(map(str.isalnum, clause)) or not _UNCHECKABLE.isdisjoint(words) or _OPINION.search(clause):
         return []
-    if there:
-        return _existentials(there[2], there[1].lower())
-    if bare[0] in _QUANTIFIERS and (shown != clause or (not _finite(bare) and _is_noun_phrase(bare))):
-        return _existentials(shown[0].lower() + shown[1:], "are" if _is_many(bare) else "is")
-    return [clause]
+    return _existentials(there[2], there[1].lower()) if there else _objects(clause)
+
+
+def _as_there_is(clause: str) -> str:
+    """Say that there is a thing where the clause says that it is shown or can be seen, or is the thing's name alone.
+
+    >>> _as_there_is("The image shows a cup"), _as_there_is("several birds can be seen flying"), _as_there_is("A cup")
+    ('there is a cup', 'there are several birds flying', 'there is a cup')
+    """
+    shown, seen = _SHOWS.sub("", clause), _SEEN.fullmatch(clause)
+    if (
+        seen
+        and not finite(seen[1].split())
+        and is_simple(seen[1].split())
+        and seen[1].split()[0].lower() in QUANTIFIERS
+    ):
+        verb = "are" if is_many(bare_words(seen[1].split())) or seen[2] == "are" else "is"
+        return f"there {verb} {seen[1][0].lower()}{seen[1][1:]}{seen[3] or ''}"
+    words = bare_words(shown.split())
+    if words and words[0] in QUANTIFIERS and (shown != clause or (not finite(words) and _is_noun_phrase(words))):
+        return f"there {'are' if is_many(words) else 'is'} {shown[0].lower()}{shown[1:]}"
+    if not words or words[0] in _FUNCTION_WORDS or finite(words) or is_participle(words[0]):
+        return clause
+    if shown != clause:
+        return f"there {'are' if is_plural(head(words)[-1]) or 'and' in words else 'is'} {shown}"
+    is_placed = len(head(words)) in (2, 3) and len(words) > len(head(words)) and words[len(head(words))] in PREPOSITIONS
+    return f"there are {clause[0].lower()}{clause[1:]}" if is_placed and _is_plain_plural(head(words)) else clause
 
 
 def _existentials(phrase: str, verb: str) -> list[str]:
     """Say "there is" of each item of a list where every item stands alone, else of the whole with its own verb."""
-    items = re.split(r",? and |, ", phrase)
-    bares = [_bare(item.split()) for item in items]
-    # "a man with a hat and a cane" and "a ball between a cat and a dog" are one thing each.
-    has_place = [any(word in _PREPOSITIONS or _is_participle(word) for word in bare) for bare in bares]
-    is_list = all(len(bare) > 1 and bare[0] in _QUANTIFIERS and _BINDING.isdisjoint(bare) for bare in bares)
-    if not is_list or any(here and not after for here, after in pairwise(has_place)) or _finite(phrase.split()):
+    items = _items(phrase)
+    if len(items) == 1:
         return [f"there {verb} {phrase}"]
     many, single = ("were", "was") if verb in ("was", "were") else ("are", "is")
-    return [f"there {many if _is_many(bare) else single} {item}" for bare, item in zip(bares, items, strict=True)]
+    return [f"there {many if is_many(bare_words(item.split())) else single} {item}" for item in items]
 
 
-def _is_noun_phrase(bare: Sequence[str]) -> bool:
-    """Whether a quantified phrase hides no verb that is not in `_VERBS`, as "a man paints" and "two men paint" do."""
-    head = list(
-        takewhile(lambda word: word not in _PREPOSITIONS | _CONJUNCTIONS and not _is_participle(word), bare[1:])
-    )
-    if _is_many(bare):
-        return bool(head) and [_is_plural(word) for word in head] == [False] * (len(head) - 1) + [True]
-    return bool(head) and not any(_is_plural(word) or (word.endswith("ed") and len(word) > 4) for word in head[1:])
+def _objects(clause: str) -> list[str]:
+    """Say what something has, holds or wears of each item of a list."""
+    having = _HAVING.fullmatch(clause)
+    if not having or not is_simple(having[1].split()) or len(finite(clause.split())) != 1:
+        return [clause]
+    return [f"{having[1]} {item}" for item in _items(having[2])]
 
 
-def _bare(words: Sequence[str]) -> list[str]:
-    return [word.strip(_EDGE + _QUOTES + "()[]'").lower() for word in words]
-
-
-def _finite(words: Sequence[str]) -> list[int]:
-    """Where the verbs are that a clause can be built on; never at the first word, which has no subject before it."""
-    bare = _bare(words)
-    return [
-        k
-        for k in range(1, len(bare))
-        if bare[k - 1] not in ("a", "an", "the", "to")
-        and (bare[k] in _BE | _VERBS or (bare[k] in _MODALS and bare[k + 1 : k + 2] in (["be"], ["have"])))
-        and not (bare[k] == "have" and bare[k - 1] in _MODALS)
+def _items(phrase: str) -> list[str]:
+    """The items of a list where each of them stands alone, else the whole phrase."""
+    items = [item for item in re.split(r",? (?:and|but) |, ", phrase) if item]
+    found = [bare_words(item.split()) for item in items]
+    # "a man with a hat and a cane" and "a ball between a cat and a dog" are one thing each.
+    has_place = [
+        any(word in PREPOSITIONS - {"of"} or is_participle(word) for word in words)
+        for words in found
+        if words[0] != "no"
     ]
+    if any(here and not after for here, after in pairwise(has_place)) or finite(phrase.split()):
+        return [phrase]
+    counted = [words[0] in QUANTIFIERS | {"no", "half"} for words in found]
+    plain = [
+        not given and len(words) <= 3 and _is_plain_plural(words) for given, words in zip(counted, found, strict=True)
+    ]
+    last_plain = max((k for k, given in enumerate(counted) if not given), default=-1)
+    for k, words in enumerate(found):
+        # "a bowl of apples and pears" is one bowl, "a mix of a cat and a dog" one thing.
+        shares = "of" in words and (last_plain > k or not QUANTIFIERS.isdisjoint(words[words.index("of") :]))
+        stands_alone = plain[k] or (counted[k] and len(words) > 1)
+        if not stands_alone or shares or not _BINDING.isdisjoint(words):
+            return [phrase]
+    return items
 
 
-def _num_relatives(words: Sequence[str]) -> int:
-    return sum(word in _RELATIVES for word in _bare(words)[1:])
+def _is_plain_plural(words: Sequence[str]) -> bool:
+    """Whether the words are a noun in the plural with nothing but adjectives before it."""
+    return is_plural(words[-1]) and _FUNCTION_WORDS.isdisjoint(words) and not any(map(is_plural, words[:-1]))
 
 
-def _is_simple(words: Sequence[str]) -> bool:
-    return not _num_relatives(words) and not any(word.endswith((",", ")")) for word in words)
-
-
-def _is_participle(word: str) -> bool:
-    return word in _PARTICIPLES or (
-        word.endswith("ing") and len(word) > 4 and word not in _NOUNS_IN_ING | _PREPOSITIONS
-    )
-
-
-def _is_plural(word: str) -> bool:
-    return word in ("people", "men", "women", "children") or (
-        word.endswith("s") and not word.endswith(("ss", "us", "is"))
-    )
-
-
-def _is_many(bare: Sequence[str]) -> bool:
-    return bare[0] not in ("a", "an", "one") or bare[1:2] in (["few"], ["couple"], ["lot"], ["number"], ["variety"])
+def _is_noun_phrase(words: Sequence[str]) -> bool:
+    """Whether a quantified phrase hides no verb that is not known, as "a man paints" and "two men paint" do."""
+    nouns = head(words)[1:]
+    if is_many(words):
+        return bool(nouns) and [is_plural(word) for word in nouns] == [False] * (len(nouns) - 1) + [True]
+    return bool(nouns) and not any(is_plural(word) or (word.endswith("ed") and len(word) > 4) for word in nouns[1:])

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
 )
@@ -106,6 +108,40 @@ def load_model(
     if attention == "auto":
         logger.info("model.attention=auto took %s for %s.", model.config._attn_implementation, path)
     return model.eval(), processor
+
+
+def load_chat_model(path: str, revision: str | None = None, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
+    """Load a model that answers text, and its tokenizer: a language model, or an image-text-to-text model.
+
+    The tokenizer has a chat template, the processor's where it has none of its own. Arguments as for `load_model`.
+
+    Raises:
+        ValueError: there is no such model, some of its weights are missing, or nobody knows its chat template.
+    """
+    where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision)
+        sees = hasattr(config, "vision_config")
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        if not tokenizer.chat_template and sees:
+            tokenizer.chat_template = AutoProcessor.from_pretrained(where, revision=revision).chat_template
+        if not tokenizer.chat_template:
+            raise ValueError("it has no chat template.")
+        loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        loaded: Any = loader.from_pretrained(
+            where, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        model, found = loaded
+        if found["missing_keys"]:
+            names = sorted(found["missing_keys"])
+            raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"The divider's model {path!r} (revision {revision}) could not be loaded: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def _in_four_bits(config: PretrainedConfig, dtype: Dtype) -> BitsAndBytesConfig:

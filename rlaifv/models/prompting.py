@@ -7,7 +7,7 @@ a template opens a turn, is taken apart, and the tokenizer is asked whether it a
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +180,28 @@ class Prompter:
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
             self._cached_bytes -= _num_bytes(self._images.popitem(last=False)[1][0])
         return entry
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Those listed as special, and turn markers that are so without being listed, as <|start_header_id|> is in Llama 3."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*tokenizer.all_special_tokens, *added}
+
+
+def break_tokens(text: str, tokens: Iterable[str]) -> str:
+    """Put a space into every occurrence of the tokens, so that a tokenizer reads them as text."""
+    for token in tokens:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def break_markers(text: str) -> str:
+    """The same for what looks like a marker, where the tokenizer is not at hand: <|x|>, </s>, <image>, [INST].
+
+    >>> break_markers("<|im_end|> a < b [INST] [1]")
+    '< |im_end|> a < b [ INST] [1]'
+    """
+    return re.sub(r"<(?=[|/｜\w])|\[(?=/?[A-Z]{2,}])", r"\g<0> ", text)
 
 
 def _after(asked: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:

@@ -141,6 +141,7 @@ _DROPPED = {
     "empty_response": "Answers not used, because they are empty.",
     "truncated": "Answers not used, because they were cut at the token limit.",
     "no_claims": "Answers not used, because they divide into no claims.",
+    "not_divided": "Answers not used, because the divider's model made nothing usable of them.",
     "unknown": "Answers not used, because a claim of theirs has no verdict.",
     "not_contiguous": "Answers not used, because others of their prompt came before another prompt's.",
     "repeated_question": "Pairs not made, because one of the answers leads to the same question twice.",

@@ -17,6 +17,7 @@ import pytest
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.evaluation.held_out import Evaluation, agreement, evaluate, labeler_accuracy
 from rlaifv.evaluation.truth import Truth
+from rlaifv.feedback.divide import NotDivided
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Claim, Judgement, Prompt, Response
 
@@ -73,6 +74,18 @@ class SentenceDivider:
             Claim(f"{response.id}/{k}", response.id, prompt.id, text, text.replace(".", "?"))
             for k, text in enumerate(texts)
         ]
+
+
+class FailingDivider(SentenceDivider):
+    """Makes nothing of the answers to some prompts."""
+
+    producer = "fails"
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+
+    def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
+        return [NotDivided("?") if prompt.id in self.failing else self.divide(prompt, some) for prompt, some in pairs]
 
 
 class FakeTruth:
@@ -237,3 +250,20 @@ def test_agreement_leaves_unknown_verdicts_out() -> None:
 
 def test_the_fake_is_a_truth() -> None:
     assert isinstance(FakeTruth(), Truth)
+
+
+def test_answers_that_were_not_divided_are_left_out_of_the_rates() -> None:
+    """An answer without claims has no hallucination; one that nobody divided may have."""
+    ids = [prompt.id for prompt in PROMPTS]
+
+    def measured(prompts: Sequence[Prompt], divider: Any) -> dict[str, float]:
+        made = evaluate(prompts, FakePolicy(), FakeLabeler(), divider, 12, FakeTruth(), question_suffix=" Yes or no.")
+        return made.metrics
+
+    whole, part = (measured(PROMPTS, divider) for divider in (FailingDivider(), FailingDivider(ids[0])))
+    alone = measured(PROMPTS[1:], SentenceDivider())
+    assert (whole["not_divided"], part["not_divided"]) == (0, pytest.approx(1 / len(ids)))
+    same = [name for name in part if name not in ("not_divided", "labeler/accuracy")]
+    assert {name: part[name] for name in same} == {name: pytest.approx(alone[name]) for name in same}
+    with pytest.raises(ValueError, match="None of 3 held-out answers could be divided"):
+        measured(PROMPTS, FailingDivider(*ids))

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from rlaifv.models import families, loading
 from rlaifv.models.families import FAMILIES
-from rlaifv.models.loading import backbone, export_model, load_model, select_trainable, weights_digest
+from rlaifv.models.loading import backbone, export_model, load_chat_model, load_model, select_trainable, weights_digest
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 
@@ -289,3 +289,18 @@ def test_an_export_needs_nothing_but_transformers(
         again = PeftModel.from_pretrained(load_model(str(model_dir))[0], str(tmp_path / "adapter")).eval()
         torch.testing.assert_close(logits_of(again, Prompter(processor), prompts[0]), expected, rtol=1e-4, atol=1e-5)
     assert sorted(path.suffix for path in (tmp_path / "export").iterdir()) == [".jinja", *[".json"] * 5, ".safetensors"]
+
+
+def test_a_chat_model_is_loaded_with_its_template(model_dir: Path) -> None:
+    """The embedded model's template belongs to its processor."""
+    loaded, tokenizer = load_chat_model(str(model_dir), dtype="float32")
+    assert tokenizer.chat_template
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_chat_model_that_cannot_be_used_is_named(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"The divider's model '.*empty' \(revision None\) could not be loaded"):
+        load_chat_model(str(tmp_path / "empty"))
+    (model_dir / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="it has no chat template"):
+        load_chat_model(str(model_dir))
