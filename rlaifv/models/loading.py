@@ -120,22 +120,28 @@ def load_chat_model(path: str, revision: str | None = None, dtype: Dtype = "auto
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        config = load_config(where, revision)  # a model's own code is never run here
         sees = hasattr(config, "vision_config")
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
         if not tokenizer.chat_template and sees:
-            tokenizer.chat_template = AutoProcessor.from_pretrained(where, revision=revision).chat_template
+            processor = AutoProcessor.from_pretrained(where, revision=revision, trust_remote_code=False)
+            tokenizer.chat_template = processor.chat_template
         if not tokenizer.chat_template:
             raise ValueError("it has no chat template.")
         loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         loaded: Any = loader.from_pretrained(
-            where, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+            where,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         model, found = loaded
         if found["missing_keys"]:
             names = sorted(found["missing_keys"])
             raise ValueError(f"its weights lack {len(names)} tensors of the model, {names[0]} among them.")
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # as in load_model
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"The divider's model {path!r} (revision {revision}) could not be loaded: "
