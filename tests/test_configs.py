@@ -21,9 +21,11 @@ from PIL import Image
 from rlaifv.checks import ALLOWED_TARGETS, check_config
 from rlaifv.data import rows_source
 from rlaifv.feedback.pair import PairingRules
+from rlaifv.given_pairs import GivenPairs
 from rlaifv.loop import IterationSettings
 from rlaifv.models.loading import load_model
 from rlaifv.models.sampling import Decoding
+from tests.data.preferences import write_format
 from tools.build import build
 from tools.launch import register_resolvers
 
@@ -31,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+# Those that train on published pairs, and make none.
+OFFLINE = [name for name in EXPERIMENTS if name.endswith("_rlhfv")]
 # Where a file says nothing on a required value, this does.
 REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name", "divider": "split_path=owner/name"}
 # What has no value of its own where one of several must be given.
@@ -73,7 +77,7 @@ def test_every_option_composes_and_passes_the_checks(group: str, option: str, tm
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_only_lacks_its_data(experiment: str) -> None:
     cfg = composed(f"experiment={experiment}", "run_dir=run")
-    assert OmegaConf.missing_keys(cfg) == {"data.path"}
+    assert OmegaConf.missing_keys(cfg) == (set() if experiment in OFFLINE else {"data.path"})
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -167,13 +171,29 @@ def prompt_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return listed
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", OFFLINE)
+def test_every_offline_experiment_builds_with_a_small_model(experiment: str, model_dir: Path, tmp_path: Path) -> None:
+    """RLHF-V's recipe: given pairs, changed tokens weigh more, and the sum is not divided."""
+    small = [f"model.path={model_dir}", "model.dtype=float32", "trainer=cpu"]
+    path = write_format("rlhfv", tmp_path / "data")
+    cfg = composed(f"experiment={experiment}", *small, f"data.path={path}", f"run_dir={tmp_path / 'run'}")
+    check_config(cfg)
+    loop, module, data = build(cfg, tmp_path / "run")
+    assert isinstance(loop, GivenPairs)
+    assert len(loop.source.prompts(0, None)) == 2  # of three pairs
+    assert (module.reduction, module.normalize_weights, module.beta) == ("weighted", False, 0.1)
+    assert data.collator.changed_weight == 1.1
+    assert (data.num_iterations, data.epochs) == (1, 3)
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in OFFLINE])
 def test_every_experiment_builds_with_a_small_model(
     experiment: str, model_dir: Path, prompt_list: Path, tmp_path: Path
 ) -> None:
     """What it chooses besides weights and hardware goes through `build`, and arrives where it belongs."""
     run_dir = tmp_path / "run"
     small = [f"model.path={model_dir}", "model.dtype=float32", f"data.path={prompt_list}", "trainer=cpu"]
+    small.append("model.quantization=none")  # 64 columns are one block of 4-bit weights; tested in test_loading
     if composed(f"experiment={experiment}", "run_dir=run").labeler.path is not None:
         small += [f"labeler.path={model_dir}", "labeler.dtype=float32"]
     cfg = composed(f"experiment={experiment}", *small, f"run_dir={run_dir}", "iteration.num_prompts=4")
