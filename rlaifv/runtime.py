@@ -66,7 +66,7 @@ def meet() -> None:
 
     All ranks call it together; later calls are free.
     """
-    if world_size() > 1 and not _partners:
+    if dist.is_available() and dist.is_initialized() and not _partners:
         everyone: list[tuple[str, int]] = [("", 0)] * world_size()
         dist.all_gather_object(everyone, (socket.gethostname(), os.getpid()))
         _partners.extend(pid for host, pid in everyone if host == socket.gethostname() and pid != os.getpid())
