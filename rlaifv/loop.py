@@ -34,7 +34,7 @@ from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Pair, Prompt, Response
-from rlaifv.runtime import StageBars, derive_seed, rank, world_size
+from rlaifv.runtime import StageBars, derive_seed, meet, rank, world_size
 from rlaifv.stopping import stop_if_requested, wait_until
 from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.manifest import Manifest
@@ -82,6 +82,7 @@ class FeedbackLoop:
             TooFewPairs: fewer pairs than `min_pairs` were left; the message counts what was dropped, by reason.
         """
         stop_if_requested()
+        meet()
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
             return self._ready(done)

@@ -3,12 +3,14 @@
 import hashlib
 import logging
 import os
+import socket
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch.distributed as dist
 from rich.console import Console
@@ -34,6 +36,8 @@ RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 # How often a rank looks for the process that started it, and its status where that is gone.
 PARENT_SECONDS = 0.5
 PARENT_GONE = 1
+# Processes of the other ranks on this host, once all have met.
+_partners: list[int] = []
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -55,6 +59,29 @@ def rank() -> int:
 def world_size() -> int:
     """How many ranks share the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def meet() -> None:
+    """Learn which processes of this host are the other ranks, for `lost_rank`.
+
+    All ranks call it together; later calls are free.
+    """
+    if dist.is_available() and dist.is_initialized() and not _partners:
+        everyone: list[tuple[str, int]] = [("", 0)] * world_size()
+        dist.all_gather_object(everyone, (socket.gethostname(), os.getpid()))
+        _partners.extend(pid for host, pid in everyone if host == socket.gethostname() and pid != os.getpid())
+
+
+def lost_rank() -> int | None:
+    """The process of a rank of this host that is gone, None while all are there. Of other hosts, their launcher knows."""
+    return next((pid for pid in _partners if not _lives(pid)), None)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def end_with_parent(name: str = "LOCAL_RANK") -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rlaifv.runtime import rank
+from rlaifv.runtime import lost_rank, rank
 
 STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
 POLL_SECONDS = 0.2
@@ -24,6 +24,10 @@ class Stopped(SystemExit):
     def __init__(self, asked_by: signal.Signals) -> None:
         super().__init__(STATUS[asked_by])
         self.asked_by = asked_by
+
+
+class RankLost(OSError):
+    """Another rank ended before it had done its part."""
 
 
 class _Requests:
@@ -93,7 +97,12 @@ def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
-    """Look again and again until another rank has done its part. Raises Stopped."""
+    """Look again and again until another rank has done its part. Raises Stopped, or RankLost where it never will."""
     while not is_done():
         stop_if_requested()
+        lost = lost_rank()
+        if lost is not None and not is_done():  # what it did last may have been that part
+            raise RankLost(
+                f"Process {lost}, another rank of this run, is gone; nothing is lost, and the run can be resumed."
+            )
         time.sleep(POLL_SECONDS)

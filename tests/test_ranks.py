@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
+from rlaifv import runtime
 from rlaifv.runtime import end_with_parent, rank
+from rlaifv.stopping import RankLost, wait_until
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -172,6 +175,42 @@ def test_a_rank_is_known_before_the_ranks_have_met(monkeypatch: pytest.MonkeyPat
     assert rank() == 1
     monkeypatch.setenv("RANK", "5")
     assert rank() == 5
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_nobody_waits_for_a_rank_that_is_gone(monkeypatch: pytest.MonkeyPatch, is_killed: bool) -> None:
+    """Whoever started it, and also where nobody has asked for its status yet; a living one is waited for."""
+    partner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(runtime, "_partners", [partner.pid])
+    polls = 0
+
+    def is_done() -> bool:
+        nonlocal polls
+        polls += 1
+        if polls == 2 and is_killed:
+            partner.kill()
+        return polls > 50
+
+    monkeypatch.setattr("rlaifv.stopping.POLL_SECONDS", 0.05)
+    try:
+        if is_killed:
+            with pytest.raises(RankLost, match=f"Process {partner.pid}, another rank of this run, is gone"):
+                wait_until(is_done)
+            assert polls < 20
+        else:
+            wait_until(is_done)
+    finally:
+        partner.kill()
+        partner.wait()
+
+
+def test_what_a_rank_did_last_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have ended well right after its part."""
+    partner = subprocess.Popen([sys.executable, "-c", ""])
+    partner.wait()
+    monkeypatch.setattr(runtime, "_partners", [partner.pid])
+    answers = chain([False], repeat(True))
+    wait_until(lambda: next(answers))
 
 
 def test_the_first_rank_watches_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
