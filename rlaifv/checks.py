@@ -276,7 +276,11 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
         if is_directory and revision is not None:
             yield f"{name.replace('path', 'revision')}={revision} has no effect, since {name}={path} is a directory."
         elif (
-            path is not None and not is_directory and cfg[section].get("trust_remote_code") and not _is_commit(revision)
+            path is not None
+            and not is_directory
+            and section != "divider"
+            and cfg[section].trust_remote_code
+            and not _is_commit(revision)
         ):
             yield (
                 f"{section}.trust_remote_code=true needs {section}.revision to be a full commit, 40 hexadecimal digits, so "

@@ -440,7 +440,7 @@ def test_a_full_disk_costs_the_shard_in_work(
     assert world.content() == whole
 
 
-@pytest.mark.parametrize("where", ["_write_statistics", "commit", "after_commit"])
+@pytest.mark.parametrize("where", ["_claim_statistics", "commit", "after_commit"])
 def test_a_run_resumes_around_the_commit(
     world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -453,7 +453,7 @@ def test_a_run_resumes_around_the_commit(
         raise Interrupted
 
     with monkeypatch.context() as patched:
-        owner = FeedbackLoop if where == "_write_statistics" else Manifest
+        owner = FeedbackLoop if where == "_claim_statistics" else Manifest
         patched.setattr(owner, "commit" if where == "after_commit" else where, stop)
         with pytest.raises(Interrupted):
             world.loop().prepare(0)

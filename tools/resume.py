@@ -39,6 +39,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "callbacks": ("accept", "changes what is kept and shown"),
     "callbacks.random_state": ("refuse", "is in every checkpoint"),
     "logger": ("accept", "changes what is shown"),
+    "run": ("refuse", "decides what the run does"),
     "min_free_bytes": ("accept", "changes when a run stops"),
     "rank_timeout_seconds": ("accept", "changes when a run stops"),
     "verbose": ("accept", "changes what is shown"),

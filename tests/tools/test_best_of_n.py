@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
@@ -48,7 +49,11 @@ def test_the_curve_by_hand(tmp_path: Path) -> None:
 
 
 def test_answers_to_own_prompts(model_dir: Path, prompts: list[Prompt], tmp_path: Path) -> None:
-    rows = [{"id": one.id, "image": one.image_paths[0], "question": one.question} for one in prompts[:2]]
+    images = [shutil.copy(one.image_paths[0], tmp_path) for one in prompts[:2]]
+    rows = [
+        {"id": one.id, "image": str(image), "question": one.question}
+        for one, image in zip(prompts[:2], images, strict=True)
+    ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     places = [f"policy={model_dir}", f"reference={model_dir}", f"prompts={tmp_path / 'prompts.jsonl'}"]
     main([*places, f"out={tmp_path / 'out'}", "n=3", "max_new_tokens=8"])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ def listed(prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "damaged.png").write_bytes(Path(prompts[0].image_paths[0]).read_bytes()[:60])
     said = "There is a red circle at the top left. There is a blue star in the center."
+    for prompt in prompts:
+        shutil.copy(prompt.image_paths[0], tmp_path)
     rows: list[dict[str, Any]] = [
-        {"id": prompt.id, "image": prompt.image_paths[0], "question": prompt.question, "response": said}
+        {"id": prompt.id, "image": Path(prompt.image_paths[0]).name, "question": prompt.question, "response": said}
         for prompt in prompts
     ]
     rows[3]["image"] = "damaged.png"

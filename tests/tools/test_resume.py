@@ -15,6 +15,7 @@ from tools.resume import RULES, apply_overrides, check_inputs, rule_of
 ROOT = Path(__file__).parents[2]
 # A setting for every row of the table, other than the default.
 OTHER = {
+    "run": "run=label",
     "seed": "seed=5",
     "run_dir": "run_dir=elsewhere",
     "experiment": "experiment=llava7b_self",

@@ -32,7 +32,13 @@ def test_label_then_export_then_train(launch: Launch, tmp_path: Path) -> None:
     producers = [json.loads(manifest.path.read_text())["producer"]["policy"] for manifest in manifests]
     assert producers[0] == producers[1]
     assert not {p.id for p in manifests[0].records("prompts")} & {p.id for p in manifests[1].records("prompts")}
-    assert {path.name for path in labelled.iterdir()} == {"config.yaml", "scenes", "iterations", "report"}
+    assert {path.name for path in labelled.iterdir()} == {
+        "config.yaml",
+        "inputs.json",
+        "scenes",
+        "iterations",
+        "report",
+    }
     status, output = launch("resume=labelled")
     assert (status, output.strip()) == (0, f"{labelled} is finished; there is nothing left to do.")
 
