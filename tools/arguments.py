@@ -1,40 +1,52 @@
 """Command lines of the tools: key=value, as train.py has them."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rlaifv.runtime import console
 
+OptionsT = TypeVar("OptionsT")
 
-def key_values(arguments: Sequence[str], known: Mapping[str, str | None], usage: str | None) -> dict[str, str]:
-    """Read key=value arguments.
+
+def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[str]) -> OptionsT:
+    """An instance of the dataclass `kind` from words of the form key=value.
 
     Args:
-        arguments: as typed.
-        known: defaults by key; None where a value has to be given.
+        kind: has a field for every key, with its type and default; MISSING where a value has to be given.
         usage: what --help prints.
+        arguments: as typed.
 
     Raises:
-        ValueError: an argument is not of this form, unknown or given twice, or one that is needed is not given.
+        ValueError: a word is not of this form, its key unknown or given twice, its value of another type, or one that is
+            needed is not given.
         SystemExit: help was asked for.
     """
     if {"-h", "--help"} & {*arguments}:
-        console.print(usage, markup=False)
+        console.print((usage or "").strip(), markup=False)
         raise SystemExit(0)
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            raise ValueError(f"{argument} is not one of {', '.join(f'{name}=…' for name in known)}.")
-        if key in given:
-            raise ValueError(f"{key} is given twice.")
-        given[key] = value
-    values: dict[str, str] = {}
-    for key, default in known.items():
-        found = given.get(key, default)
-        if found is None:
-            raise ValueError(f"{key} must be given, as in {key}=….")
-        values[key] = found
-    return values
+    known: Any = OmegaConf.structured(kind)
+    described: Any = kind
+    names = [field.name for field in fields(described)]  # a key without a value yet is not "in" a configuration
+    keys = [word.partition("=")[0] for word in arguments]
+    for word, key in zip(arguments, keys, strict=True):
+        if "=" not in word or key not in names:
+            raise ValueError(f"{word} is not one of {', '.join(f'{name}=…' for name in names)}.")
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is given twice.")
+    for word, key in zip(arguments, keys, strict=True):
+        try:
+            known[key] = word.partition("=")[2]
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{word}: {str(error).splitlines()[0]}.") from error
+    if missing := [key for key in names if OmegaConf.is_missing(known, key)]:
+        raise ValueError(f"{missing[0]} must be given, as in {missing[0]}=….")
+    made: Any = OmegaConf.to_object(known)
+    return made
 
 
 def refuse(error: Exception) -> int:

@@ -44,8 +44,8 @@ from rlaifv.records import Prompt
 from rlaifv.report.plots import LineChart, Series, standalone_svg
 from rlaifv.runtime import StageBars, console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_text
+from tools.arguments import parse_options, refuse
 from tools.launch import CONFIG_NAME, register_resolvers
-from tools.options import parse_options
 
 FORMS: tuple[Form, ...] = ("mean", "sum", "perplexity")
 
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         divider: Divider = RulesDivider()
         if run_dir is not None:
             defaults, prompts, truth, divider = _of_run(Path(run_dir))
+        given = {word.partition("=")[0] for word in words}
+        defaults = [word for word in defaults if word.partition("=")[0] not in given]
         options = parse_options(Options, __doc__, [*defaults, *words])
         if options.form not in FORMS:
             raise ValueError(f"form={options.form} must be one of {', '.join(FORMS)}.")
@@ -94,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         candidates = _candidates(options, chosen)
         _write(options, candidates, truth, divider)
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        raise SystemExit(2) from error
+        raise SystemExit(refuse(error)) from error
 
 
 def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divider]:

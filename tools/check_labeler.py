@@ -38,7 +38,7 @@ from rlaifv.records import Prompt
 from rlaifv.runtime import StageBars, console, set_up_logging
 from rlaifv.store.atomic import write_json
 from rlaifv.worlds.shapes_source import ShapesSource
-from tools.options import parse_options
+from tools.arguments import parse_options, refuse
 
 Exam = list[tuple[Prompt, list[tuple[str, bool]]]]
 
@@ -60,14 +60,13 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask, compare, print. Returns 1 where the labeler is near chance, else 0."""
-    options = parse_options(Options, __doc__, arguments)
     set_up_logging()
     try:
+        options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
         with tempfile.TemporaryDirectory() as directory:
             return _check(options, Path(directory))
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        raise SystemExit(2) from error
+        raise SystemExit(refuse(error)) from error
 
 
 def _check(options: Options, directory: Path) -> int:

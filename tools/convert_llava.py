@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from rlaifv.models.key_names import name_from_authors
 from rlaifv.models.loading import read_tensors
 from rlaifv.runtime import console, set_up_logging
-from tools.options import parse_options
+from tools.arguments import parse_options, refuse
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 # Rows of the vocabulary are made up to a multiple of this, as in the hub's checkpoints: 32,064 for LLaVA-1.5.
@@ -67,13 +67,12 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert."""
-    options = parse_options(Options, __doc__, arguments)
     set_up_logging()
     try:
+        options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
         convert(Path(options.source), Path(options.out), options.vision, options.revision)
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        raise SystemExit(2) from error
+        raise SystemExit(refuse(error)) from error
     console.print(f"written to {options.out}", soft_wrap=True)
 
 

@@ -32,8 +32,8 @@ from rlaifv.report.card import model_card
 from rlaifv.report.run import read_run
 from rlaifv.runtime import console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
+from tools.arguments import parse_options, refuse
 from tools.launch import ADAPTER_NAME, CONFIG_NAME, REPORT_NAME, register_resolvers
-from tools.options import parse_options
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -50,14 +50,13 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Copy, rename, describe."""
-    options = parse_options(Options, __doc__, arguments)
     set_up_logging()
     register_resolvers()
     try:
+        options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
         export(Path(options.run_dir), Path(options.out), options.names, options.license)
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        raise SystemExit(2) from error
+        raise SystemExit(refuse(error)) from error
     console.print(f"written to {options.out}", soft_wrap=True)
 
 

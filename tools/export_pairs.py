@@ -8,32 +8,41 @@ python tools/export_pairs.py run_dir=RUN format=trl out=DIR iteration=2      one
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rlaifv.data.exports import iterations_of, read_examples, write_pairs
 from rlaifv.runtime import console
-from tools.arguments import key_values, refuse
+from tools.arguments import parse_options, refuse
 from tools.launch import CONFIG_NAME
 
-KNOWN = {"run_dir": None, "format": None, "out": None, "iteration": "all"}
+
+@dataclass
+class Options:
+    """See the module."""
+
+    run_dir: str = MISSING
+    format: str = MISSING
+    out: str = MISSING
+    iteration: str = "all"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and say how much; returns the exit status."""
     try:
-        given = key_values(arguments, KNOWN, __doc__)
-        run_dir, out = Path(given["run_dir"]).expanduser(), Path(given["out"]).expanduser()
-        iterations = list(iterations_of(run_dir)) if given["iteration"] == "all" else [_number(given["iteration"])]
+        given = parse_options(Options, __doc__, arguments)
+        run_dir, out = Path(given.run_dir).expanduser(), Path(given.out).expanduser()
+        iterations = list(iterations_of(run_dir)) if given.iteration == "all" else [_number(given.iteration)]
         if not iterations:
             raise ValueError(f"{run_dir} has no finished iteration.")
         about = _about(run_dir)
         examples = [example for k in iterations for example in read_examples(run_dir, k, about)]
-        write_pairs(given["format"], examples, out)
+        write_pairs(given.format, examples, out)
     except (ValueError, OSError) as error:
         return refuse(error)
     what = f"iteration {iterations[0]}" if len(iterations) == 1 else f"{len(iterations)} iterations"

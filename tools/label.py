@@ -11,6 +11,7 @@ other settings are those of train.py; without a labeler of its own, the model of
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -28,27 +29,34 @@ from rlaifv.data.images import ImageError, load_image
 from rlaifv.data.sources import read_prompts
 from rlaifv.feedback.answered import Answered, label_answered
 from rlaifv.runtime import console, progress_bar, set_up_logging
-from tools.arguments import key_values, refuse
+from tools.arguments import parse_options, refuse
 from tools.build import build_labeler
 from tools.launch import register_resolvers
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES: dict[str, str | None] = {"input": None, "output": None}
 # Rows that are judged at a time, which is what a crash can cost.
 ROWS_PER_WRITE = 16
+
+
+@dataclass
+class Files:
+    """See the module."""
+
+    input: str = MISSING
+    output: str = MISSING
 
 
 def main(arguments: Sequence[str]) -> int:
     """Label what is not labelled yet; returns the exit status."""
     set_up_logging()
     register_resolvers()
-    own = [item for item in arguments if item.partition("=")[0] in FILES or item in ("-h", "--help")]
+    own = [item for item in arguments if item.partition("=")[0] in ("input", "output") or item in ("-h", "--help")]
     try:
-        given = key_values(own, FILES, __doc__)
+        given = parse_options(Files, __doc__, own)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", [item for item in arguments if item not in own])
         check_config(cfg)
-        rows, output = read_answered(Path(given["input"])), Path(given["output"])
+        rows, output = read_answered(Path(given.input)), Path(given.output)
         by = str(cfg.labeler.path or cfg.model.path)
         num_done = _num_done(output, rows, by)
         if num_done < len(rows):

@@ -14,10 +14,11 @@ import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import MISSING
 from rich.table import Table as Lines
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -27,20 +28,23 @@ from rlaifv.data.rows import Row, RowError
 from rlaifv.data.sources import read_prompts
 from rlaifv.data.tables import Table
 from rlaifv.runtime import console, progress_bar, set_up_logging
-from tools.arguments import key_values, refuse
+from tools.arguments import parse_options, refuse
 
-KNOWN = {
-    "format": None,
-    "path": None,
-    "revision": "",
-    "split": "train",
-    "streaming": "false",
-    "num_rows": "",
-    "image_root": "",
-    "max_pixels": str(MAX_PIXELS),
-    "max_bytes": str(MAX_BYTES),
-    "show": "5",
-}
+
+@dataclass
+class Options:
+    """See the module."""
+
+    format: str = MISSING
+    path: str = MISSING
+    revision: str | None = None
+    split: str = "train"
+    streaming: bool = False
+    num_rows: int | None = None
+    image_root: str | None = None
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
+    show: int = 5
 
 
 @dataclass
@@ -99,9 +103,9 @@ def main(arguments: Sequence[str]) -> int:
     """Check all rows, print what was found, and return the exit status."""
     set_up_logging()
     try:
-        given = key_values(arguments, KNOWN, __doc__)
-        found = Findings(show=_number(given, "show"))
-        limits = _number(given, "max_pixels"), _number(given, "max_bytes")
+        given = parse_options(Options, __doc__, arguments)
+        found = Findings(show=given.show)
+        limits = given.max_pixels, given.max_bytes
         rows, name = _rows(given)
     except (ValueError, OSError) as error:
         return refuse(error)
@@ -122,30 +126,21 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found.faults else 0
 
 
-def _rows(given: Mapping[str, str]) -> tuple[Sequence[Row], str]:
+def _rows(given: Options) -> tuple[Sequence[Row], str]:
     """The rows to check, and what messages call their data."""
-    path, root = given["path"], given["image_root"] or None
-    if given["format"] == "files":
-        prompts = read_prompts(path)
-        return [Row(prompt.id, prompt.question, prompt.image_paths, None, None) for prompt in prompts], path
-    if given["streaming"] not in ("true", "false"):
-        raise ValueError(f"streaming={given['streaming']} must be true or false.")
+    if given.format == "files":
+        prompts = read_prompts(given.path, given.image_root)
+        return [Row(prompt.id, prompt.question, prompt.image_paths, None, None) for prompt in prompts], given.path
     table = Table(
-        given["format"],
-        path,
-        revision=given["revision"] or None,
-        split=given["split"],
-        streaming=given["streaming"] == "true",
-        num_rows=_number(given, "num_rows") if given["num_rows"] else None,
-        image_root=root,
+        given.format,
+        given.path,
+        revision=given.revision,
+        split=given.split,
+        streaming=given.streaming,
+        num_rows=given.num_rows,
+        image_root=given.image_root,
     )
     return table, table.name
-
-
-def _number(given: Mapping[str, str], key: str) -> int:
-    if not given[key].isdecimal():
-        raise ValueError(f"{key}={given[key]} must be a whole number.")
-    return int(given[key])
 
 
 def _summary(found: Findings, num_rows: int, num_images: int) -> Lines:
