@@ -86,8 +86,14 @@ def test_lists_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["format=trl"], "path must be given, as in path=…."),
         (["format=dpo", "path=."], "'dpo' is no format of preference data"),
-        (["format=trl", "path=.", "show=few"], "show=few: Value 'few' of type 'str' could not be converted to Integer."),
-        (["format=trl", "path=.", "streaming=perhaps"], "streaming=perhaps: Value 'perhaps' is not a valid bool (type str)."),
+        (
+            ["format=trl", "path=.", "show=few"],
+            "show=few: Value 'few' of type 'str' could not be converted to Integer.",
+        ),
+        (
+            ["format=trl", "path=.", "streaming=perhaps"],
+            "streaming=perhaps: Value 'perhaps' is not a valid bool (type str).",
+        ),
     ],
 )
 def test_what_cannot_be_checked_is_status_two(
