@@ -1,6 +1,7 @@
 """The model card of a run: what was trained from what, on which data, with which feedback, and what was measured."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlaifv.report.run import Run
@@ -26,9 +27,9 @@ def model_card(run: Run, settings: Mapping[str, Any], license_name: str = "other
     """
     model, labeler, data = settings["model"], settings["labeler"], settings["data"]
     learner, iteration = settings["learner"], settings["iteration"]
-    base = _plain(model["path"])
-    judge = "the policy itself" if labeler["path"] is None else f"`{_plain(labeler['path'])}`"
-    prompts = _plain(data.get("path") or data["_target_"].rpartition(".")[2])
+    base = _place(model["path"])
+    judge = "the policy itself" if labeler["path"] is None else f"`{_place(labeler['path'])}`"
+    prompts = _place(data.get("path") or data["_target_"].rpartition(".")[2])
     metrics = {one.num_iterations: one.metrics for one in run.evaluations}
     rows = [(TITLES.get(name, name), *change(metrics, name)) for name in headlines(metrics)] if metrics else []
     table = [f"| {name} | {before:.3f} | {after:.3f} |" for name, before, after in rows if None not in (before, after)]
@@ -63,6 +64,11 @@ def model_card(run: Run, settings: Mapping[str, Any], license_name: str = "other
         "Licence: that of the base model, and terms of the prompts and their images, may restrict the use of these weights.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _place(path: str) -> str:
+    """A hub id as it is; of a place on somebody's disk, which is nobody else's business, its name."""
+    return _plain(Path(path).name if Path(path).is_absolute() else path)
 
 
 def _plain(text: str) -> str:

@@ -79,7 +79,8 @@ def test_the_card(run_dir: Path, model_dir: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     _, header, body = card.split("---\n", 2)
     fields = yaml.safe_load(header)
-    assert fields["base_model"] == str(model_dir)
+    assert fields["base_model"] == model_dir.name
+    assert str(model_dir.parent) not in card
     assert fields["license"] == "apache-2.0"
     assert "| pairs | 1,000, 1,001 |" in body
     assert "| answers with a false claim | 0.800 | 0.100 |" in body
