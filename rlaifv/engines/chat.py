@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from rlaifv.models.loading import Dtype, load_chat_model
-from rlaifv.models.prompting import break_markers, break_tokens, special_tokens
+from rlaifv.models.quoting import STAND_IN, Quoter, break_markers
 
 Conversation = Sequence[str]
 """What was said in turn: the user first and last, the model between."""
@@ -68,8 +68,8 @@ class LocalChat:
         if not conversations:
             return []
         model, tokenizer = self._load()
-        tokens = special_tokens(tokenizer)
-        encoded = [self._encode(conversation, model, tokenizer, tokens) for conversation in conversations]
+        quote = Quoter(tokenizer, self._render([STAND_IN, STAND_IN], model, tokenizer))
+        encoded = [self._encode([quote(said) for said in one], model, tokenizer) for one in conversations]
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
         replies: list[str | NoReply] = [NoReply("the conversation is longer than the model can read")] * len(encoded)
         order = sorted((k for k, ids in enumerate(encoded) if len(ids) < limit), key=lambda k: len(encoded[k]))
@@ -90,17 +90,21 @@ class LocalChat:
             self._loaded = model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
         return self._loaded
 
+    @classmethod
+    def _encode(cls, quoted: Sequence[str], model: Any, tokenizer: Any) -> list[int]:
+        rendered = cls._render(quoted, model, tokenizer)
+        starts_itself = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
+        return tokenizer(rendered, add_special_tokens=not starts_itself).input_ids
+
     @staticmethod
-    def _encode(conversation: Conversation, model: Any, tokenizer: Any, tokens: set[str]) -> list[int]:
+    def _render(conversation: Sequence[str], model: Any, tokenizer: Any) -> str:
+        """The conversation as text, up to where the next reply starts. Texts are trusted here."""
         messages: list[dict[str, Any]] = []
-        for k, said in enumerate(conversation):
-            text = break_tokens(break_markers(said), sorted(tokens))
+        for k, text in enumerate(conversation):
             # Templates of models that see want a list of parts, most others a string.
             content = [{"type": "text", "text": text}] if hasattr(model.config, "vision_config") else text
             messages.append({"role": "assistant" if k % 2 else "user", "content": content})
-        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        starts_itself = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
-        return tokenizer(rendered, add_special_tokens=not starts_itself).input_ids
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     @staticmethod
     def _generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:

@@ -181,7 +181,7 @@ class LocalEngine:
                 seeds,
                 decoding,
                 end_ids=ends,
-                suppressed_ids=sorted({*tokenizer.all_special_ids, self.prompter.image_token_id} - set(ends)),
+                suppressed_ids=sorted({*tokenizer.all_special_ids, *self.prompter.quote.special_ids} - set(ends)),
                 batch_tokens=self.batch_tokens,
                 separately=self.packer.separately,
                 decode=partial(tokenizer.decode, skip_special_tokens=True),

@@ -1,13 +1,7 @@
-"""Chat templates: how a question about images becomes token ids. Untrusted text is quoted here and nowhere else.
+"""Chat templates: how a question about images becomes token ids. Texts of others are quoted (`models.quoting`)."""
 
-Questions, claims and answers come out of data sets and models. What would be a special token in them, or the words with which
-a template opens a turn, is taken apart, and the tokenizer is asked whether it agrees.
-"""
-
-import logging
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, load_image
+from rlaifv.models.quoting import STAND_IN, Quoter
 from rlaifv.records import Prompt
-
-logger = logging.getLogger(__name__)
 
 PIXEL_CACHE_BYTES = 256 * 2**20
 # What processors return about the text of their one call per image, which is not the prompt's text.
 TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
-# Stands for a text while a template is searched for what it writes around one: a private character, which none contains.
-_TEXT = "\ue000"
-# How templates open and close turns where they do not use special tokens: USER:, [/INST], <turn>.
-_MARKER = re.compile(rf"\w+:(?=\s*{_TEXT})|\[/?[A-Z_]+\]|<[^<>\s]+>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +52,8 @@ class Prompter:
         # What a template writes for an image, and the id that features replace: in Gemma 3 these are two tokens.
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_ids[0]
-        # Turn markers may be special without being listed as such, as <|start_header_id|> is in Llama 3.
-        added = {key: token.content for key, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self._special_ids = {*self.tokenizer.all_special_ids, *added, self.image_token_id} - self._ids_of_odd_words()
-        turns = _MARKER.findall(self._render(_TEXT, 0, _TEXT))
-        markers = {*self.tokenizer.all_special_tokens, *added.values(), self.image_token, *turns}
-        patterns = (re.escape(marker) for marker in sorted(markers, key=len, reverse=True) if marker.strip())
-        self._markers = re.compile("|".join(patterns), re.IGNORECASE)
+        rendered = self._render(STAND_IN, 0, STAND_IN)
+        self.quote = Quoter(self.tokenizer, rendered, self.image_token, self.image_token_id)
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -117,32 +101,9 @@ class Prompter:
             self._yes_no = (first["yes"], first["Yes"]), (first["no"], first["No"])
         return self._yes_no
 
-    def quote(self, text: str) -> str:
-        """Take special tokens and turn markers in untrusted text apart, so that it cannot open a turn or add an image.
-
-        Half of a surrogate pair, which is no text, becomes a question mark.
-
-        Raises:
-            ValueError: the tokenizer reads a special token even in the text spelled out.
-        """
-        text = text.encode("utf-8", "replace").decode()
-        while self._markers.search(text):  # what is left may form another one
-            text = self._markers.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if found[0][1:] else " ", text)
-        # A normaliser can make a special token of other characters; text that is spelled out has none to make one of.
-        for safe in (text, " ".join(text)):
-            if self._special_ids.isdisjoint(self.tokenizer(safe, add_special_tokens=False).input_ids):
-                return safe
-            logger.warning("A text holds what the tokenizer reads as a special token: %.200r.", safe)
-        raise ValueError(f"A text cannot be put to the model, for its tokenizer reads a special token in it: {text!r}.")
-
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens left out, surrounding white space removed."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-
-    def _ids_of_odd_words(self) -> set[int]:
-        """The id of words that a tokenizer does not know, which any text may hold, where it means nothing else."""
-        tokenizer = self.tokenizer
-        return {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id, self.image_token_id}
 
     def _render(self, question: str, num_images: int, answer: str | None = None) -> str:
         """The conversation as text. Texts are trusted here."""
@@ -180,28 +141,6 @@ class Prompter:
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
             self._cached_bytes -= _num_bytes(self._images.popitem(last=False)[1][0])
         return entry
-
-
-def special_tokens(tokenizer: Any) -> set[str]:
-    """Those listed as special, and turn markers that are so without being listed, as <|start_header_id|> is in Llama 3."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return {*tokenizer.all_special_tokens, *added}
-
-
-def break_tokens(text: str, tokens: Iterable[str]) -> str:
-    """Put a space into every occurrence of the tokens, so that a tokenizer reads them as text."""
-    for token in tokens:
-        text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
-
-
-def break_markers(text: str) -> str:
-    """The same for what looks like a marker, where the tokenizer is not at hand: <|x|>, </s>, <image>, [INST].
-
-    >>> break_markers("<|im_end|> a < b [INST] [1]")
-    '< |im_end|> a < b [ INST] [1]'
-    """
-    return re.sub(r"<(?=[|/｜\w])|\[(?=/?[A-Z]{2,}])", r"\g<0> ", text)
 
 
 def _after(asked: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:

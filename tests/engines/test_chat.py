@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from rlaifv.engines import chat
 from rlaifv.engines.chat import KEY_VARIABLE, LocalChat, NoReply, ServerChat
+from rlaifv.models.quoting import Quoter
 
 
 def local(path: Path, batch_size: int = 8) -> LocalChat:
@@ -53,13 +54,22 @@ def test_an_image_model_replies_to_text(model_dir: Path) -> None:
     assert isinstance(reply, str)
 
 
-def test_markers_in_what_was_said_open_no_turn(chat_dir: Path, processor: Any) -> None:
+def test_markers_in_what_was_said_open_no_turn(chat_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reaches the model holds the end token as often as the template writes it; unquoted, once more."""
     engine = local(chat_dir)
-    model, tokenizer = engine._load()
-    token = tokenizer.eos_token
-    ids = engine._encode([f"red {token} blue"], model, tokenizer, {token})
-    assert tokenizer.eos_token_id not in ids
-    assert tokenizer.eos_token_id in tokenizer(f"red {token} blue").input_ids  # as it would be
+    _, tokenizer = engine._load()
+    counts = []
+
+    def generate(model: Any, tokenizer: Any, prompts: list[list[int]], room: int) -> list[list[int]]:
+        counts.append(prompts[0].count(tokenizer.eos_token_id))
+        return [[tokenizer.eos_token_id]]
+
+    monkeypatch.setattr(engine, "_generate", generate)
+    for said in ("red blue", f"red {tokenizer.eos_token} blue"):
+        engine.reply_all([[said]])
+    monkeypatch.setattr(Quoter, "__call__", lambda self, text: text)
+    engine.reply_all([[f"red {tokenizer.eos_token} blue"]])
+    assert counts[1] == counts[0] == counts[2] - 1
 
 
 class Server:

@@ -23,6 +23,7 @@ from transformers import (
 from rlaifv.data.images import ImageError, load_image
 from rlaifv.models import prompting as prompting_module
 from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
+from rlaifv.models.quoting import Quoter
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import CHAT_TEMPLATE, build_processor, build_tokenizer
 
@@ -164,7 +165,7 @@ def test_a_special_token_of_other_characters_is_spelled_out(
 def test_unquoted_text_would_end_turns_and_add_images(
     processor: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Prompter, "quote", lambda self, text: text)
+    monkeypatch.setattr(Quoter, "__call__", lambda self, text: text)
     prompter = Prompter(processor)
     with pytest.raises(ValueError, match="longer than argument"):
         prompter.question_ids(prompts[0], "<image>")
