@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from rlaifv.data.rows import Row
 from rlaifv.data.sources import PromptSource
-from rlaifv.loop import FeedbackLoop
+from rlaifv.loop import FeedbackLoop, cut
 from rlaifv.records import Pair, Prompt
 from rlaifv.runtime import StageBars
 from rlaifv.store.manifest import Manifest
@@ -38,8 +38,7 @@ class GivenPairs(FeedbackLoop):
         """Pairs with the reference's log-probs. Raises ValueError where a prompt with an answer is too long for the model."""
         prompts = {prompt.id: prompt for shard in shards for prompt in shard}
         rows, drops = self._rows(list(prompts.values()))
-        size = 2 * self.settings.shard_prompts
-        pair_shards = [rows[k : k + size] for k in range(0, len(rows), size)] or [[]]
+        pair_shards = cut(rows, 2 * self.settings.shard_prompts)
         with StageBars(f"iteration {iteration + 1}") as bars, bars.stage("reference", len(rows)) as advance:
             for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
                 pairs = [self._pair(prompt, row) for prompt, row in pair_shards[k]]

@@ -33,7 +33,7 @@ from rlaifv.feedback.score import distinct_questions
 from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
 from rlaifv.models.sampling import Decoding
-from rlaifv.records import Claim, Pair, Prompt, Response
+from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, derive_seed, meet, rank, world_size
 from rlaifv.stopping import stop_if_requested, wait_until
 from rlaifv.store.atomic import failpoint, make_directory, write_json
@@ -123,16 +123,12 @@ class FeedbackLoop:
                     self._ask_canaries(manifest, k)
                     manifest.put("judgements", k, judgements)
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
-            responses, judgements = manifest.records("responses"), manifest.records("judgements")
-            pairs, drops = build_pairs(
-                responses,
-                judgements,
-                self.settings.rules,
-                derive_seed(self.seed, iteration, "pair"),
-                manifest.records("claims"),
-            )
+            responses, claims = manifest.records("responses"), manifest.records("claims")
+            judgements = manifest.records("judgements")
+            seed = derive_seed(self.seed, iteration, "pair")
+            pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims)
             not_divided = self._take_not_divided(manifest, drops)
-            pair_shards = _cut(pairs, 2 * self.settings.shard_prompts)
+            pair_shards = cut(pairs, 2 * self.settings.shard_prompts)
             with bars.stage("reference", len(pairs)) as advance:
                 prompts = {prompt.id: prompt for shard in shards for prompt in shard}
                 for k in self._mine(manifest, "pairs", len(pair_shards), advance, pair_shards):
@@ -142,7 +138,7 @@ class FeedbackLoop:
         return (
             pair_statistics(responses, judgements, pairs, drops | not_divided)
             | seconds
-            | self._claim_statistics(manifest)
+            | self._claim_statistics(manifest, claims, judgements)
         )
 
     def check_policy(self, iteration: int, digest: str) -> None:
@@ -182,6 +178,7 @@ class FeedbackLoop:
                     self.num_examples,
                     question_suffix=self.labeler.question_suffix,
                     advance=_unless_stopped(advance),
+                    other_forms=self.labeler.other_forms,
                 )
             make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
@@ -219,7 +216,7 @@ class FeedbackLoop:
                 )
             manifest.put("prompts", 0, good, drops)
         wait_until(lambda: not manifest.missing("prompts"))
-        return _cut(manifest.records("prompts"), self.settings.shard_prompts)
+        return cut(manifest.records("prompts"), self.settings.shard_prompts)
 
     def _check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
         """By the limits of the source, where it has some."""
@@ -267,7 +264,8 @@ class FeedbackLoop:
         """Whether the labeler answered what is known right, beside a shard, whose judgements are stored after this."""
         if self.canaries is None:
             return
-        accuracy = self.canaries.accuracy(self.labeler.engine, self.labeler.question_suffix)
+        labeler = self.labeler
+        accuracy = self.canaries.accuracy(labeler.engine, labeler.question_suffix, labeler.other_forms)
         if accuracy < self.canaries.least_accuracy:
             logger.warning(
                 "The labeler answers only %.2f of the canaries right beside %s (labeler.min_canary_accuracy=%g), so what it "
@@ -307,8 +305,9 @@ class FeedbackLoop:
             for pair in pairs
         ]
 
-    def _claim_statistics(self, manifest: Manifest) -> dict[str, float]:
-        claims = manifest.records("claims")
+    def _claim_statistics(
+        self, manifest: Manifest, claims: Sequence[Claim], judgements: Sequence[Judgement]
+    ) -> dict[str, float]:
         statistics: dict[str, float] = {
             "claims_repeated": len(claims) - len({(claim.response_id, claim.question) for claim in claims}),
             "questions_asked": sum(len(asked) for asked in distinct_questions(claims).values()),
@@ -318,7 +317,7 @@ class FeedbackLoop:
             statistics["labeler/canary_accuracy"] = sum(found) / max(len(found), 1)
             statistics["labeler/flagged_shards"] = sum(accuracy < self.canaries.least_accuracy for accuracy in found)
         if self.truth is not None:
-            statistics["labeler/agreement"] = agreement(claims, manifest.records("judgements"), self.truth)
+            statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)
         return statistics
 
 
@@ -332,7 +331,8 @@ def _unless_stopped(advance: Advance) -> Advance:
     return advance_or_stop
 
 
-def _cut(items: Sequence[Any], size: int) -> list[list[Any]]:
+def cut(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Shards of at most `size` items; one that is empty where there are none."""
     return [list(items[k : k + size]) for k in range(0, len(items), size)] or [[]]
 
 

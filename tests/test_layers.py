@@ -33,6 +33,7 @@ LAYERS = {
     "rlaifv.data.sources": 2,
     "rlaifv.data.rows_source": 2,
     "rlaifv.data.tables": 2,
+    "rlaifv.data.image_root": 1,
     "rlaifv.data.rows": 1,
     "rlaifv.store": 1,
     "rlaifv.learners.losses": 1,

@@ -38,11 +38,10 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
     if isinstance(source, SharedPrompts):
-        first = source.prompts(
-            0, cfg.iteration.num_prompts
-        )  # a list that is too short is refused before weights are loaded
+        # A list that is too short, and one without answers, is refused before weights are loaded.
+        first = source.prompts(0, cfg.iteration.num_prompts)
         if cfg.run == "train" and isinstance(source, PairSource):
-            source.answers(first[0])  # and one without answers
+            source.answers(first[0])
     model, processor = load_model(**cfg.model)
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
     if learner["recompute"]:

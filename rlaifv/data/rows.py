@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlaifv.data.image_root import path_inside
+
 MARKER = "<image>"
 TSV_COLUMNS = ("ds_name", "image", "text", "origin_dataset", "origin_split", "idx", "image_path")
 _ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path", "provenance")
@@ -255,15 +257,14 @@ def _image(value: Any, column: str, where: str, image_root: Path | None) -> str 
         raise RowError(f"Column {column!r} has to hold images in {where}, but one is of {kind}.", "missing_image")
     if image_root is None:
         raise RowError(f"Column {column!r} names the file {value!r} in {where}, but holds no bytes.", "missing_image")
-    named = image_root / value
-    found = Path(os.path.realpath(named)) if "\0" not in value else named
-    if not found.is_relative_to(os.path.realpath(image_root)):
+    named, found = image_root / value, path_inside(image_root, value)
+    if found is None:
         raise RowError(
             f"Column {column!r} names {named} in {where}, which lies outside {image_root}; data.image_root=DIR allows "
             "another place.",
             "outside_root",
         )
-    if not value or "\0" in value or not found.is_file():
+    if not os.path.isfile(found):
         raise RowError(f"Column {column!r} names {named} in {where}, which is not an existing file.", "missing_image")
     return str(found)
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlaifv.data.image_root import path_inside
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, check_header, load_image
 from rlaifv.records import Prompt
 
@@ -290,12 +291,8 @@ def _parse(line: bytes, number: int, folder: Path, where: str) -> Prompt:
 
 def _image_path(image: str, folder: Path, where: str) -> str:
     """The real path of an image in `folder`; where it leads is known before anything is opened, or even looked for."""
-    named = folder / image
-    try:
-        found = Path(os.path.realpath(named))
-    except ValueError:  # a NUL in it
-        found = named
-    if not found.is_relative_to(folder):
+    named, found = folder / image, path_inside(folder, image)
+    if found is None:
         raise ValueError(
             f"Field 'image' in {where} names {named}, which lies outside {folder}; data.image_root=DIR allows another place."
         )

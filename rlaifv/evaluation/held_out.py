@@ -12,7 +12,7 @@ from rlaifv.evaluation.hallucination import HallucinationRate
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
 from rlaifv.feedback.generate import generate
-from rlaifv.feedback.score import QUESTION_SUFFIX, score
+from rlaifv.feedback.score import QUESTION_SUFFIX, ask, score
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Judgement, Prompt, Response
 
@@ -35,6 +35,7 @@ def evaluate(
     num_examples: int = 8,
     question_suffix: str = QUESTION_SUFFIX,
     advance: Advance = ignore_progress,
+    other_forms: Sequence[str] = (),
 ) -> Evaluation:
     """Answer each prompt greedily, divide the answers into claims and judge them.
 
@@ -56,14 +57,15 @@ def evaluate(
         raise ValueError(
             f"None of {len(responses)} held-out answers could be divided, so the policy cannot be measured."
         )
-    judged = score(prompts, [claim for some in claims.values() for claim in some], labeler, question_suffix)
+    said = [claim for some in claims.values() for claim in some]
+    judged = score(prompts, said, labeler, question_suffix, other_forms=other_forms)
     judgements = {judgement.claim_id: judgement for judgement in judged}
     metrics = _labeler_rates(known, judged)
     if hasattr(divider, "divide_all"):
         metrics["not_divided"] = 1 - len(known) / len(responses)
     if truth is not None:
         metrics |= _true_rates(known, claims, truth)
-        metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, truth, question_suffix)
+        metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, truth, question_suffix, other_forms)
     examples = [
         _example(prompt, response, claims[response.id], judgements, truth)
         for prompt, response in list(zip(prompts, responses, strict=True))[:num_examples]
@@ -72,15 +74,17 @@ def evaluate(
 
 
 def labeler_accuracy(
-    prompts: Sequence[Prompt], labeler: Labeler, truth: Truth, question_suffix: str = QUESTION_SUFFIX
+    prompts: Sequence[Prompt],
+    labeler: Labeler,
+    truth: Truth,
+    question_suffix: str = QUESTION_SUFFIX,
+    other_forms: Sequence[str] = (),
 ) -> float:
     """Share of the truth's exam questions that the labeler answers right (p_yes > p_no means yes)."""
     exams = [truth.exam(prompt.id) for prompt in prompts]
-    asked = [
-        (prompt, [question + question_suffix for question, _ in exam])
-        for prompt, exam in zip(prompts, exams, strict=True)
-    ]
-    said = [p_yes > p_no for answers in labeler.answer_probabilities(asked) for p_yes, p_no in answers]
+    asked = [(prompt, [question for question, _ in exam]) for prompt, exam in zip(prompts, exams, strict=True)]
+    answered = ask(labeler, asked, question_suffix, other_forms)
+    said = [p_yes > p_no for answers in answered for p_yes, p_no in answers]
     true = [is_true for exam in exams for _, is_true in exam]
     return float(binary_accuracy(torch.tensor(said).int(), torch.tensor(true).int()))
 

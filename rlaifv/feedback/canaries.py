@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image, ImageDraw, ImageFont
 
 from rlaifv.engines.protocol import Labeler
-from rlaifv.feedback.score import QUESTION_SUFFIX, verdict_of
+from rlaifv.feedback.score import QUESTION_SUFFIX, ask, verdict_of
 from rlaifv.records import Prompt
 from rlaifv.store.atomic import make_directory, publish
 
@@ -46,15 +46,14 @@ class CanarySet:
     canaries: Sequence[Canary]
     least_accuracy: float
 
-    def accuracy(self, labeler: Labeler, question_suffix: str = QUESTION_SUFFIX) -> float:
+    def accuracy(
+        self, labeler: Labeler, question_suffix: str = QUESTION_SUFFIX, other_forms: Sequence[str] = ()
+    ) -> float:
         """Share of the questions that a labeler answers right; an answer without a verdict is wrong."""
-        asked = [
-            (canary.prompt, [question + question_suffix for question, _ in canary.questions])
-            for canary in self.canaries
-        ]
+        asked = [(canary.prompt, [question for question, _ in canary.questions]) for canary in self.canaries]
         right = [
             verdict_of(p_yes, p_no) == ("accepted" if is_true else "rejected")
-            for canary, answers in zip(self.canaries, labeler.answer_probabilities(asked), strict=True)
+            for canary, answers in zip(self.canaries, ask(labeler, asked, question_suffix, other_forms), strict=True)
             for (_, is_true), (p_yes, p_no) in zip(canary.questions, answers, strict=True)
         ]
         return sum(right) / len(right)

@@ -32,6 +32,34 @@ def distinct_questions(claims: Sequence[Claim]) -> dict[str, list[str]]:
     return {prompt_id: list(asked) for prompt_id, asked in questions.items()}
 
 
+def ask(
+    labeler: Labeler,
+    asked: Sequence[tuple[Prompt, Sequence[str]]],
+    suffix: str = QUESTION_SUFFIX,
+    other_forms: Sequence[str] = (),
+    advance: Advance = ignore_progress,
+) -> list[list[tuple[float, float]]]:
+    """(p_yes, p_no) of every question, as this project words questions.
+
+    Args:
+        labeler: answers them.
+        asked: prompts, about whose images the questions are.
+        suffix: appended to every question.
+        other_forms: further wordings, which hold "{question}". Each question is asked in all of them, and the probabilities
+            are averaged, so that a preference for the word that is named first, or for a phrase, cancels.
+        advance: told how many prompts were finished.
+    """
+    forms = ("{question}" + suffix, *other_forms)
+    worded = [
+        (prompt, [form.replace("{question}", question) for question in questions for form in forms])
+        for prompt, questions in asked
+    ]
+    return [
+        [_average(answered[k : k + len(forms)]) for k in range(0, len(answered), len(forms))]
+        for answered in labeler.answer_probabilities(worded, advance)
+    ]
+
+
 def score(
     prompts: Sequence[Prompt],
     claims: Sequence[Claim],
@@ -48,24 +76,16 @@ def score(
         labeler: answers the questions.
         suffix: appended to every question.
         advance: told how many prompts were finished.
-        other_forms: further wordings, which hold "{question}". Each question is asked in all of them, and the probabilities
-            are averaged, so that a preference for the word that is named first, or for a phrase, cancels.
+        other_forms: further wordings, see `ask`.
     """
-    forms = ("{question}" + suffix, *other_forms)
     by_prompt = distinct_questions(claims)
     asked = [prompt for prompt in prompts if prompt.id in by_prompt]
     advance(len(prompts) - len(asked))
-    answers = labeler.answer_probabilities(
-        [
-            (prompt, [form.replace("{question}", question) for question in by_prompt[prompt.id] for form in forms])
-            for prompt in asked
-        ],
-        advance,
-    )
+    answers = ask(labeler, [(prompt, by_prompt[prompt.id]) for prompt in asked], suffix, other_forms, advance)
     found = {
-        (prompt.id, question): _average(answered[k * len(forms) : (k + 1) * len(forms)])
+        (prompt.id, question): probabilities
         for prompt, answered in zip(asked, answers, strict=True)
-        for k, question in enumerate(by_prompt[prompt.id])
+        for question, probabilities in zip(by_prompt[prompt.id], answered, strict=True)
     }
     judgements = []
     for claim in claims:

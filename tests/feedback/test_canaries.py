@@ -117,3 +117,21 @@ def test_orders_in_a_claim_do_not_make_the_embedded_model_say_yes(
 
     assert rejected("") == 1.0
     assert rejected(" " + order) >= 0.98
+
+
+class FollowsTheFirstWord:
+    """Says yes where yes is named first, whatever is asked."""
+
+    def answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
+    ) -> list[list[tuple[float, float]]]:
+        return [[(0.9, 0.1) if "yes or no" in q else (0.0, 1.0) for q in questions] for _, questions in asked]
+
+
+def test_canaries_are_asked_as_claims_are(tmp_path: Path) -> None:
+    """In all wordings: those in the other order turn each yes of this labeler into a no."""
+    known = CanarySet(drawn_canaries(tmp_path), 0.8)
+    share_of_yes = known.accuracy(FollowsTheFirstWord())
+    both = known.accuracy(FollowsTheFirstWord(), other_forms=["{question} Please answer no or yes."])
+    assert share_of_yes == pytest.approx(1 - both)
+    assert share_of_yes != both
