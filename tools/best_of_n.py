@@ -36,7 +36,7 @@ from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.hallucination import HallucinationRate
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.best_of_n import Candidates, Form, sample_candidates
-from rlaifv.feedback.divide import Divider, RulesDivider
+from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, RulesDivider, divide_all
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         defaults: list[str] = []
         prompts: list[Prompt] | None = None
         truth: Truth | None = None
-        divider: Divider = RulesDivider()
+        divider: Divider | BatchDivider = RulesDivider()
         if run_dir is not None:
             defaults, prompts, truth, divider = _of_run(Path(run_dir))
         given = {word.partition("=")[0] for word in words}
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(refuse(error)) from error
 
 
-def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divider]:
+def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divider | BatchDivider]:
     """What a finished run says about itself, as options."""
     stored = run_dir / CONFIG_NAME
     if not (run_dir / "export" / "config.json").exists():
@@ -131,7 +131,9 @@ def _candidates(options: Options, prompts: Sequence[Prompt]) -> list[Candidates]
         return sample_candidates(prompts, source, policy, reference, decoding, options.n, options.seed, advance)
 
 
-def _write(options: Options, candidates: Sequence[Candidates], truth: Truth | None, divider: Divider) -> None:
+def _write(
+    options: Options, candidates: Sequence[Candidates], truth: Truth | None, divider: Divider | BatchDivider
+) -> None:
     out = Path(options.out)
     make_directory(out.absolute())
     form: Form = options.form  # type: ignore[assignment]
@@ -148,13 +150,13 @@ def _write(options: Options, candidates: Sequence[Candidates], truth: Truth | No
 
 
 def best_of_n_curve(
-    candidates: Sequence[Candidates], truth: Truth, divider: Divider
+    candidates: Sequence[Candidates], truth: Truth, divider: Divider | BatchDivider
 ) -> dict[Form, list[tuple[int, float, float, float]]]:
     """For each form of the score: (N, response hallucination, coverage, words) for N = 1, 2, 4, …."""
+    answered = [(one.prompt, response) for one in candidates for response in one.responses]
     claims = {
-        response.id: [claim.text for claim in divider.divide(one.prompt, response)]
-        for one in candidates
-        for response in one.responses
+        response.id: [] if isinstance(some, NotDivided) else [claim.text for claim in some]
+        for (_, response), some in zip(answered, divide_all(divider, answered), strict=True)
     }
     most = min(len(one.responses) for one in candidates)
     sizes = [size for size in (2**k for k in range(most.bit_length())) if size <= most]

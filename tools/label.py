@@ -3,15 +3,15 @@
 python tools/label.py input=responses.jsonl output=labelled.jsonl                                the embedded labeler
 python tools/label.py input=responses.jsonl output=labelled.jsonl labeler=model labeler.path=DIR_OR_HUB_ID
 
-One JSON object per line: image (path or list of paths, relative to the file), question, response (or responses, a list),
-and id (optional). The output has a line for each, in the same order. Where it exists already, what is missing is added. All
+One JSON object per line: image (path or list of paths, relative to the file's directory or to image_root=DIR, and inside it),
+question, response (or responses, a list), and id (optional). The output has a line for each, in the same order. Where it exists already, what is missing is added. All
 other settings are those of train.py; without a labeler of its own, the model of model.path is asked.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,24 @@ class Files:
 
     input: str = MISSING
     output: str = MISSING
+    image_root: str | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
     """Label what is not labelled yet; returns the exit status."""
     set_up_logging()
     register_resolvers()
-    own = [item for item in arguments if item.partition("=")[0] in ("input", "output") or item in ("-h", "--help")]
+    own = [
+        item
+        for item in arguments
+        if item.partition("=")[0] in ("input", "output", "image_root") or item in ("-h", "--help")
+    ]
     try:
         given = parse_options(Files, __doc__, own)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", [item for item in arguments if item not in own])
         check_config(cfg)
-        rows, output = read_answered(Path(given.input)), Path(given.output)
+        rows, output = read_answered(Path(given.input), given.image_root), Path(given.output)
         by = str(cfg.labeler.path or cfg.model.path)
         num_done = _num_done(output, rows, by)
         if num_done < len(rows):
@@ -67,13 +72,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read_answered(path: Path) -> list[Answered]:
+def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
     """Prompts with their responses.
 
     Raises:
         ValueError: as `read_prompts`, or a line has no response, or one that is not a text.
     """
-    prompts = read_prompts(path)
+    prompts = read_prompts(path, image_root)
     lines = [(k, line) for k, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
     rows = []
     for prompt, (number, line) in zip(prompts, lines, strict=True):
@@ -136,7 +141,7 @@ def _label(cfg: DictConfig, rows: Sequence[Answered], output: Path, num_done: in
             some = rows[start : start + ROWS_PER_WRITE]
             errors = [_image_error(row, limits) for row in some]
             usable = [row for row, error in zip(some, errors, strict=True) if error is None]
-            found = iter(label_answered(usable, divider, labeler.engine, labeler.question_suffix))
+            found = iter(label_answered(usable, divider, labeler.engine, labeler.question_suffix, labeler.other_forms))
             for row, error in zip(some, errors, strict=True):
                 result = {"error": error} if error else {"responses": next(found)}
                 stream.write(json.dumps({**_head(row, by), **result}, ensure_ascii=False) + "\n")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.feedback.answered import Answered, label_answered
-from rlaifv.feedback.divide import RulesDivider
-from rlaifv.records import Prompt
+from rlaifv.feedback.divide import NotDivided, RulesDivider
+from rlaifv.records import Claim, Prompt, Response
 
 PROMPTS = [Prompt("a", "What is it?", ()), Prompt("b", "What else?", ())]
 
@@ -38,6 +38,25 @@ def test_a_score_is_minus_the_rejected_claims() -> None:
     assert (second["response"], nothing["claims"]) == ("There is a cat.", [])
     # Both answers' question about the cat is one.
     assert labeler.asked == [("a", ("Is there a cat? Yes or no?", "Is there a dog? Yes or no?"))]
+
+
+class FailsAtCats:
+    """Divides a shard at a time, and fails at answers about cats."""
+
+    def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
+        rules = RulesDivider()
+        return [
+            NotDivided("no JSON") if "cat" in response.text else rules.divide(prompt, response)
+            for prompt, response in pairs
+        ]
+
+
+def test_a_divider_that_fails_leaves_no_score() -> None:
+    rows = [Answered(PROMPTS[0], ("There is a cat.", "There is a dog."))]
+    ((failed, divided),) = label_answered(rows, FailsAtCats(), NoDogs())
+    assert failed == {"response": "There is a cat.", "score": None, "claims": [], "not_divided": "no JSON"}
+    assert divided["score"] == -1.0
+    assert "not_divided" not in divided
 
 
 def test_nothing_to_label() -> None:
