@@ -4,14 +4,15 @@ python tools/label.py input=responses.jsonl output=labelled.jsonl               
 python tools/label.py input=responses.jsonl output=labelled.jsonl labeler=model labeler.path=DIR_OR_HUB_ID
 
 One JSON object per line: image (path or list of paths, relative to the file's directory or to image_root=DIR, and inside it),
-question, response (or responses, a list), and id (optional). The output has a line for each, in the same order. Where it exists already, what is missing is added. All
-other settings are those of train.py; without a labeler of its own, the model of model.path is asked.
+question, response (or responses, a list), and id (optional). The output has a line for each, in the same order. Where it
+exists already, what is missing is added. All other settings are those of train.py; without a labeler of its own, the model of
+model.path is asked.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
