@@ -1,6 +1,7 @@
 """A small LLaVA with random weights and a few drawn prompts, for all tests."""
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may try the network
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="rlaifv-tests-")  # nor leave copies in the user's home
@@ -48,6 +50,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ShapesSource:
 @pytest.fixture(scope="session")
 def prompts(source: ShapesSource) -> list[Prompt]:
     return source.prompts(0, 6)
+
+
+@pytest.fixture(scope="session")
+def prompt_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough prompts for the four iterations of the smallest numbers that the tests ask for."""
+    directory = tmp_path_factory.mktemp("photos")
+    Image.new("RGB", (64, 48), "red").save(directory / "photo.png")
+    listed = directory / "prompts.jsonl"
+    listed.write_text("\n".join(json.dumps({"image": "photo.png", "question": f"What is {k}?"}) for k in range(16)))
+    return listed
 
 
 @pytest.fixture

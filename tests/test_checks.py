@@ -1,50 +1,20 @@
 """Every fault is refused before a model loads, in a sentence that names the key and its value."""
 
-import ast
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from rlaifv import checks
-from rlaifv.checks import ConfigError, check_config
-from tools.launch import register_resolvers
+from rlaifv.checks import check_config
+from tests.settings import ROOT, changed, composed, fault_of, faults
 
-ROOT = Path(__file__).parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def composed(*overrides: str) -> DictConfig:
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", list(overrides))
 
 
 @pytest.fixture(scope="module")
 def base() -> DictConfig:
     return composed("run_dir=run", "learner.lora={r: 8, lora_alpha: 16}")
-
-
-def changed(base: DictConfig, **values: object) -> DictConfig:
-    """A copy with other values; keys are written with two underscores for each dot."""
-    cfg = base.copy()
-    OmegaConf.set_struct(cfg, False)
-    for key, value in values.items():
-        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
-    return cfg
-
-
-def faults(cfg: DictConfig) -> list[str]:
-    with pytest.raises(ConfigError) as raised:
-        check_config(cfg)
-    return str(raised.value).splitlines()
-
-
-def fault_of(base: DictConfig, key: str, value: object) -> str:
-    (fault,) = faults(changed(base, **{key: value}))
-    return fault
 
 
 def test_the_defaults_pass(base: DictConfig) -> None:
@@ -311,88 +281,6 @@ def test_what_has_to_be_given_is_named() -> None:
     assert missing == [
         f"{key} has no default and must be given, as in {key}=…" for key in ("data.path", "labeler.path")
     ]
-
-
-FORBIDDEN = [
-    "os.system",
-    "builtins.eval",
-    "subprocess.Popen",
-    "torch.load",
-    "torch.hub.load",
-    "pickle.loads",
-    "importlib.import_module",
-    "hydra.utils.instantiate",
-    "hydra._internal.utils._locate",
-    "omegaconf.OmegaConf.load",
-    "lightning.Trainer.fit",
-    "lightning.pytorch.loggers.CSVLogger.save",
-    "lightning.Trainer.__init__.__globals__",
-    "rlaifv.data.sources.FilesSource.__init__",
-    "rlaifv.records.Prompt.__reduce__",
-    "hydra.utils.get_method",
-    "lightning.pytorch.utilities.seed.isolate_rng",
-    "lightningtrap.Trainer",
-    "rlaifvtrap.Evil",
-    # What a module of ours happens to import is not ours.
-    "rlaifv.runtime.os.system",
-    "rlaifv.runtime.os",
-    "rlaifv.runtime.Console",
-    "rlaifv.store.atomic.Path",
-    "rlaifv.loop.logging.shutdown",
-    "lightning.pytorch.callbacks.model_checkpoint.os.remove",
-    "lightning.pytorch.callbacks.model_checkpoint.Path",
-    # A function of ours is no class.
-    "rlaifv.models.loading.export_model",
-    # Nor what is not there.
-    "rlaifv.data.sources.Sources",
-    "rlaifv.nowhere.Thing",
-    "rlaifv.",
-    "",
-]
-
-
-@pytest.mark.parametrize("target", FORBIDDEN)
-def test_targets_that_are_refused(base: DictConfig, target: str) -> None:
-    fault = fault_of(base, "data._target_", target)
-    assert fault.startswith(f"data._target_={target} is not allowed; a target must be a class, and its name start with")
-    assert ", ".join(checks.ALLOWED_TARGETS) in fault
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "where"),
-    [
-        ("callbacks.evil", {"_target_": "os.system"}, "callbacks.evil._target_"),
-        ("callbacks.samples.num_pairs", {"_target_": "os.system"}, "callbacks.samples.num_pairs._target_"),
-        ("logger.csv.name", [1, {"_target_": "os.system"}], "logger.csv.name[1]._target_"),
-        ("data.path", {"a": [[{"b": {"_target_": "os.system"}}]]}, "data.path.a[0][0].b._target_"),
-        ("extra", {"_target_": "os.system"}, "extra._target_"),
-        ("seed", "${evil}", "evil._target_"),
-    ],
-)
-def test_targets_are_found_wherever_they_hide(base: DictConfig, key: str, value: object, where: str) -> None:
-    cfg = changed(base, **{key: value}, **({"evil": {"_target_": "os.system"}} if key == "seed" else {}))
-    assert any(line.startswith(f"{where}=os.system is not allowed") for line in faults(cfg))
-
-
-@pytest.mark.parametrize("name", ["_convert_", "_recursive_", "_partial_", "_args_"])
-def test_other_keywords_of_instantiate_are_refused(base: DictConfig, name: str) -> None:
-    assert fault_of(base, f"data.{name}", "all") == f"data.{name} is not allowed in a configuration of this project."
-
-
-@pytest.mark.parametrize("name", checks.RESERVED)
-def test_trainer_keys_that_would_be_overruled(base: DictConfig, name: str) -> None:
-    fault = fault_of(base, f"trainer.{name}", 7)
-    assert fault == f"trainer.{name}=7 has no effect, since train.py sets it."
-
-
-def test_the_reserved_keys_are_those_that_train_sets() -> None:
-    tree = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"))
-    (call,) = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "cfg.trainer"
-    )
-    assert sorted(keyword.arg or "" for keyword in call.keywords) == sorted(checks.RESERVED)
 
 
 def test_the_seed_is_taken_as_it_is() -> None:

@@ -178,6 +178,11 @@ def loads_weights(tree: ast.AST) -> bool:
     return by_transformers or not attributes(tree).isdisjoint(("safetensors.torch.load_file", "safetensors.safe_open"))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name_of)
+def test_no_file_of_tests_is_too_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_nothing_is_too_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES

@@ -1,88 +1,21 @@
 """The local engine against plain forward passes: one per question, one per completion, nothing packed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessorPil,
-    LlavaNextProcessor,
-)
 
-from rlaifv.data.images import load_image
 from rlaifv.engines import local as local_module
 from rlaifv.engines.local import LocalEngine
 from rlaifv.models import tree as tree_module
-from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
 from rlaifv.models.tree import PackedTrees, Tree, pack
 from rlaifv.records import Prompt
-from rlaifv.worlds.shapes_model import CHAT_TEMPLATE, build_model, build_tokenizer
-
-QUESTIONS = (
-    "Is there a red circle at the top left?",
-    "Is there a red circle at the bottom?",
-    "Is it a star?",
-    "Is there a blue square at the top left? Please answer yes or no.",
-    "What?",
-)
-Asked = list[tuple[Prompt, tuple[str, ...]]]
-
-
-@pytest.fixture(scope="module")
-def sharp(processor: Any) -> Any:
-    """A small LLaVA with weights so large that its answers differ between questions and between pictures."""
-    torch.manual_seed(0)
-    return sharpened(build_model(processor.tokenizer, hidden_size=64, num_layers=2, vision_layers=1))
-
-
-def sharpened(model: Any) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5 if parameter.dim() > 1 else 1)
-    return model.eval()
-
-
-@pytest.fixture
-def engine(sharp: Any, prompter: Prompter) -> LocalEngine:
-    return LocalEngine(sharp, prompter)
-
-
-@pytest.fixture
-def asked(prompts: list[Prompt]) -> Asked:
-    """Different numbers of questions about four pictures."""
-    return [(prompts[k], QUESTIONS[k : k + 1 + k]) for k in range(3)] + [(prompts[3], QUESTIONS[::-1])]
-
-
-@torch.no_grad()
-def ask_plainly(model: Any, processor: Any, prompt: Prompt, question: str) -> tuple[float, float]:
-    """The twin: the processor's own batch of one, the model's plain forward, a softmax, and two sums over words."""
-    content = [*({"type": "image"} for _ in prompt.image_paths), {"type": "text", "text": question}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    inputs = processor(text=text, images=[load_image(path) for path in prompt.image_paths], return_tensors="pt")
-    probs = model(**inputs).logits[0, -1].softmax(0)
-    p_yes, p_no = (
-        sum(probs[processor.tokenizer.vocab[word]].item() for word in words)
-        for words in ((" yes", " Yes"), (" no", " No"))
-    )
-    return p_yes, p_no
-
-
-def assert_close(actual: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]], atol: float = 1e-6) -> None:
-    assert [len(some) for some in actual] == [len(some) for some in expected]
-    flat = [torch.tensor([pair for some in both for pair in some], dtype=torch.float64) for both in (actual, expected)]
-    torch.testing.assert_close(*flat, rtol=1e-4, atol=atol)
+from rlaifv.worlds.shapes_model import build_model
+from tests.engines.plain import QUESTIONS, Asked, ask_plainly, assert_close, score_plainly, sharpened
 
 
 def test_answers_equal_those_to_each_question_alone(engine: LocalEngine, processor: Any, asked: Asked) -> None:
@@ -142,14 +75,6 @@ def test_questions_about_several_pictures(engine: LocalEngine, processor: Any, p
     asked: Asked = [(both, QUESTIONS[:3]), (prompts[2], QUESTIONS[:2])]
     expected = [[ask_plainly(engine.model, processor, prompt, question) for question in some] for prompt, some in asked]
     assert_close(engine.answer_probabilities(asked), expected)
-
-
-@torch.no_grad()
-def score_plainly(engine: LocalEngine, prompt: Prompt, answer: Sequence[int]) -> list[float]:
-    encoded = engine.prompter.encode(prompt)
-    ids = [*encoded.ids, *answer]
-    logps = engine.model(input_ids=torch.tensor([ids]), **encoded.images).logits[0].log_softmax(1)
-    return [logps[j - 1, ids[j]].item() for j in range(len(encoded.ids), len(ids))]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 16_384])
@@ -283,204 +208,3 @@ def test_adapters_take_part(processor: Any, prompter: Prompter, asked: Asked) ->
     expected = [[ask_plainly(policy, processor, prompt, question) for question in some] for prompt, some in asked]
     assert_close(trained, expected)
     assert abs(trained[0][0][0] - untrained[0][0][0]) > 1e-4
-
-
-@pytest.fixture(scope="module")
-def anyres() -> tuple[Any, Any]:
-    """A small LLaVA-NeXT and its processor: an overview and up to four tiles of nine patches, newlines between rows."""
-    grids = [[48, 96], [96, 48], [96, 96]]
-    tokenizer = build_tokenizer()
-    processor = LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_grid_pinpoints=grids
-        ),
-        tokenizer=tokenizer,
-        patch_size=16,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
-    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(num_hidden_layers=1, image_size=48, patch_size=16, projection_dim=64, **sizes),
-        text_config=LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, num_key_value_heads=2, **sizes),
-        image_token_index=tokenizer.vocab["<image>"],
-        image_grid_pinpoints=grids,
-        vision_feature_layer=-1,
-    )
-    torch.manual_seed(0)
-    return sharpened(LlavaNextForConditionalGeneration(config)), processor
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> list[Prompt]:
-    """Pictures of several shapes, which LLaVA-NeXT cuts into different numbers of tiles and tokens."""
-    prompts = []
-    for k, size in enumerate(((90, 40), (95, 95), (30, 90), (64, 50))):
-        path = tmp_path / f"{k}.png"
-        noise = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(k))
-        Image.fromarray(noise.to(torch.uint8).numpy()).save(path)
-        prompts.append(Prompt(f"photograph-{k}", "What is it?", (str(path),)))
-    return prompts
-
-
-def test_llava_next_answers_as_it_does_to_each_question_alone(
-    anyres: tuple[Any, Any], photographs: list[Prompt]
-) -> None:
-    model, processor = anyres
-    engine = LocalEngine(model, Prompter(processor))
-    several = Prompt("several", "What is it?", tuple(path for p in photographs[:2] for path in p.image_paths))
-    asked: Asked = [(prompt, QUESTIONS) for prompt in (*photographs, several)]
-    tiles = [engine.prompter.encode(prompt).images["pixel_values"].shape[1] for prompt in photographs]
-    assert tiles == [3, 5, 3, 5]
-    expected = [[ask_plainly(model, processor, prompt, question) for question in some] for prompt, some in asked]
-    assert_close(engine.answer_probabilities(asked), expected)
-    p_yes = torch.tensor([[pair[0] for pair in some] for some in expected])
-    assert (p_yes.std(0) / p_yes.mean(0)).max() > 0.05  # the pictures matter
-
-
-def test_llava_next_samples_do_not_depend_on_the_batch(anyres: tuple[Any, Any], photographs: list[Prompt]) -> None:
-    model, processor = anyres
-    engine = LocalEngine(model, Prompter(processor))
-    seeds = [[k, k + 10] for k in range(4)]
-    together = engine.sample(photographs, seeds, Decoding(max_new_tokens=8))
-    alone = [engine.sample([photographs[k]], [seeds[k]], Decoding(max_new_tokens=8))[0] for k in range(4)]
-    assert together == alone
-
-
-def spoil(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Every token sees every other one, as in a family that ignores its mask."""
-    return torch.ones_like(attention_mask)
-
-
-def test_the_first_tree_is_compared_with_separate_sequences(
-    sharp: Any,
-    prompter: Prompter,
-    prompts: list[Prompt],
-    asked: Asked,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A model whose trees differ is run on separate sequences from then on, and gives the right answers."""
-    expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
-    assert not caplog.records
-    monkeypatch.setattr(tree_module, "attention_masks", lambda model, allowed, *positions: spoil(allowed))
-    engine = LocalEngine(sharp, prompter, batch_tokens=300)
-    assert_close(engine.answer_probabilities(asked), expected)
-    assert engine.packer.separately
-    (warning,) = caplog.records
-    assert "in this 'llava' model (float32); it is run on separate sequences" in warning.getMessage()
-    assert float(warning.getMessage().split("differ by ")[1].split()[0]) > 0.01
-    logps = engine.completion_logps([(prompts[0], [(20, 21, 22, 3), (30,)])])
-    assert_close(logps[0], [score_plainly(engine, prompts[0], ids) for ids in ((20, 21, 22, 3), (30,))], atol=1e-5)
-    assert len(caplog.records) == 1  # checked once
-
-
-def test_every_use_of_an_engine_checks_first(
-    sharp: Any, prompter: Prompter, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tree_module, "attention_masks", lambda model, allowed, *positions: spoil(allowed))
-    uses: list[Any] = [
-        lambda engine: engine.check(prompts[0]),
-        lambda engine: engine.sample(prompts[:1], [[0]], Decoding(max_new_tokens=1)),
-        lambda engine: engine.completion_logps([(prompts[0], [(20,)])]),
-        lambda engine: engine.answer_probabilities([(prompts[0], QUESTIONS)]),
-    ]
-    for use in uses:
-        engine = LocalEngine(sharp, prompter)
-        use(engine)
-        assert engine.packer.separately
-
-
-def test_trees_in_half_precision_pass(model: Any, prompter: Prompter, prompts: list[Prompt]) -> None:
-    engine = LocalEngine(sharpened(model).bfloat16(), prompter)
-    engine.check(prompts[0])
-    assert not engine.packer.separately
-
-
-def test_an_unknown_family_is_run_on_separate_sequences(
-    sharp: Any, prompter: Prompter, asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = LocalEngine(sharp, prompter).answer_probabilities(asked)
-    monkeypatch.delitem(FAMILIES, "llava")
-    engine = LocalEngine(sharp, prompter)
-    assert engine.packer.separately
-    assert_close(engine.answer_probabilities(asked), expected)
-
-
-class Scarce:
-    """Memory that runs out where more than `most` tokens are run at a time."""
-
-    def __init__(self, engine: LocalEngine, most: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-        def within(work: Any) -> Any:
-            def run(*arguments: Any, **options: Any) -> Any:
-                made = work(*arguments, **options)
-                if engine.batch_tokens > most:
-                    yield next(iter(made))  # after a part of it was done
-                    raise error
-                yield from made
-
-            return run
-
-        monkeypatch.setattr(local_module, "batches_by_tokens", within(local_module.batches_by_tokens))
-        monkeypatch.setattr(local_module, "sample_branches", within(local_module.sample_branches))
-
-
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to allocate"),
-    MemoryError(),
-]
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
-def test_where_memory_runs_out_fewer_tokens_are_run_and_nothing_changes(
-    sharp: Any,
-    prompter: Prompter,
-    asked: Asked,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    error: Exception,
-) -> None:
-    """Answers, judgements and log-probs; the progress counts every prompt once."""
-
-    def results(engine: LocalEngine) -> list[Any]:
-        prompts = [prompt for prompt, _ in asked]
-        made: list[Any] = []
-        for work in (
-            lambda advance: engine.sample(prompts, [[5, 6]] * 4, Decoding(max_new_tokens=6), advance),
-            lambda advance: engine.answer_probabilities(asked, advance),
-            lambda advance: engine.completion_logps([(prompt, [(20, 21)]) for prompt in prompts], advance),
-        ):
-            finished: list[int] = []
-            made.append(work(finished.append))
-            assert sum(finished) == 4
-        return made
-
-    expected = results(LocalEngine(sharp, prompter, 400))
-    engine = LocalEngine(sharp, prompter, 400)
-    Scarce(engine, 100, error, monkeypatch)
-    samples, judged, logps = results(engine)
-    assert engine.batch_tokens == 100
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-    assert "engine.batch_tokens is 200 from now on" in caplog.text
-    assert samples == expected[0]
-    assert_close(judged, expected[1])
-    torch.testing.assert_close(logps, expected[2])
-
-
-def test_memory_that_is_never_enough_is_said_in_one_sentence(
-    engine: LocalEngine, asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Scarce(engine, 0, OUT_OF_MEMORY[0], monkeypatch)
-    with pytest.raises(
-        ValueError, match=r"with engine.batch_tokens=16384, and still does with 256 \(CUDA out of memory"
-    ):
-        engine.answer_probabilities(asked)
-
-
-def test_other_errors_are_not_tried_again(engine: LocalEngine, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    Scarce(engine, 0, RuntimeError("shapes differ"), monkeypatch)
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        engine.answer_probabilities(asked)
-    assert engine.batch_tokens == 16_384

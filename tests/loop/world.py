@@ -1,0 +1,175 @@
+"""A policy and a labeler that are functions of their inputs, and the loops that are built over them."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlaifv.data.sources import PromptSource
+from rlaifv.engines.protocol import Advance, ignore_progress
+from rlaifv.feedback.divide import RulesDivider
+from rlaifv.feedback.pair import PairingRules
+from rlaifv.labeler import LabelerModule
+from rlaifv.loop import FeedbackLoop, IterationSettings
+from rlaifv.models.sampling import Decoding, Sampled
+from rlaifv.records import Prompt
+
+SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
+    ("red", "circle", "top"), ("blue", "star", "left"), ("green", "ring", "right"), ("black", "cross", "top left"),
+    ("purple", "square", "bottom"), ("yellow", "triangle", "center"),
+)]  # fmt: skip
+SETTINGS = IterationSettings(
+    num_prompts=6,
+    num_responses=4,
+    decoding=Decoding(temperature=1.0, max_new_tokens=8),
+    rules=PairingRules(length_balance=False),
+    min_pairs=3,
+    shard_prompts=2,
+    max_drop_rate=0.3,
+)
+
+
+class Interrupted(Exception):
+    """What a test throws into the loop."""
+
+
+class FakePolicy:
+    """Answers and log-probs follow from prompt ids, seeds and tokens, and every call is noted."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.model = torch.nn.Linear(2, 2)
+        torch.nn.init.ones_(self.model.weight)
+        torch.nn.init.zeros_(self.model.bias)
+        self.events = events
+        self.checked: list[str] = []
+
+    def check(self, prompt: Prompt) -> None:
+        self.checked.append(prompt.id)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        decoding: Decoding,
+        advance: Advance = ignore_progress,
+    ) -> list[list[Sampled]]:
+        kind = "answer" if decoding.temperature == 0 else "sample"
+        self.events.append(f"{kind} {' '.join(prompt.id for prompt in prompts)}")
+        advance(len(prompts))
+        return [[self._draw(seed) for seed in some] for some in seeds]
+
+    def _draw(self, seed: int) -> Sampled:
+        rng = random.Random(seed)
+        said = rng.sample(range(len(SENTENCES)), rng.choice((1, 2, 3)))
+        return Sampled((*said, 99), rng.random() < 0.9)
+
+    def num_tokens(self, prompt: Prompt) -> int:
+        return 100 + len(prompt.id)
+
+    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+        assert num_new_tokens > 0
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return " ".join(SENTENCES[token] for token in token_ids if token < len(SENTENCES))
+
+    def completion_logps(
+        self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
+    ) -> list[list[list[float]]]:
+        self.events.append(f"reference {' '.join(dict.fromkeys(prompt.id for prompt, _ in completions))}")
+        advance(len(completions))
+        return [[[-0.5 * token for token in ids] for ids in answers] for _, answers in completions]
+
+
+class FakeLabeler:
+    """Says yes to about half of the questions about an image, always to the same ones."""
+
+    def __init__(self, events: list[str], always_yes: bool = False) -> None:
+        self.events = events
+        self.always_yes = always_yes
+        self.seen: list[Any] = []
+
+    def answer_probabilities(
+        self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
+    ) -> list[list[tuple[float, float]]]:
+        self.events.append(f"label {' '.join(prompt.id for prompt, _ in asked)}")
+        self.seen += [(prompt, list(questions)) for prompt, questions in asked]
+        advance(len(asked))
+        return [[self._answer(prompt.id, question) for question in questions] for prompt, questions in asked]
+
+    def _answer(self, prompt_id: str, question: str) -> tuple[float, float]:
+        digit = hashlib.sha256(f"{prompt_id}{question}".encode()).digest()[0]
+        if digit % 9 == 0 and not self.always_yes:
+            return float("nan"), 0.0
+        return (0.75, 0.125) if digit % 2 or self.always_yes else (0.125, 0.75)
+
+
+class FakeSource:
+    def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
+        assert num_prompts is not None
+        return [Prompt(f"{iteration}-{k}", "What is it?", ()) for k in range(num_prompts)]
+
+    def held_out(self) -> list[Prompt]:
+        return [Prompt("h-0", "What is it?", ()), Prompt("h-1", "What is it?", ())]
+
+
+@dataclass
+class FakeTruth:
+    """Every image holds the first two things."""
+
+    is_turned_around: bool = False
+
+    def facts(self, prompt_id: str) -> list[str]:
+        return SENTENCES[2:4] if self.is_turned_around else SENTENCES[:2]
+
+    def holds(self, prompt_id: str, claim: str) -> bool:
+        return claim in self.facts(prompt_id)
+
+    def covered(self, prompt_id: str, claims: Sequence[str]) -> int:
+        return len({*claims} & {*self.facts(prompt_id)})
+
+    def exam(self, prompt_id: str) -> list[tuple[str, bool]]:
+        return [("Is there a red circle at the top?", not self.is_turned_around)]
+
+
+@dataclass
+class World:
+    """Builds loops over one run directory; each is what a process that starts anew would have."""
+
+    run_dir: Path
+    source: PromptSource = field(default_factory=FakeSource)
+    settings: IterationSettings = SETTINGS
+    truth: FakeTruth | None = field(default_factory=FakeTruth)
+    always_yes: bool = False
+    events: list[str] = field(default_factory=list)
+    labeler: FakeLabeler = field(init=False)
+
+    def loop(self) -> FeedbackLoop:
+        self.labeler = FakeLabeler(self.events, self.always_yes)
+        policy: Any = FakePolicy(self.events)
+        return FeedbackLoop(
+            self.run_dir,
+            self.source,
+            policy,
+            LabelerModule(self.labeler),
+            RulesDivider(),
+            self.settings,
+            5,
+            self.truth,
+        )
+
+    def content(self) -> dict[str, Any]:
+        """All that a run wrote, by path: bytes, but for the statistics, whose times differ from run to run."""
+        found: dict[str, Any] = {}
+        for path in sorted(self.run_dir.rglob("*")):
+            if path.is_file():
+                name = str(path.relative_to(self.run_dir))
+                found[name] = path.read_bytes()
+                if path.name == "statistics.json":
+                    statistics = json.loads(path.read_text())
+                    found[name] = {key: n for key, n in statistics.items() if not key.startswith("seconds/")}
+        return found
