@@ -62,6 +62,7 @@ OTHER_NUMBERS = (
     "learner.nll_weight",
     "learner.weight_decay",
 )
+USUAL_PARTS = {"projector", "language_model"}  # what every learner of configs/ trains
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NULLABLE = ("data.num_rows", "iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
@@ -228,6 +229,11 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         yield (
             f"learner.train_parts={list(cfg.learner.train_parts)} must name at least one of vision, projector and "
             "language_model, and nothing else."
+        )
+    elif cfg.learner.lora is not None and set(cfg.learner.train_parts) != USUAL_PARTS:
+        yield (
+            f"learner.train_parts={list(cfg.learner.train_parts)} has no effect with learner.lora, whose adapters train "
+            "alone; leave train_parts out, or set learner.lora=null."
         )
     idle = cfg.labeler.revision is not None or cfg.labeler.dtype != "auto" or cfg.labeler.trust_remote_code
     if cfg.labeler.path is None and idle:

@@ -156,6 +156,16 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
                 "learner.train_parts=[] must name at least one of vision, projector and language_model, and nothing else."
             ],
         ),
+        *(
+            (
+                {"learner.train_parts": parts},
+                [
+                    f"learner.train_parts={parts} has no effect with learner.lora, whose adapters train alone; leave "
+                    "train_parts out, or set learner.lora=null."
+                ],
+            )
+            for parts in (["vision"], ["vision", "projector", "language_model"])
+        ),
         (
             {"learner.train_parts": "projector"},
             ["learner.train_parts='projector' must be a list, as in [projector,language_model]."],
@@ -255,7 +265,8 @@ def test_faults_by_hand(base: DictConfig, values: dict[str, object], expected: S
         {"learner.weight_decay": 0},
         {"learner.label_smoothing": 0.49},
         {"learner.reduction": "weighted", "learner.changed_weight": 5},
-        {"learner.train_parts": ["vision"]},
+        {"learner.train_parts": ["vision"], "learner.lora": None},
+        {"learner.train_parts": ["language_model", "projector"]},
         {"model.path": "owner/name", "model.revision": "main"},
         {"labeler.path": "owner/name", "labeler.revision": "main", "labeler.dtype": "float32"},
         {"model.path": "owner/name", "model.revision": COMMIT, "model.trust_remote_code": True},

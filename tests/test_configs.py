@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlaifv.checks import ALLOWED_TARGETS, check_config
+from rlaifv.checks import ALLOWED_TARGETS, USUAL_PARTS, check_config
 from rlaifv.given_pairs import GivenPairs
 from rlaifv.models.sampling import Decoding
 from tests.data.preferences import write_format
@@ -73,6 +73,12 @@ def test_an_experiment_opens_with_what_to_expect(experiment: str) -> None:
     for word in ("Hardware", "Hours", "Expected", "Deviations"):
         assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
     assert re.search(r"arXiv|not in the paper|released", header)
+
+
+@pytest.mark.parametrize("option", [option for group, option in options() if group == "learner"])
+def test_every_learner_trains_the_usual_parts(option: str) -> None:
+    """So that other parts beside adapters are the user's own wish, and can be refused."""
+    assert {*composed(f"learner={option}").learner.train_parts} == USUAL_PARTS
 
 
 def test_an_unknown_key_is_refused() -> None:
