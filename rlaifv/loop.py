@@ -14,13 +14,13 @@ identical questions are shared, and the reference's log-probs belong to the very
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlaifv.data.sources import PromptSource, check_images
+from rlaifv.data.sources import CheckedImages, PromptSource, check_images
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance
 from rlaifv.evaluation.held_out import agreement, evaluate
@@ -161,7 +161,7 @@ class FeedbackLoop:
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = [] if path.exists() else self._check_images(self.source.held_out())[0]
+        prompts = [] if path.exists() else self._check_images(self.source.held_out()).good
         if prompts and rank() > 0:
             wait_until(path.exists)
         elif prompts:
@@ -207,8 +207,8 @@ class FeedbackLoop:
         wanted = self.source.prompts(iteration, self.settings.num_prompts)
         manifest.plan("prompts", 1)
         if rank() == 0 and manifest.missing("prompts"):
-            good, drops = self._check_images(wanted)
-            self.policy.check_lengths(good, self.settings.decoding.max_new_tokens)
+            good, drops, sizes = self._check_images(wanted)
+            self.policy.check_lengths(good, self.settings.decoding.max_new_tokens, sizes)
             if len(wanted) - len(good) > self.settings.max_drop_rate * len(wanted):
                 raise ValueError(
                     f"{len(wanted) - len(good)} of the {len(wanted)} prompts of iteration {iteration} have unreadable images "
@@ -218,9 +218,9 @@ class FeedbackLoop:
         wait_until(lambda: not manifest.missing("prompts"))
         return cut(manifest.records("prompts"), self.settings.shard_prompts)
 
-    def _check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
+    def _check_images(self, prompts: Sequence[Prompt]) -> CheckedImages:
         """By the limits of the source, where it has some."""
-        check = getattr(self.source, "check_images", check_images)
+        check: Callable[[Sequence[Prompt]], CheckedImages] = getattr(self.source, "check_images", check_images)
         return check(prompts)
 
     def _mine(

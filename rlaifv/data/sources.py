@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rlaifv.data.image_root import path_inside
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, check_header, load_image
@@ -39,28 +39,36 @@ class PromptSource(Protocol):
         """Prompts that are evaluated on and never trained on."""
 
 
-def check_images(
-    prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
-) -> tuple[list[Prompt], Counter[str]]:
-    """Decode every image, and split the prompts into the usable ones and counts of why the others are not.
+class CheckedImages(NamedTuple):
+    """What decoding every image of some prompts found.
+
+    good: the prompts whose images can all be decoded, in order
+    dropped: how many of the others were dropped, by `ImageError.reason`
+    sizes: (width, height) in pixels of every image that was decoded, as `load_image` turns it, by path
+    """
+
+    good: list[Prompt]
+    dropped: Counter[str]
+    sizes: dict[str, tuple[int, int]]
+
+
+def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> CheckedImages:
+    """Decode every image once, and split the prompts into the usable ones and counts of why the others are not.
 
     Every unusable prompt is logged as a warning of one sentence, and dropped: none is replaced by another.
-
-    Returns:
-        the prompts whose images can all be decoded, in order, and how many were dropped by `ImageError.reason`.
     """
-    good: list[Prompt] = []
-    dropped: Counter[str] = Counter()
+    checked = CheckedImages([], Counter(), {})
     for prompt in prompts:
         try:
             for path in prompt.image_paths:
-                load_image(path, max_pixels, max_bytes)
+                if path not in checked.sizes:
+                    checked.sizes[path] = load_image(path, max_pixels, max_bytes).size
         except ImageError as error:
             log.warning("Prompt %s is dropped: %s", prompt.id, error)
-            dropped[error.reason] += 1
+            checked.dropped[error.reason] += 1
         else:
-            good.append(prompt)
-    return good, dropped
+            checked.good.append(prompt)
+    return checked
 
 
 class SharedPrompts:
@@ -150,7 +158,7 @@ class SharedPrompts:
             )
         return self._slice(wanted * iteration, wanted * (iteration + 1))
 
-    def check_images(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[str]]:
+    def check_images(self, prompts: Sequence[Prompt]) -> CheckedImages:
         """Call the function of this name with the limits of this source."""
         return check_images(prompts, self.max_pixels, self.max_bytes)
 

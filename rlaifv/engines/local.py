@@ -14,7 +14,7 @@ from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone
-from rlaifv.models.prompting import Prompter, stack_images
+from rlaifv.models.prompting import Prompter, Sizes, stack_images
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.models.tree import (
     Branch,
@@ -89,12 +89,17 @@ class LocalEngine:
                 str(model.dtype).removeprefix("torch."),
             )
 
-    def num_tokens(self, prompt: Prompt) -> int:
-        """Length of an encoded prompt, its images included."""
-        return len(self.prompter.encode(prompt).ids)
+    def num_tokens(self, prompt: Prompt, sizes: Sizes | None = None) -> int:
+        """Length of an encoded prompt, its images included; they are decoded only where their `sizes` are not given."""
+        return len(self.prompter.encode(prompt).ids) if sizes is None else self.prompter.num_tokens(prompt, sizes)
 
-    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int, sizes: Sizes | None = None) -> None:
         """Refuse prompts that leave no room for an answer: nothing is ever cut off, least of all an image.
+
+        Args:
+            prompts: to be answered.
+            num_new_tokens: of the longest answer.
+            sizes: (width, height) in pixels of the prompts' images by path, where they are known, see `check_images`.
 
         Raises:
             ValueError: a prompt with an answer of `num_new_tokens` exceeds the positions that the model was made for.
@@ -102,7 +107,7 @@ class LocalEngine:
         text: Any = backbone(self.model).config.get_text_config()
         limit: Any = getattr(text, "max_position_embeddings", None)
         for prompt in prompts if limit else ():
-            needed = self.num_tokens(prompt)
+            needed = self.num_tokens(prompt, sizes)
             if needed + num_new_tokens > limit:
                 raise ValueError(
                     f"Prompt {prompt.id!r} needs {needed} tokens with its images, and up to {num_new_tokens} for an answer, "

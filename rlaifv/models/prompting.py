@@ -1,11 +1,12 @@
 """Chat templates: how a question about images becomes token ids. Texts of others are quoted (`models.quoting`)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -14,6 +15,8 @@ from rlaifv.models.quoting import STAND_IN, Quoter
 from rlaifv.records import Prompt
 
 PIXEL_CACHE_BYTES = 256 * 2**20
+# (width, height) in pixels of upright images, by path.
+Sizes = Mapping[str, tuple[int, int]]
 # What processors return about the text of their one call per image, which is not the prompt's text.
 TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
 
@@ -56,6 +59,7 @@ class Prompter:
         self.quote = Quoter(self.tokenizer, rendered, self.image_token, self.image_token_id)
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
+        self._expansions: dict[tuple[tuple[int, int], ...], list[str]] = {(): []}
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
@@ -66,6 +70,20 @@ class Prompter:
         """
         images, _ = self._load(prompt.image_paths)
         return EncodedPrompt(self.question_ids(prompt, prompt.question), images)
+
+    def num_tokens(self, prompt: Prompt, sizes: Sizes) -> int:
+        """Length of `encode(prompt).ids`, without a look at the images: only their sizes count.
+
+        Args:
+            prompt: whose question is asked.
+            sizes: of its images.
+        """
+        of_images = tuple(sizes[path] for path in prompt.image_paths)
+        if of_images not in self._expansions:
+            blank = [Image.new("RGB", size) for size in of_images]
+            self._expansions[of_images] = self._process(blank)[1]
+        rendered = self._render(self.quote(prompt.question), len(of_images))
+        return len(self._tokenize(rendered, self._expansions[of_images]))
 
     def question_ids(self, prompt: Prompt, question: str) -> tuple[int, ...]:
         """Ids of another question about a prompt's images, as a conversation of its own."""
@@ -126,21 +144,24 @@ class Prompter:
         if image_paths in self._images:
             self._images.move_to_end(image_paths)
             return self._images[image_paths]
-        # All images at once, as some families number them or cut a lone image into tiles.
-        encoded = self.processor(
-            text=[self.image_token * len(image_paths)],
-            images=[[load_image(path, self.max_pixels, self.max_bytes) for path in image_paths]],
-            return_tensors="pt",
-            return_text_replacement_offsets=True,
-            add_special_tokens=False,
-        )
-        expansions = [found["replacement"] for found in encoded["text_replacement_offsets"][0]]
-        entry = {name: tensor for name, tensor in encoded.items() if name not in TEXT_NAMES}, expansions
+        entry = self._process([load_image(path, self.max_pixels, self.max_bytes) for path in image_paths])
         self._images[image_paths] = entry
         self._cached_bytes += _num_bytes(entry[0])
         while self._cached_bytes > PIXEL_CACHE_BYTES and len(self._images) > 1:
             self._cached_bytes -= _num_bytes(self._images.popitem(last=False)[1][0])
         return entry
+
+    def _process(self, images: list[Image.Image]) -> tuple[dict[str, Tensor], list[str]]:
+        """All images at once, as some families number them or cut a lone image into tiles."""
+        encoded = self.processor(
+            text=[self.image_token * len(images)],
+            images=[images],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+            add_special_tokens=False,
+        )
+        expansions = [found["replacement"] for found in encoded["text_replacement_offsets"][0]]
+        return {name: tensor for name, tensor in encoded.items() if name not in TEXT_NAMES}, expansions
 
 
 def _after(asked: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:

@@ -140,7 +140,7 @@ def test_damaged_pictures_cost_their_prompt(tmp_path: Path) -> None:
     rows = many(3)
     rows[1]["image"] = cell(PICTURES[0][:40])
     source = make(tmp_path, rows)
-    good, drops = source.check_images(source.prompts(0, None))
+    good, drops, _ = source.check_images(source.prompts(0, None))
     assert {prompt.question for prompt in good} == {"Question 0?", "Question 2?"}
     assert sum(drops.values()) == 1
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rlaifv.data.images import load_image
 from rlaifv.data.sources import FilesSource, PromptSource, check_images, read_prompts
 from rlaifv.records import Prompt
 
@@ -328,21 +329,39 @@ def test_damaged_images_cost_their_prompts_only(folder: Path, caplog: pytest.Log
     caplog.clear()
     prompts = sorted(source.prompts(0, None), key=lambda prompt: prompt.id)
     with caplog.at_level(logging.WARNING):
-        good, dropped = source.check_images(prompts)
+        good, dropped, sizes = source.check_images(prompts)
     assert ids(good) == ["1", "4"]
     assert dropped == {"incomplete": 1, "unknown_format": 1}
+    assert sizes.keys() == {str(folder / "images" / name) for name in ("a.png", "b.png")}
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         "Prompt 2 is dropped",
         "Prompt 3 is dropped",
     ]
 
 
+def test_an_image_of_several_prompts_is_decoded_once_and_measured_upright(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(folder / "images" / "turned.jpg", exif=exif)
+    rows = [{"image": ["images/turned.jpg", "images/a.png"], "question": f"What is {k}?"} for k in range(3)]
+    source = FilesSource(path=write_list(folder, rows), num_iterations=1, seed=0)
+    read: list[str] = []
+    monkeypatch.setattr("rlaifv.data.sources.load_image", lambda path, *_: read.append(path) or load_image(path))
+    checked = source.check_images(source.prompts(0, None))
+    assert len(checked.good) == 3
+    turned = str(folder / "images" / "turned.jpg")
+    assert sorted(read) == sorted([turned, str(folder / "images" / "a.png")])
+    assert checked.sizes[turned] == (20, 30)
+
+
 def test_limits_of_the_source_hold_when_images_are_checked(folder: Path) -> None:
     Image.new("RGB", (100, 100)).save(folder / "images" / "large.png")
     rows = [{"image": f"images/{name}.png", "question": "What is this?"} for name in ("a", "large")]
     source = FilesSource(path=write_list(folder, rows), num_iterations=1, seed=0, max_pixels=1000)
-    assert source.check_images(source.prompts(0, None))[1] == {"too_many_pixels": 1}
-    assert check_images(source.prompts(0, None))[1] == {}
+    assert source.check_images(source.prompts(0, None)).dropped == {"too_many_pixels": 1}
+    assert check_images(source.prompts(0, None)).dropped == {}
 
 
 def test_a_list_without_one_usable_image_is_refused(folder: Path) -> None:

@@ -139,6 +139,16 @@ def test_a_prompt_too_long_for_the_model_is_named(engine: LocalEngine, prompts: 
         engine.check_lengths(prompts[:1], limit - needed + 1)
 
 
+def test_lengths_by_the_sizes_of_images_are_those_of_the_images(engine: LocalEngine, prompts: list[Prompt]) -> None:
+    limit = engine.model.config.get_text_config().max_position_embeddings  # type: ignore[union-attr]
+    needed = engine.num_tokens(prompts[0])
+    sizes = {prompts[0].image_paths[0]: (192, 192)}
+    assert engine.num_tokens(prompts[0], sizes) == needed
+    engine.check_lengths(prompts[:1], limit - needed, sizes)
+    with pytest.raises(ValueError, match=f"{prompts[0].id}' needs {needed} tokens .* has {limit} positions"):
+        engine.check_lengths(prompts[:1], limit - needed + 1, sizes)
+
+
 def test_decode_leaves_special_tokens_out(engine: LocalEngine, prompts: list[Prompt]) -> None:
     ids = engine.prompter.completion_ids(prompts[0], "There is a red circle at the top left.")
     assert engine.decode(ids) == "There is a red circle at the top left."

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from rlaifv.data.images import load_image
 from rlaifv.data.sources import PromptSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
@@ -80,3 +82,31 @@ def test_with_a_real_model(
     assert digests[0] == digests[1]
     evaluations = [(tmp_path / name / "evaluations/000.json").read_bytes() for name in ("whole", "resumed")]
     assert evaluations[0] == evaluations[1]
+
+
+def test_planning_decodes_every_image_once(
+    model: Any, prompter: Prompter, source: PromptSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths follow from the sizes of what was decoded to be checked; they are refused in the same words."""
+    read: list[str] = []
+
+    def load(path: str, *limits: int) -> Image.Image:
+        read.append(path)
+        return load_image(path, *limits)
+
+    for module in ("data.sources", "models.prompting"):
+        monkeypatch.setattr(f"rlaifv.{module}.load_image", load)
+    engine = LocalEngine(model, prompter)
+
+    def plan(name: str, num_new_tokens: int) -> list[list[Prompt]]:
+        settings = replace(SETTINGS, decoding=Decoding(max_new_tokens=num_new_tokens))
+        labeler = LabelerModule(engine)
+        loop = FeedbackLoop(tmp_path / name, source, engine, labeler, RulesDivider(), settings, 0)
+        return loop._plan(Manifest.open(loop.run_dir, 0, {"seed": "0"}), 0)
+
+    shards = plan("run", 8)
+    assert sorted(read) == sorted(path for shard in shards for prompt in shard for path in prompt.image_paths)
+    assert len(read) == SETTINGS.num_prompts
+    limit = model.config.get_text_config().max_position_embeddings
+    with pytest.raises(ValueError, match=rf"needs \d+ tokens with its images, .* but the model has {limit} positions"):
+        plan("too_long", limit)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rlaifv.models.prompting import Sizes
 from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest, TooFewPairs
 from tests.loop.world import SETTINGS, World
@@ -61,7 +62,7 @@ def test_trees_are_checked_before_pairs_are_trained_on(world: World) -> None:
 def test_lengths_are_checked_before_anything_is_generated(world: World) -> None:
     loop: Any = world.loop()
 
-    def refuse(prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+    def refuse(prompts: Sequence[Prompt], num_new_tokens: int, sizes: Sizes) -> None:
         assert num_new_tokens == loop.settings.decoding.max_new_tokens
         raise ValueError(f"Prompt {prompts[1].id!r} needs too many tokens.")
 

@@ -16,6 +16,7 @@ from rlaifv.feedback.divide import RulesDivider
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
+from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
 
@@ -71,8 +72,9 @@ class FakePolicy:
     def num_tokens(self, prompt: Prompt) -> int:
         return 100 + len(prompt.id)
 
-    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int) -> None:
+    def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int, sizes: Sizes) -> None:
         assert num_new_tokens > 0
+        assert {path for prompt in prompts for path in prompt.image_paths} <= {*sizes}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(SENTENCES[token] for token in token_ids if token < len(SENTENCES))

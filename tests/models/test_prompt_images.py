@@ -11,6 +11,7 @@ from rlaifv.data.images import ImageError, load_image
 from rlaifv.models import prompting as prompting_module
 from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
 from rlaifv.records import Prompt
+from rlaifv.worlds.shapes_model import build_processor
 from tests.models.processors import IMAGE, anyres, gemma, idefics
 
 
@@ -128,6 +129,27 @@ def test_what_a_family_puts_around_its_images_is_kept(build: Any, tmp_path: Path
         placeholder = processor.tokenizer.convert_tokens_to_ids("<image_soft_token>" if build is gemma else "<image>")
         assert prompter.image_token_id == placeholder
         assert encoded.ids.count(placeholder) >= 4 * number
+
+
+@pytest.mark.parametrize("build", [build_processor, anyres, gemma, idefics])
+def test_tokens_are_counted_by_the_sizes_of_images(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as encoding the prompt gives; pictures of the same sizes are not processed again, and none is read."""
+    sizes = ((56, 30), (40, 56), (90, 40))
+    paths = tuple(str(tmp_path / f"{k}.png") for k in range(3))
+    for path, size in zip(paths, sizes, strict=True):
+        Image.effect_noise(size, 80).convert("RGB").save(path)
+    prompts = [Prompt(str(n), f"What is {'it ' * n}?", paths[:n]) for n in range(4)] + [Prompt("4", "?", paths[2:])]
+    expected = [len(Prompter(build()).encode(prompt).ids) for prompt in prompts]
+    prompter = Prompter(build())
+    read = spy_on_reading(monkeypatch)
+    calls: list[int] = []
+    process = Prompter._process
+    monkeypatch.setattr(Prompter, "_process", lambda self, images: calls.append(len(images)) or process(self, images))
+    for _ in range(2):
+        assert [prompter.num_tokens(p, dict(zip(paths, sizes, strict=True))) for p in prompts] == expected
+    assert len(set(expected)) == 5
+    assert read == []
+    assert calls == [1, 2, 3, 1]
 
 
 def test_patches_of_images_cut_into_strips_lie_side_by_side() -> None:
