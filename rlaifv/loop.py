@@ -85,6 +85,8 @@ class FeedbackLoop:
         meet()
         done = Manifest(self.run_dir / "iterations" / f"{iteration:03d}")
         if done.path.exists() and done.committed:
+            # What a source draws or unpacks is there again, should it have been lost since.
+            self.source.prompts(iteration, self.settings.num_prompts)
             return self._ready(done)
         if rank() > 0:  # one begins it
             wait_until(done.path.exists)

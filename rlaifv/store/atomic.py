@@ -50,12 +50,17 @@ def failpoint(name: str) -> None:
 
 
 @contextmanager
-def publish(path: Path) -> Iterator[Path]:
+def publish(path: Path, is_synced: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name and let it appear at `path` when the block ends.
 
     Yields a hidden path in the same directory, unique to this call, at which the block creates the file. If the block
     or what follows it raises, the temporary is removed and `path` is what it was; only a failure of the last step, the
     sync of the directory, can leave the new content there. A killed process may leave its temporary behind.
+
+    Args:
+        path: of the file.
+        is_synced: whether it is to outlive a loss of power too. False saves the syncs, of many small files for one, where
+            whoever reads them compares them first and can make them again.
 
     Raises:
         OSError: as it was raised inside (a full disk, a missing directory), with its errno, and naming `path`.
@@ -65,12 +70,14 @@ def publish(path: Path) -> Iterator[Path]:
         with _naming(path):
             failpoint("store.write")
             yield temporary
-            failpoint("store.sync")
-            _sync(temporary)
+            if is_synced:
+                failpoint("store.sync")
+                _sync(temporary)
             failpoint("store.rename")
             os.replace(temporary, path)
-            failpoint("store.sync_directory")
-            _sync(path.parent)
+            if is_synced:
+                failpoint("store.sync_directory")
+                _sync(path.parent)
     finally:
         # Clearing away must not hide why the write failed.
         with suppress(OSError):

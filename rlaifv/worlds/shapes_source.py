@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from rlaifv.feedback.canaries import ORDER, Canary
 from rlaifv.records import Prompt
-from rlaifv.runtime import derive_seed, rank
+from rlaifv.runtime import derive_seed
+from rlaifv.store.atomic import publish
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
 
 EXAM_QUESTIONS = 4
@@ -17,6 +19,9 @@ PROMPTS_PER_ITERATION = 512
 
 class ShapesSource:
     """Draws fresh scenes for every iteration and a fixed held-out set; pictures lie in `directory` as PNG files.
+
+    Each is compared with the scene before its prompt is first given out, and drawn again where it is not that: a loss of power
+    may have taken what was written last, since syncs of that many small files would take longer than drawing them.
 
     Also knows the truth about them (see `evaluation.truth.Truth`); only measurements ask for it.
 
@@ -78,8 +83,17 @@ class ShapesSource:
         for k, scene in enumerate(scenes):
             prompt_id = f"{name}-{k:04d}"
             path = self.directory / f"{prompt_id}.png"
-            if rank() == 0:  # the others wait for it before they look
-                render(scene).save(path)
-            self._scenes[prompt_id] = scene
+            if prompt_id not in self._scenes:
+                _draw(scene, path)
+                self._scenes[prompt_id] = scene
             prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),)))
         return prompts
+
+
+def _draw(scene: Scene, path: Path) -> None:
+    """Leave a picture alone that is whole; where ranks draw at once, each puts the same bytes there."""
+    stream = BytesIO()
+    render(scene).save(stream, "PNG")
+    if not path.exists() or path.read_bytes() != stream.getvalue():
+        with publish(path, is_synced=False) as temporary:
+            temporary.write_bytes(stream.getvalue())

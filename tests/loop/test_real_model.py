@@ -20,6 +20,7 @@ from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest
+from rlaifv.worlds.shapes_source import ShapesSource
 from tests.loop.world import SENTENCES, SETTINGS, Interrupted
 
 
@@ -82,6 +83,30 @@ def test_with_a_real_model(
     assert digests[0] == digests[1]
     evaluations = [(tmp_path / name / "evaluations/000.json").read_bytes() for name in ("whole", "resumed")]
     assert evaluations[0] == evaluations[1]
+
+
+def test_pictures_of_a_committed_iteration_are_drawn_again_before_it_is_trained_on(
+    model: Any, prompter: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power may come right after the commit, when pictures are not on the disk yet."""
+    monkeypatch.setattr(
+        "rlaifv.feedback.score.verdict_of", lambda p_yes, p_no: "accepted" if int(p_yes * 1e7) % 2 else "rejected"
+    )
+
+    def make() -> FeedbackLoop:
+        source = ShapesSource(tmp_path / "scenes", num_held_out=0, seed=0)
+        engine = ScriptedEngine(model, prompter)
+        settings = replace(SETTINGS, num_prompts=4)
+        return FeedbackLoop(tmp_path / "run", source, engine, LabelerModule(engine), RulesDivider(), settings, 0)
+
+    make().prepare(0)
+    paths = sorted((tmp_path / "scenes").iterdir())
+    whole = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(b"")
+    prompter._images.clear()
+    make().prepare(0)
+    assert [path.read_bytes() for path in paths] == whole
 
 
 def test_planning_decodes_every_image_once(

@@ -42,8 +42,8 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(os, "replace", failing(os.replace))
 
 
-def break_off(path: Path, error: BaseException) -> None:
-    with publish(path) as temporary:
+def break_off(path: Path, error: BaseException, is_synced: bool = True) -> None:
+    with publish(path, is_synced) as temporary:
         temporary.write_text("half of the n")
         raise error
 
@@ -78,6 +78,20 @@ def test_file_is_synced_before_the_rename_and_the_directory_after(
     monkeypatch.setattr(os, "replace", record_replace)
     write_text(tmp_path / "a.txt", "text")
     assert events == ["sync file", "rename", "sync directory"]
+
+
+def test_without_syncs_the_file_still_appears_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("nothing is to be synced"))
+    path = tmp_path / "scene.png"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        break_off(path, KeyError(), is_synced=False)
+    assert path.read_text() == "old"
+    with publish(path, is_synced=False) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["scene.png"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])

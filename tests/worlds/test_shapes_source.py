@@ -69,6 +69,29 @@ def test_prompts_are_pictures_and_questions_of_the_world(tmp_path: Path) -> None
         assert load_image(path).size == (192, 192)
 
 
+def test_a_picture_that_is_torn_or_lost_is_drawn_again(tmp_path: Path) -> None:
+    """As a loss of power leaves them: empty, of the right length but zeros, cut off, or not there."""
+    prompts = ShapesSource(tmp_path, num_held_out=5, seed=0).held_out()
+    paths = [Path(prompt.image_paths[0]) for prompt in prompts]
+    whole = [path.read_bytes() for path in paths]
+    untouched = paths[4].stat()
+    paths[0].write_bytes(b"")
+    paths[1].write_bytes(bytes(len(whole[1])))
+    paths[2].write_bytes(whole[2][:-20])
+    paths[3].unlink()
+    assert ShapesSource(tmp_path, num_held_out=5, seed=0).held_out() == prompts
+    assert [path.read_bytes() for path in paths] == whole
+    assert (paths[4].stat().st_ino, paths[4].stat().st_mtime_ns) == (untouched.st_ino, untouched.st_mtime_ns)
+    assert {*tmp_path.iterdir()} == {*paths}
+
+
+def test_a_prompt_that_was_given_out_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ShapesSource(tmp_path, num_held_out=2, seed=0)
+    first = [*source.prompts(1, 4), *source.held_out()]
+    monkeypatch.setattr("rlaifv.worlds.shapes_source.render", lambda scene: pytest.fail("it is there already"))
+    assert [*source.prompts(1, 4), *source.held_out()] == first
+
+
 def test_truth_fits_the_picture(tmp_path: Path) -> None:
     """The colour in the middle of a cell, or around it for a ring, is that of the thing that is said to be there."""
     source = ShapesSource(tmp_path, num_held_out=0, seed=3)
