@@ -27,7 +27,7 @@ from rlaifv.store.atomic import make_directory, remove_leftovers, write_text
 from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.store.run_dir import DirectoryInUse, locked
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
-from tools.resume import apply_overrides, check_inputs
+from tools.resume import apply_overrides, check_inputs, lacking_keys
 
 OUTPUTS_DIR = Path("outputs")
 CONFIG_NAME = "config.yaml"
@@ -116,6 +116,11 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
     loaded = OmegaConf.load(stored)
     # A run of an earlier version has its own settings, and the defaults for those that came later.
     known = OmegaConf.merge({key: cfg[key] for key in LATER_KEYS}, loaded)
+    if lacking := lacking_keys(known, cfg, OPEN_SECTIONS):
+        raise ConfigError(
+            f"{stored} lacks {', '.join(lacking)}, so an older version of this project made the run; go on with it in that "
+            "version, or add the keys there, with values that mean what that version did."
+        )
     given = {
         "run_dir": str(run_dir),
         "resume": cfg.resume,

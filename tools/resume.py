@@ -6,6 +6,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +61,29 @@ def rule_of(key: str) -> tuple[Rule, str]:
         if not key:
             return "refuse", "is not known to leave the run as it was"
     return RULES[key]
+
+
+def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], section: str = "") -> list[str]:
+    """Keys that are read by name and that stored settings lack, the outermost where a whole section is missing.
+
+    Args:
+        stored: of a run; anything but a section lacks no keys.
+        composed: what this version has.
+        besides: sections whose keys are keywords of a class, with defaults of their own.
+        section: whose keys are looked at.
+    """
+    if not isinstance(stored, DictConfig):
+        return []
+    found = []
+    for name in composed:
+        key, node = f"{section}.{name!s}".lstrip("."), composed._get_node(name)
+        if key in besides:
+            continue
+        if name not in [*stored]:  # "in" alone leaves out keys that wait for a value
+            found.append(key)
+        elif isinstance(node, DictConfig) and not node._is_none():
+            found += lacking_keys(stored._get_node(name), node, besides, key)
+    return found
 
 
 def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:

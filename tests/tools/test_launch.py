@@ -129,6 +129,31 @@ def test_bad_row_is_named_before_weights_are_loaded(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "error.txt", "inputs.json"]
 
 
+def test_settings_of_an_older_version_are_refused_in_one_sentence(launch: Launch, tmp_path: Path) -> None:
+    """What they lack is named; what is off by default, and what classes have defaults for, may be missing."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        register_resolvers()
+        cfg = compose("train", ["run_dir=run"])
+    OmegaConf.set_struct(cfg, False)
+    del cfg.min_free_bytes, cfg.run, cfg.data.num_held_out, cfg.callbacks.samples
+    del cfg.learner.nll_weight, cfg.iteration.decoding.stop, cfg.evaluation
+    (tmp_path / "run").mkdir()
+    OmegaConf.save(cfg, tmp_path / "run" / "config.yaml")
+    status, output = launch("resume=run")
+    assert status == 2, output
+    stored = tmp_path / "run" / "config.yaml"
+    (sentence,) = error_of(output).splitlines()
+    named, _, rest = sentence.partition(", so an older version of this project made the run; ")
+    assert named.startswith(f"{stored} lacks ")
+    assert {*named.removeprefix(f"{stored} lacks ").split(", ")} == {
+        "learner.nll_weight",
+        "iteration.decoding.stop",
+        "evaluation",
+    }
+    assert rest.startswith("go on with it in that version")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml"]
+
+
 def test_more_prompts_wanted_than_there_are(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", pytest.fail)
     write_prompts(tmp_path)

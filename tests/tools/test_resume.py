@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rlaifv.checks import ConfigError
-from tools.launch import register_resolvers
-from tools.resume import RULES, apply_overrides, check_inputs, rule_of
+from tools.launch import OPEN_SECTIONS, register_resolvers
+from tools.resume import RULES, apply_overrides, check_inputs, lacking_keys, rule_of
 
 ROOT = Path(__file__).parents[2]
 # A setting for every row of the table, other than the default.
@@ -82,6 +82,16 @@ def test_a_row_for_every_setting() -> None:
     assert rule_of("something.new")[0] == "refuse"
     assert rule_of("iteration.num_iterations")[0] == "accept"
     assert rule_of("iteration.num_prompts")[0] == "refuse"
+
+
+def test_complete_settings_lack_nothing_whatever_was_chosen() -> None:
+    """Also where other options were chosen than the defaults that they are compared with."""
+    for begun_with in (
+        (),
+        ("data=files", "labeler=model", "divider=chat", "learner=paper_lora", "trainer=gpu"),
+        ("data=trl",),
+    ):
+        assert lacking_keys(composed(*begun_with), composed(), OPEN_SECTIONS) == []
 
 
 def test_what_was_given_is_in_the_settings_and_nothing_else_is(tmp_path: Path) -> None:
