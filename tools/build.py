@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import SharedPrompts
+from rlaifv.engines.erring import ErringLabeler
 from rlaifv.engines.local import LocalEngine
+from rlaifv.engines.protocol import Labeler
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
@@ -49,13 +51,12 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
+    chosen_from = iteration.pop("chosen_from")
     loop = (GivenPairs if cfg.run == "train" else FeedbackLoop)(
         run_dir=run_dir,
         source=source,
         policy=engine,
-        labeler=LabelerModule(
-            _labeler_engine(cfg) or engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms)
-        ),
+        labeler=_labeler(cfg, engine),
         divider=instantiate(cfg.divider),
         settings=IterationSettings(
             decoding=Decoding(**iteration.pop("decoding")),
@@ -67,6 +68,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
+        chosen_from=None if chosen_from is None else _engine(cfg, path=chosen_from),
     )
     module = DPOModule(
         policy,
@@ -108,22 +110,26 @@ def build_labeler(cfg: DictConfig) -> LabelerModule:
     Raises:
         ValueError: weights cannot be loaded; the message names the key.
     """
-    engine = _labeler_engine(cfg)
-    if engine is None:
-        model, processor = load_model(**cfg.model)
-        engine = LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
-    return LabelerModule(engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms))
+    return _labeler(cfg, None)
 
 
-def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
-    """An engine for a labeler with weights of its own, None where the policy labels itself."""
-    if cfg.labeler.path is None:
-        return None
+def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
+    """A labeler with weights of its own where it has a path, else on the policy's engine, or on one with its weights."""
     labeler = cfg.labeler
-    model, processor = load_model(
-        labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code
-    )
-    return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
+    engine: Labeler
+    if labeler.path is not None:
+        engine = _engine(cfg, **{name: labeler[name] for name in ("path", "revision", "dtype", "trust_remote_code")})
+    else:
+        engine = policy or _engine(cfg, **cfg.model)
+    if labeler.error_rate:
+        engine = ErringLabeler(engine, labeler.error_rate)
+    return LabelerModule(engine, labeler.question_suffix, list(labeler.other_forms))
+
+
+def _engine(cfg: DictConfig, **model: Any) -> LocalEngine:
+    """A model that is not trained; keywords as `load_model` takes them."""
+    loaded, processor = load_model(**{"attention": cfg.model.attention, **model})
+    return LocalEngine(loaded.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 
 def _prompter(cfg: DictConfig, processor: Any) -> Prompter:
