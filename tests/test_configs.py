@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+ABLATIONS = sorted(path.stem for path in (CONFIGS / "experiment/ablation").glob("*.yaml"))
 # Those that train on published pairs, and make none.
 OFFLINE = [name for name in EXPERIMENTS if name.endswith("_rlhfv")]
 # Where a file says nothing on a required value, this does.
@@ -90,6 +91,21 @@ def test_an_experiment_opens_with_what_to_expect(experiment: str) -> None:
     for word in ("Hardware", "Hours", "Expected", "Deviations"):
         assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
     assert re.search(r"arXiv|not in the paper|released", header)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_says_what_it_is_and_has_an_effect(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs/plain_captioner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    cfg, method = (composed(f"experiment=ablation/{one}", "run_dir=run") for one in (name, "method"))
+    check_config(cfg)
+    assert (cfg == method) == (name == "method")
+    assert (
+        f"#   python train.py experiment=ablation/{name}\n"
+        in (CONFIGS / f"experiment/ablation/{name}.yaml").read_text()
+    )
 
 
 def test_an_unknown_key_is_refused() -> None:
@@ -324,6 +340,7 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]
+    made += [getattr(loop.labeler.engine, "error_rate", None)]
     made += [module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
     names = (*names, "schedule", "warmup_ratio", "reset_optimizer")

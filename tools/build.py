@@ -38,7 +38,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     source = instantiate(cfg.data)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
+    num_iterations, epochs, other = (iteration.pop(name) for name in ("num_iterations", "epochs", "chosen_from"))
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -51,7 +51,6 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
-    chosen_from = iteration.pop("chosen_from")
     loop = (GivenPairs if cfg.run == "train" else FeedbackLoop)(
         run_dir=run_dir,
         source=source,
@@ -68,7 +67,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
-        chosen_from=None if chosen_from is None else _engine(cfg, path=chosen_from),
+        chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
     )
     module = DPOModule(
         policy,
@@ -118,18 +117,18 @@ def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
     labeler = cfg.labeler
     engine: Labeler
     if labeler.path is not None:
-        engine = _engine(cfg, **{name: labeler[name] for name in ("path", "revision", "dtype", "trust_remote_code")})
+        weights = (labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code)
+        engine = _engine(cfg, *load_model(*weights))
     else:
-        engine = policy or _engine(cfg, **cfg.model)
+        engine = policy or _engine(cfg, *load_model(**cfg.model))
     if labeler.error_rate:
         engine = ErringLabeler(engine, labeler.error_rate)
     return LabelerModule(engine, labeler.question_suffix, list(labeler.other_forms))
 
 
-def _engine(cfg: DictConfig, **model: Any) -> LocalEngine:
-    """A model that is not trained; keywords as `load_model` takes them."""
-    loaded, processor = load_model(**{"attention": cfg.model.attention, **model})
-    return LocalEngine(loaded.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
+def _engine(cfg: DictConfig, model: torch.nn.Module, processor: Any) -> LocalEngine:
+    """For a model that is not trained."""
+    return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 
 def _prompter(cfg: DictConfig, processor: Any) -> Prompter:
