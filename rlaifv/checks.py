@@ -53,6 +53,7 @@ ABOVE_ZERO = (
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
     "labeler.min_canary_accuracy": (0, 1),
+    "labeler.error_rate": (0, 1),
     "learner.warmup_ratio": (0, 1),
 }
 OTHER_NUMBERS = (
@@ -273,7 +274,14 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
     if path is not None:
         yield from _data_path_faults(cfg, path)
-    for name in ("model.path", "labeler.path", "divider.path", "divider.split_path", "divider.question_path"):
+    for name in (
+        "model.path",
+        "labeler.path",
+        "divider.path",
+        "divider.split_path",
+        "divider.question_path",
+        "iteration.chosen_from",
+    ):
         section = name.partition(".")[0]
         path, revision = OmegaConf.select(cfg, name), OmegaConf.select(cfg, f"{section}.revision")
         is_directory = path is not None and Path(path).expanduser().is_dir()
@@ -284,7 +292,7 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
         elif (
             path is not None
             and not is_directory
-            and section != "divider"
+            and section in ("model", "labeler")
             and cfg[section].trust_remote_code
             and not _is_commit(revision)
         ):

@@ -27,7 +27,7 @@ from rlaifv.evaluation.held_out import agreement, evaluate
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet
 from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
-from rlaifv.feedback.generate import generate
+from rlaifv.feedback.generate import OTHER_MARK, generate, in_words_of
 from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
 from rlaifv.feedback.score import distinct_questions
 from rlaifv.labeler import LabelerModule
@@ -74,6 +74,7 @@ class FeedbackLoop:
     num_examples: int = 8
     canaries: CanarySet | None = None
     min_free_bytes: int = 0
+    chosen_from: LocalEngine | None = None
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -111,10 +112,7 @@ class FeedbackLoop:
             with bars.stage("generate", num_prompts) as advance:
                 for k in self._mine(manifest, "responses", len(shards), advance, shards):
                     seed = derive_seed(self.seed, iteration, "generate")
-                    made = generate(
-                        shards[k], self.policy, self.settings.decoding, self.settings.num_responses, seed, advance
-                    )
-                    manifest.put("responses", k, made)
+                    manifest.put("responses", k, self._generate(shards[k], seed, advance))
             with bars.stage("divide", num_prompts) as advance:
                 for k in self._mine(manifest, "claims", len(shards), advance, shards):
                     manifest.put("claims", k, *self._divide(shards[k], manifest.read("responses", k)))
@@ -128,7 +126,8 @@ class FeedbackLoop:
             responses, claims = manifest.records("responses"), manifest.records("claims")
             judgements = manifest.records("judgements")
             seed = derive_seed(self.seed, iteration, "pair")
-            pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims)
+            others = None if self.chosen_from is None else {one.id for one in responses if one.id.endswith(OTHER_MARK)}
+            pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims, others)
             not_divided = self._take_not_divided(manifest, drops)
             pair_shards = cut(pairs, 2 * self.settings.shard_prompts)
             with bars.stage("reference", len(pairs)) as advance:
@@ -202,6 +201,8 @@ class FeedbackLoop:
     def _producer(self) -> dict[str, str]:
         divider = getattr(self.divider, "producer", type(self.divider).__name__)
         made_by = {"policy": weights_digest(self.policy.model), "divider": divider}
+        if self.chosen_from is not None:
+            made_by["chosen_from"] = weights_digest(self.chosen_from.model)
         return made_by | {"seed": str(self.seed), "settings": repr(self.settings)}
 
     def _plan(self, manifest: Manifest, iteration: int) -> list[list[Prompt]]:
@@ -240,6 +241,16 @@ class FeedbackLoop:
                 yield k
         # Ranks meet at the manifest: waiting for a slow one, they could still stop, and no collective would time out.
         wait_until(lambda: not manifest.missing(stage))
+
+    def _generate(self, prompts: Sequence[Prompt], seed: int, advance: Advance) -> list[Response]:
+        """The policy's answers; where chosen ones come from another model, half of them are that model's."""
+        decoding, num_responses = self.settings.decoding, self.settings.num_responses
+        if self.chosen_from is None:
+            return generate(prompts, self.policy, decoding, num_responses, seed, advance)
+        num_others = num_responses // 2
+        own = generate(prompts, self.policy, decoding, num_responses - num_others, seed, advance)
+        others = generate(prompts, self.chosen_from, decoding, num_others, derive_seed(seed, "other"))
+        return in_words_of(self.policy.prompter, prompts, own, others)
 
     def _divide(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[list[Claim], dict[str, int]]:
         """The claims, and how many responses that pairing could have used were not divided."""

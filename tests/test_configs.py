@@ -22,6 +22,7 @@ from tools.build import build
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+ABLATIONS = sorted(path.stem for path in (CONFIGS / "experiment/ablation").glob("*.yaml"))
 # Those that train on published pairs, and make none.
 OFFLINE = [name for name in EXPERIMENTS if name.endswith("_rlhfv")]
 # Where a file says nothing on a required value, this does.
@@ -79,6 +80,21 @@ def test_an_experiment_opens_with_what_to_expect(experiment: str) -> None:
 def test_every_learner_trains_the_usual_parts(option: str) -> None:
     """So that other parts beside adapters are the user's own wish, and can be refused."""
     assert {*composed(f"learner={option}").learner.train_parts} == USUAL_PARTS
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_says_what_it_is_and_has_an_effect(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs/plain_captioner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    cfg, method = (composed(f"experiment=ablation/{one}", "run_dir=run") for one in (name, "method"))
+    check_config(cfg)
+    assert (cfg == method) == (name == "method")
+    assert (
+        f"#   python train.py experiment=ablation/{name}\n"
+        in (CONFIGS / f"experiment/ablation/{name}.yaml").read_text()
+    )
 
 
 def test_an_unknown_key_is_refused() -> None:

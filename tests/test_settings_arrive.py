@@ -112,6 +112,7 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]
+    made += [getattr(loop.labeler.engine, "error_rate", None)]
     made += [module.make_optimizer.keywords]  # type: ignore[attr-defined]
     names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
     names = (*names, "schedule", "warmup_ratio", "reset_optimizer")

@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import SharedPrompts
+from rlaifv.engines.erring import ErringLabeler
 from rlaifv.engines.local import LocalEngine
+from rlaifv.engines.protocol import Labeler
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
@@ -36,7 +38,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     source = instantiate(cfg.data)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
+    num_iterations, epochs, other = (iteration.pop(name) for name in ("num_iterations", "epochs", "chosen_from"))
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -53,9 +55,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         run_dir=run_dir,
         source=source,
         policy=engine,
-        labeler=LabelerModule(
-            _labeler_engine(cfg) or engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms)
-        ),
+        labeler=_labeler(cfg, engine),
         divider=instantiate(cfg.divider),
         settings=IterationSettings(
             decoding=Decoding(**iteration.pop("decoding")),
@@ -67,6 +67,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
+        chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
     )
     module = DPOModule(
         policy,
@@ -108,21 +109,25 @@ def build_labeler(cfg: DictConfig) -> LabelerModule:
     Raises:
         ValueError: weights cannot be loaded; the message names the key.
     """
-    engine = _labeler_engine(cfg)
-    if engine is None:
-        model, processor = load_model(**cfg.model)
-        engine = LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
-    return LabelerModule(engine, cfg.labeler.question_suffix, list(cfg.labeler.other_forms))
+    return _labeler(cfg, None)
 
 
-def _labeler_engine(cfg: DictConfig) -> LocalEngine | None:
-    """An engine for a labeler with weights of its own, None where the policy labels itself."""
-    if cfg.labeler.path is None:
-        return None
+def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
+    """A labeler with weights of its own where it has a path, else on the policy's engine, or on one with its weights."""
     labeler = cfg.labeler
-    model, processor = load_model(
-        labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code
-    )
+    engine: Labeler
+    if labeler.path is not None:
+        weights = (labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code)
+        engine = _engine(cfg, *load_model(*weights))
+    else:
+        engine = policy or _engine(cfg, *load_model(**cfg.model))
+    if labeler.error_rate:
+        engine = ErringLabeler(engine, labeler.error_rate)
+    return LabelerModule(engine, labeler.question_suffix, list(labeler.other_forms))
+
+
+def _engine(cfg: DictConfig, model: torch.nn.Module, processor: Any) -> LocalEngine:
+    """For a model that is not trained."""
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

@@ -39,7 +39,7 @@ WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
 _DIVIDER_PATH_KEYS = tuple(
     f"divider.{name}" for name in ("path", "split_path", "question_path", "split_prompt", "question_prompt")
 )
-PATH_KEYS = ("data.path", "model.path", "labeler.path", *_DIVIDER_PATH_KEYS)
+PATH_KEYS = ("data.path", "model.path", "labeler.path", "iteration.chosen_from", *_DIVIDER_PATH_KEYS)
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.

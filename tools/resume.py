@@ -168,7 +168,7 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 def _digests(cfg: DictConfig) -> dict[str, str]:
     """SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
     found = {}
-    for key in ("data.path", "model.path", "labeler.path"):
+    for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)
         path = None if value is None else Path(str(value)).expanduser()
         if path is not None and path.exists():

@@ -1,8 +1,10 @@
-"""The table of a multirun: what was overridden in each run, and how it ended."""
+"""The tables of a multirun: what was overridden in each run and how it ended, and means over seeds."""
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,16 +20,21 @@ from rlaifv.store.atomic import write_text
 from tools.launch import ERROR_NAME
 
 FILE_NAME = "sweep.csv"
+MEANS_NAME = "sweep_means.csv"
 
 
 class SweepSummary(Callback):
     """Prints one row per run of a multirun and writes them to sweep.csv beside the runs.
+
+    Where runs differ in their seed alone, a second table (sweep_means.csv) has mean and standard deviation of what they ended
+    with, once for each setting.
 
     A run that failed left its traceback in error.txt; with one of those, the multirun ends with exit status 1.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, str]] = []
+        self.ends: dict[str, dict[str, float]] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Collect a run; called at the end of single runs too, which are not summarised."""
@@ -44,6 +51,8 @@ class SweepSummary(Callback):
         for name in headlines(metrics) if metrics else ():
             before, after = change(metrics, name)
             row[name] = "" if before is None or after is None else f"{before:.3f} -> {after:.3f}"
+        ends = {name: change(metrics, name)[1] for name in dict.fromkeys((*headlines(metrics), "length/words"))}
+        self.ends[row["run"]] = {} if failed else {name: value for name, value in ends.items() if value is not None}
         self.rows.append(row)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,22 +64,53 @@ class SweepSummary(Callback):
         if not self.rows:
             return
         _keep_differing_overrides(self.rows)
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        table = Table(title="sweep", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in self.rows:
-            table.add_row(*(row.get(name, "") for name in columns))
-        console.print(table)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        path = Path(config.hydra.sweep.dir) / FILE_NAME
-        write_text(path, text.getvalue())
-        console.print(f"written to {path}", soft_wrap=True)
+        directory = Path(config.hydra.sweep.dir)
+        _show("sweep", self.rows, directory / FILE_NAME)
+        if means := means_over_seeds([(row["overrides"], self.ends[row["run"]]) for row in self.rows]):
+            _show("means over seeds", means, directory / MEANS_NAME)
         if any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(1)
+
+
+def means_over_seeds(runs: Sequence[tuple[str, Mapping[str, float]]]) -> list[dict[str, str]]:
+    """One row for each setting that was run with more than one seed: mean ± standard deviation (of the sample, n - 1).
+
+    Args:
+        runs: overrides, separated by spaces, and metrics of each run; none of a failed one, which then does not count.
+
+    >>> runs = [("a=1 seed=0", {"coverage": 0.5}), ("a=1 seed=1", {"coverage": 0.7}), ("a=2 seed=0", {"coverage": 0.1})]
+    >>> means_over_seeds(runs)
+    [{'overrides': 'a=1', 'runs': '2', 'coverage': '0.600 ± 0.141'}]
+    """
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for overrides, metrics in runs:
+        setting = " ".join(item for item in overrides.split(" ") if not item.startswith("seed="))
+        if metrics and setting != overrides:
+            groups.setdefault(setting, []).append(metrics)
+    rows = []
+    for setting, several in groups.items():
+        if len(several) > 1:
+            names = [name for name in several[0] if all(name in metrics for metrics in several)]
+            values = {name: [metrics[name] for metrics in several] for name in names}
+            shown = {name: f"{mean(some):.3f} ± {stdev(some):.3f}" for name, some in values.items()}
+            rows.append({"overrides": setting, "runs": str(len(several)), **shown})
+    return rows
+
+
+def _show(title: str, rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(row.get(name, "") for name in columns))
+    console.print(table)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+    console.print(f"written to {path}", soft_wrap=True)
 
 
 def _keep_differing_overrides(rows: list[dict[str, str]]) -> None:

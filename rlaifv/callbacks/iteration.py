@@ -30,6 +30,8 @@ class IterationCallback(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.loop.labeler.to(pl_module.device)
+        if self.loop.chosen_from is not None:
+            self.loop.chosen_from.model.to(pl_module.device)
         kill = getattr(trainer.strategy.launcher, "kill", None)
         if kill is not None:  # the launcher started the other processes of this machine
             listen(pass_on=kill)

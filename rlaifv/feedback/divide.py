@@ -144,6 +144,16 @@ class RulesDivider:
         return [Claim(f"{response.id}/{k}", *ids, text, to_question(text)) for k, text in enumerate(texts)]
 
 
+class WholeDivider:
+    """Leaves an answer whole: one claim, judged by one question. What dividing is worth shows in comparison with this."""
+
+    def divide(self, prompt: Prompt, response: Response) -> list[Claim]:
+        """Return the answer as a claim with the id "<response id>/0", or nothing where it says nothing."""
+        text = " ".join(response.text.split())
+        ids = (f"{response.id}/0", response.id, response.prompt_id)
+        return [Claim(*ids, text, _quoted(text))] if text else []
+
+
 def to_claims(text: str) -> list[str]:
     """Split an answer into atomic statements, each one line that ends with a full stop.
 
@@ -176,6 +186,10 @@ def to_question(claim_text: str) -> str:
     inverted = _invert(statement.rstrip(EDGE + "?").split())
     if inverted:
         return " ".join(inverted) + "?"
+    return _quoted(statement)
+
+
+def _quoted(statement: str) -> str:
     return f'''Does the statement "{re.sub(f"[{QUOTES}]", "'", statement)}" describe the image correctly?'''
 
 

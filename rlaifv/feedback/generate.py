@@ -4,11 +4,17 @@ Chosen and rejected then share style and wording and differ mainly in what they 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from rlaifv.engines.protocol import Advance, Sampler, ignore_progress
+from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt, Response
 from rlaifv.runtime import derive_seed
+
+# Ends the id of a response that another model than the policy gave.
+OTHER_MARK = "-other"
 
 
 def generate(
@@ -34,3 +40,27 @@ def generate(
         for prompt, seeds_of_prompt, answers in zip(prompts, seeds, sampled, strict=True)
         for k, answer in enumerate(answers)
     ]
+
+
+def in_words_of(
+    prompter: Prompter, prompts: Sequence[Prompt], own: Sequence[Response], others: Sequence[Response]
+) -> list[Response]:
+    """The policy's responses and another model's, prompt by prompt; the latter as the tokens that the policy has for them.
+
+    Their ids end with `OTHER_MARK`.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    marked = [
+        replace(
+            one,
+            id=one.id + OTHER_MARK,
+            token_ids=prompter.completion_ids(by_id[one.prompt_id], one.text.strip()),
+            text=one.text.strip(),
+        )
+        for one in others
+    ]
+    groups = [
+        {prompt_id: list(some) for prompt_id, some in groupby(all_, key=lambda one: one.prompt_id)}
+        for all_ in (own, marked)
+    ]
+    return [response for prompt in prompts for group in groups for response in group[prompt.id]]

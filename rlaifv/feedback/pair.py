@@ -8,7 +8,7 @@ one. What the paper's engine leaves to chance is seeded here, and what it drops 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Literal, get_args
@@ -118,8 +118,12 @@ def build_pairs(
     rules: PairingRules,
     seed: int,
     claims: Sequence[Claim] = (),
+    others: Container[str] | None = None,
 ) -> tuple[list[Pair], Counter[str]]:
     """Pair the responses of each prompt; the better-scored one is chosen. `claims` matter to the order "reference" only.
+
+    With `others`, the ids of another model's responses, only pairs in which one of these is chosen and one of the policy's
+    is rejected are looked at.
 
     The length balance looks at all pairs at once, so this is called once for a whole iteration. What is kept depends on
     `seed` and the ids alone, not on the order of prompts or responses.
@@ -139,7 +143,7 @@ def build_pairs(
     usable = _contiguous(responses, scores, drops) if is_reference else _usable(responses, judgements, scores, drops)
     pairs: list[Pair] = []
     for prompt_id, group in usable.items():
-        candidates = list(_candidates(group, scores, rules, repeating, drops))
+        candidates = list(_candidates(group, scores, rules, repeating, drops, others))
         pairs += _cap(candidates, prompt_id, rules, seed, drops)
     if is_reference:
         different = [pair for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
@@ -272,8 +276,11 @@ def _candidates(
     rules: PairingRules,
     repeating: set[str],
     drops: Counter[str],
+    others: Container[str] | None,
 ) -> Iterator[Pair]:
     for first, second in combinations(group, 2):
+        if others is not None and not _is_from_other(first, second, scores, others):
+            continue
         if rules.order == "paper" and first.text.strip() == second.text.strip():
             drops["identical"] += 1
         elif abs(scores[first.id] - scores[second.id]) < rules.margin:
@@ -294,6 +301,12 @@ def _candidates(
                 chosen_score=scores[chosen.id],
                 rejected_score=scores[rejected.id],
             )
+
+
+def _is_from_other(first: Response, second: Response, scores: Mapping[str, float], others: Container[str]) -> bool:
+    """Whether the better of two is another model's, and the worse the policy's."""
+    chosen, rejected = (first, second) if scores[first.id] >= scores[second.id] else (second, first)
+    return chosen.id in others and rejected.id not in others
 
 
 def _cap(candidates: Sequence[Pair], prompt_id: str, rules: PairingRules, seed: int, drops: Counter[str]) -> list[Pair]:

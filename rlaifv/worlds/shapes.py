@@ -149,6 +149,12 @@ def biased_caption(scene: Scene, rng: random.Random) -> str:
     return " ".join(thing.caption_sentence for thing in said)
 
 
+def plain_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption without those priors, and in a style of its own: everything that is there, in any order, without commas."""
+    things = rng.sample(scene.things, len(scene.things))
+    return " ".join(thing.caption_sentence.replace(",", "") for thing in things)
+
+
 def polar_question(thing: Thing) -> str:
     """The yes/no form of a claim, worded as the rules divider words it."""
     return f"Is there a {thing.colour} {thing.shape} at the {POSITIONS[thing.cell]}?"

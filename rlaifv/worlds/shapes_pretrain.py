@@ -8,18 +8,21 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from rlaifv.models.loading import load_model
 from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, pack
 from rlaifv.worlds.shapes import (
     QUESTIONS,
     Scene,
     biased_caption,
     make_scenes,
+    plain_caption,
     render,
     short_answers,
     truthful_questions,
@@ -27,6 +30,7 @@ from rlaifv.worlds.shapes import (
 from rlaifv.worlds.shapes_model import build_model, build_processor
 
 YES_NO_SUFFIX = " Please answer yes or no."
+CAPTIONS = {"biased": biased_caption, "plain": plain_caption}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class PretrainSettings:
     """The committed recipe of the shipped weights.
 
     captions, polar_questions, short_questions: branches of each scene in each step
+    style: of the captions, a key of `CAPTIONS`
     cosine_steps: length of the learning rate's schedule, of which the first `num_steps` are taken
     """
 
@@ -45,6 +50,7 @@ class PretrainSettings:
     batch_size: int = 32
     num_scenes: int = 30_000
     captions: int = 2
+    style: str = "biased"
     polar_questions: int = 4
     short_questions: int = 2
     autocast: bool = True  # bf16 matrix products; fp32 weights
@@ -90,11 +96,19 @@ class _Encoder:
         return Tree(first[:end], tuple(Branch(ids[end:], context=asked - end) for ids, asked in encoded))
 
 
-def pretrain(settings: PretrainSettings) -> Iterator[StepReport | tuple[LlavaForConditionalGeneration, LlavaProcessor]]:
-    """Train from random weights, yielding a report per step and, last, the model and its processor."""
+def pretrain(
+    settings: PretrainSettings, start: Path | None = None
+) -> Iterator[StepReport | tuple[LlavaForConditionalGeneration, LlavaProcessor]]:
+    """Train, yielding a report per step and, last, the model and its processor.
+
+    Args:
+        settings: the recipe.
+        start: directory of the weights to go on from; random ones by default.
+    """
     torch.manual_seed(settings.seed)
     processor = build_processor()
-    model = build_model(processor.tokenizer).train()
+    model: Any = build_model(processor.tokenizer) if start is None else load_model(str(start))[0]
+    model.train()
     scenes = make_scenes(settings.seed, settings.num_scenes)
     pixels = torch.cat([_pixels(processor, scene) for scene in scenes])
     encoder = _Encoder(processor)
@@ -124,7 +138,7 @@ def _pixels(processor: LlavaProcessor, scene: Scene) -> Tensor:
 
 
 def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings: PretrainSettings) -> Tree:
-    exchanges = [(rng.choice(QUESTIONS), biased_caption(scene, rng)) for _ in range(settings.captions)]
+    exchanges = [(rng.choice(QUESTIONS), CAPTIONS[settings.style](scene, rng)) for _ in range(settings.captions)]
     for question, is_true in truthful_questions(scene, rng, settings.polar_questions):
         exchanges.append((question + YES_NO_SUFFIX, "Yes" if is_true else "No"))
     exchanges += short_answers(scene, rng, settings.short_questions)

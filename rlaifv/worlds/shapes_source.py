@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 from rlaifv.feedback.canaries import ORDER, Canary
+from rlaifv.feedback.divide import to_claims
 from rlaifv.records import Prompt
 from rlaifv.runtime import derive_seed
 from rlaifv.store.atomic import publish
@@ -15,6 +16,11 @@ EXAM_QUESTIONS = 4
 CANARY_SCENES = 4
 PROMPTS_PER_ITERATION = 512
 # Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
+
+
+def _sentences(claim: str) -> list[str]:
+    """The claim itself, or the claims in a text that was left whole."""
+    return [claim] if claim.count(".") < 2 else to_claims(claim) or [claim]
 
 
 class ShapesSource:
@@ -63,12 +69,13 @@ class ShapesSource:
         return [thing.sentence for thing in self._scenes[prompt_id].things]
 
     def holds(self, prompt_id: str, claim: str) -> bool:
-        """See `Truth`."""
-        return self._scenes[prompt_id].truth_of(claim)
+        """See `Truth`; a text of several sentences holds if each of them does."""
+        scene = self._scenes[prompt_id]
+        return all(map(scene.truth_of, _sentences(claim)))
 
     def covered(self, prompt_id: str, claims: Sequence[str]) -> int:
         """See `Truth`."""
-        named = {parse_claim(claim) for claim in claims}
+        named = {parse_claim(sentence) for claim in claims for sentence in _sentences(claim)}
         return sum(thing in named for thing in self._scenes[prompt_id].things)
 
     def exam(self, prompt_id: str) -> list[tuple[str, bool]]:

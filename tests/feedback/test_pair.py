@@ -375,3 +375,19 @@ def test_the_reference_caps_before_it_drops_identical_texts() -> None:
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of paper, reference, but it is 'random'"):
         PairingRules(order="random")  # type: ignore[arg-type]
+
+
+def test_chosen_answers_of_another_model_are_paired_with_rejected_ones_of_the_policy_only() -> None:
+    responses, judgements = table(
+        answer("p/0", "a b c", "+-"),
+        answer("p/1", "d e f", "--"),
+        answer("p/2-other", "g h i", "++"),
+        answer("p/3-other", "j k l", "---"),
+    )
+    others = {"p/2-other", "p/3-other"}
+    pairs, drops = build_pairs(responses, judgements, UNBALANCED, 0, others=others)
+    assert [pair.id for pair in pairs] == ["p/2-other>p/0", "p/2-other>p/1"]
+    assert drops == {}
+    assert (
+        len(build_pairs(responses, judgements, PairingRules(max_pairs_per_prompt=9, length_balance=False), 0)[0]) == 6
+    )

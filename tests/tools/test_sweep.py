@@ -76,6 +76,37 @@ def test_row_tells_what_differs_and_how_each_run_ended(
     assert f"written to {tmp_path / 'sweep.csv'}" in " ".join(printed.split())
 
 
+def test_runs_that_differ_in_their_seed_alone_are_averaged(
+    sweep_config: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means and standard deviations of n - 1; a failed run does not count, and one seed has no spread."""
+    summary = SweepSummary()
+    ends = {("0.1", 0): 0.2, ("0.1", 1): 0.4, ("0.2", 0): 0.5, ("0.2", 1): None, ("0.3", 0): 0.1, ("0.3", 1): 0.1}
+    for k, ((beta, seed), end) in enumerate(ends.items()):
+        run_dir = tmp_path / str(k)
+        if end is None:
+            run_dir.mkdir()
+        else:
+            measured(
+                run_dir, **{"rejected/response": (0.9, end), "rejected/mention": (0.9, end), "length/words": (9, 8)}
+            )
+        status = JobStatus.FAILED if end is None else None
+        summary.on_job_end(sweep_config, job(run_dir, f"seed={seed}", f"learner.beta={beta}", "a=1", status=status))
+    with pytest.raises(SystemExit):
+        summary.on_multirun_end(sweep_config)
+    assert rows_of(tmp_path / "sweep_means.csv") == [
+        {
+            "overrides": f"learner.beta={beta}",
+            "runs": "2",
+            "rejected/response": rate,
+            "rejected/mention": rate,
+            "length/words": "8.000 ± 0.000",
+        }
+        for beta, rate in (("0.1", "0.300 ± 0.141"), ("0.3", "0.100 ± 0.000"))
+    ]
+    assert "means over seeds" in capsys.readouterr().out
+
+
 def test_failed_run_has_no_numbers_and_fails_the_sweep(sweep_config: DictConfig, tmp_path: Path) -> None:
     summary = SweepSummary()
     (tmp_path / "0").mkdir()

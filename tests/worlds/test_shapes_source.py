@@ -131,3 +131,15 @@ def test_the_exam_is_fixed_and_right(tmp_path: Path) -> None:
             claim = question.replace("Is there", "There is").replace("?", ".")
             assert parse_claim(claim) is not None
             assert source.holds(prompt.id, claim) == answer
+
+
+def test_a_text_left_whole_holds_if_each_of_its_sentences_does(tmp_path: Path) -> None:
+    source = ShapesSource(tmp_path, num_held_out=1, seed=0)
+    (prompt,) = source.held_out()
+    first, second, *_ = source.facts(prompt.id)
+    false = next(thing.sentence for thing in THINGS if thing.sentence not in source.facts(prompt.id))
+    assert source.holds(prompt.id, f"{first} {second}")
+    assert not source.holds(prompt.id, f"{first} {false}")
+    assert not source.holds(prompt.id, "Nothing. Nothing.")
+    assert source.covered(prompt.id, [f"{first} {second}"]) == 2
+    assert source.covered(prompt.id, [f"{first} {false}", first]) == 1
