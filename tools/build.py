@@ -14,6 +14,7 @@ from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.local import LocalEngine
+from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
@@ -37,6 +38,11 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
+    selection = SelectionRules(**iteration.pop("selection"))
+    if selection.by == "truth" and not isinstance(source, Truth):
+        raise ValueError(
+            f"iteration.selection.by=truth needs data whose truth is known, which data={cfg.data._target_} is not."
+        )
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -67,6 +73,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
+        selection=selection,
     )
     module = DPOModule(
         policy,

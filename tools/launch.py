@@ -43,7 +43,7 @@ PATH_KEYS = ("data.path", "model.path", "labeler.path", *_DIVIDER_PATH_KEYS)
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
-LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds", "run")
+LATER_KEYS = ("iteration.selection", "min_free_bytes", "rank_timeout_seconds", "run")
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
@@ -115,7 +115,10 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
         raise ConfigError(f"resume={cfg.resume} is no run directory: {stored} is missing.")
     loaded = OmegaConf.load(stored)
     # A run of an earlier version has its own settings, and the defaults for those that came later.
-    known = OmegaConf.merge({key: cfg[key] for key in LATER_KEYS}, loaded)
+    later = OmegaConf.create()
+    for key in LATER_KEYS:
+        OmegaConf.update(later, key, OmegaConf.select(cfg, key))
+    known = OmegaConf.merge(later, loaded)
     given = {
         "run_dir": str(run_dir),
         "resume": cfg.resume,

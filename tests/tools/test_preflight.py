@@ -15,7 +15,7 @@ EXPERIMENTS = {
     "llava7b_self": ("7.06 B", "6.76 B", None),
     "llava7b_self_lora": ("7.22 B", "160 M", None),
     "llava7b_next34b": ("7.06 B", "6.76 B", "34.8 B"),
-    "qwen3vl_self": ("8.94 B", "175 M", None),
+    "qwen3vl8b_self": ("8.94 B", "175 M", None),
 }
 
 
