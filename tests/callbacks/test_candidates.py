@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_of_the_choice_gives_way_to_the_one_before(
     tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop]
 ) -> None:
     """The first iteration's last pass is made again, and its choice, of what an earlier pass left, is the same."""
-    _, _, loop = run(tmp_path, fail={10: kill})
+    run(tmp_path, fail={10: kill})
     path = tmp_path / "checkpoints" / "step=000014.ckpt"
     path.write_bytes(path.read_bytes()[:-9])
     _, trainer, later = run(tmp_path)
