@@ -98,6 +98,7 @@ def run_script(script: str, directory: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(900)
 def test_a_broken_run_chooses_trains_and_exports_as_one_that_is_not(tmp_path: Path) -> None:
     """Killed while it measures, out of room for a candidate, and killed at the choice."""
     assert run_script(ONE_RANK, tmp_path).endswith("status 0\n")

@@ -247,9 +247,9 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         (
             {"iteration.selection.per_epoch": 4, "data.num_held_out": 1},
             [
-                "iteration.selection.per_epoch=4 needs held-out prompts, half of which candidates are chosen on and half of which "
-                "the report is about; data.num_held_out is 1. Set it, or iteration.selection.per_epoch=0 to go on with the last "
-                "weights of every iteration."
+                "iteration.selection.per_epoch=4 needs held-out prompts, half of which candidates are chosen on and half of "
+                "which the report is about; data.num_held_out is 1. Set it, or iteration.selection.per_epoch=0 to go on with "
+                "the last weights of every iteration."
             ],
         ),
         (

@@ -234,9 +234,7 @@ def test_the_truth_chooses_only_where_it_is_known(model_dir: Path, prompt_list: 
     chosen = ("iteration.selection.per_epoch=4", "iteration.selection.by=truth", f"model.path={model_dir}")
     cfg = composed("data=files", f"data.path={prompt_list}", "data.num_held_out=2", "run_dir=run", *chosen)
     check_config(cfg)
-    message = (
-        r"iteration\.selection\.by=truth needs data whose truth is known; rlaifv\.data\.sources\.FilesSource knows none"
-    )
+    message = r"iteration\.selection\.by=truth needs data whose truth is known; FilesSource knows none"
     with pytest.raises(ValueError, match=message):
         build(cfg, tmp_path / "run")
     loop, _, _ = build(composed(f"run_dir={tmp_path / 'run'}", *chosen), tmp_path / "run")

@@ -38,11 +38,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
-    selection = SelectionRules(**iteration.pop("selection"))
-    if selection.by == "truth" and not isinstance(source, Truth):
-        raise ValueError(
-            f"iteration.selection.by=truth needs data whose truth is known, which data={cfg.data._target_} is not."
-        )
+    selection = _selection(iteration.pop("selection"), source)
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -93,6 +89,15 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         finish=loop.measure,
     )
     return loop, module, data
+
+
+def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
+    """Raises ValueError where the truth is to choose, but is not known."""
+    if settings["by"] == "truth" and not isinstance(source, Truth):
+        raise ValueError(
+            f"iteration.selection.by=truth needs data whose truth is known; {type(source).__name__} knows none."
+        )
+    return SelectionRules(**settings)
 
 
 def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:

@@ -12,8 +12,8 @@ from transformers.utils import is_torchvision_available
 Part = Literal["vision", "projector", "language_model", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-# Published models whose architecture transformers does not have, nor their own hub repository: hub ids without their owner, in
-# small letters, with the `model_type`; and where the code of each type is.
+# Published models whose architecture transformers does not have: hub ids without their owner, in small letters, with the
+# `model_type`; and where the code of each type is.
 FOREIGN_MODELS = {"omnilmm-12b": "omnilmm", "rlaif-v-12b": "omnilmm"}
 FOREIGN_CODE = {"omnilmm": "github.com/OpenBMB/MiniCPM-V, folder omnilmm"}
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}

@@ -79,7 +79,7 @@ def load_model(
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
-        if needed := missing_architecture(where):
+        if not trust_remote_code and (needed := missing_architecture(where)):
             raise ValueError(needed)
         config = load_config(where, revision, trust_remote_code)
         check_family(config)
