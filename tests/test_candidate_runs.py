@@ -37,7 +37,7 @@ def digest_of(place, iteration):
     return found
 
 def policy(path):
-    return select_trainable(load_model(str(path))[0], ["projector", "language_model"])
+    return select_trainable(load_model(str(path), dtype="float32")[0], ["projector", "language_model"])
 """
 
 ONE_RANK = """

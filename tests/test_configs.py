@@ -168,7 +168,7 @@ def prompt_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("photos")
     Image.new("RGB", (64, 48), "red").save(directory / "photo.png")
     listed = directory / "prompts.jsonl"
-    listed.write_text("\n".join(json.dumps({"image": "photo.png", "question": f"What is {k}?"}) for k in range(16)))
+    listed.write_text("\n".join(json.dumps({"image": "photo.png", "question": f"What is {k}?"}) for k in range(18)))
     return listed
 
 
