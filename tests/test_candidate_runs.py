@@ -76,6 +76,7 @@ print("status 0")
 """
 
 TWO_RANKS = """
+forked_run.SETTINGS = (*forked_run.SETTINGS[:-1], "learner.lr=1e-4")
 oracle, place = make("oracle", 2), make("broken", 2)
 assert wait(oracle.start(), 900) == [0, 0]
 chosen = [choice(oracle, k)["chosen"] for k in range(2)]
@@ -105,6 +106,7 @@ def test_a_broken_run_chooses_trains_and_exports_as_one_that_is_not(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_ranks_choose_together(tmp_path: Path) -> None:
     """The one that measures is killed, and the one that waits for it ends."""
     assert run_script(TWO_RANKS, tmp_path).endswith("status 0\n")

@@ -37,8 +37,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     source = instantiate(cfg.data)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
-    selection = _selection(iteration.pop("selection"), source)
+    num_iterations, epochs, selection = (iteration.pop(name) for name in ("num_iterations", "epochs", "selection"))
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -69,7 +68,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
-        selection=selection,
+        selection=_selection(selection, source),
     )
     module = DPOModule(
         policy,
