@@ -13,8 +13,10 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import DictConfig
 
+from rlaifv.callbacks.candidates import CandidateCallback
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.progress import TrainingProgress
+from rlaifv.candidates import Candidates
 from rlaifv.checks import check_config
 from rlaifv.labelling import LabelRun
 from rlaifv.models.loading import export_model
@@ -70,7 +72,12 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
+        callbacks=[
+            IterationCallback(loop),
+            CandidateCallback(loop),
+            TrainingProgress(),
+            *instantiate(cfg.callbacks).values(),
+        ],
         logger=list(instantiate(cfg.logger).values()),
     )
     if cfg.run == "label":
@@ -80,6 +87,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
     if rank() == 0:
         if cfg.run != "label":
             export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
+            Candidates(loop).tidy(cfg.iteration.num_iterations - 1, is_over=True)
         write_report(run_dir)
         print_result(run_dir, cfg.iteration.num_iterations, cfg.run)
 

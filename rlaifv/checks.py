@@ -24,6 +24,7 @@ AT_LEAST = {
     "iteration.decoding.max_new_tokens": 1,
     "iteration.decoding.top_k": 0,
     "iteration.pairing.max_pairs_per_prompt": 1,
+    "iteration.selection.per_epoch": 0,
     "learner.batch_size": 1,
     "learner.batch_tokens": 0,
     "learner.row_tokens": 0,
@@ -52,6 +53,7 @@ ABOVE_ZERO = (
 # Both ends included.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
+    "iteration.selection.min_claims": (0, 1),
     "labeler.min_canary_accuracy": (0, 1),
     "labeler.error_rate": (0, 1),
     "learner.warmup_ratio": (0, 1),
@@ -86,6 +88,7 @@ CHOICES = {
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "iteration.pairing.order": ("paper", "reference"),
     "iteration.pairing.score": ("rejected", "rate", "probability"),
+    "iteration.selection.by": ("labeler", "truth", "last"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.loss": get_args(Loss),
     "learner.schedule": ("cosine", "linear", "constant"),
@@ -250,6 +253,10 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         )
     if OmegaConf.select(cfg, "data.streaming") and OmegaConf.select(cfg, "data.num_rows") is None:
         yield "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
+    if cfg.iteration.selection.per_epoch and cfg.run != "label":
+        yield from _selection_faults(cfg)
+    elif cfg.iteration.selection.by != "labeler" and not cfg.iteration.selection.per_epoch:
+        yield f"iteration.selection.by={cfg.iteration.selection.by} has no effect with iteration.selection.per_epoch=0."
     if cfg.run == "train":
         yield from _given_pairs_faults(cfg)
     if "url" in cfg.divider and (cfg.divider.path is None) == (cfg.divider.url is None):
@@ -259,6 +266,25 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
+
+
+def _selection_faults(cfg: DictConfig) -> Iterator[str]:
+    chosen = f"iteration.selection.per_epoch={cfg.iteration.selection.per_epoch}"
+    if cfg.data.num_held_out < 2:
+        yield (
+            f"{chosen} needs held-out prompts, half of which candidates are chosen on and half of which the report is about; "
+            f"data.num_held_out is {cfg.data.num_held_out}. Set it, or iteration.selection.per_epoch=0 to go on with the last "
+            "weights of every iteration."
+        )
+    if not cfg.learner.reset_optimizer and cfg.iteration.selection.by != "last":
+        yield (
+            f"learner.reset_optimizer=false does not go together with {chosen} and "
+            f"iteration.selection.by={cfg.iteration.selection.by}: the optimizer's state would be of other weights than the "
+            "chosen ones."
+        )
+    strategy = str(OmegaConf.select(cfg, "trainer.strategy"))
+    if strategy.startswith("fsdp") or "stage_3" in strategy:
+        yield f"{chosen} needs whole weights on every device, which trainer.strategy={strategy} does not hold."
 
 
 def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:

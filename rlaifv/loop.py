@@ -15,15 +15,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlaifv.data.sources import CheckedImages, PromptSource, check_images
 from rlaifv.engines.local import LocalEngine
-from rlaifv.engines.protocol import Advance
-from rlaifv.evaluation.held_out import agreement, evaluate
+from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
+from rlaifv.evaluation.held_out import Evaluation, agreement, evaluate
+from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet
 from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
@@ -75,6 +76,7 @@ class FeedbackLoop:
     canaries: CanarySet | None = None
     min_free_bytes: int = 0
     chosen_from: LocalEngine | None = None
+    selection: SelectionRules = field(default_factory=SelectionRules)
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -162,27 +164,38 @@ class FeedbackLoop:
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = [] if path.exists() else self._check_images(self.source.held_out()).good
+        prompts = [] if path.exists() else self.held_out(for_choice=False)
         if prompts and rank() > 0:
             wait_until(path.exists)
         elif prompts:
             failpoint("loop.measure")
             name = f"iteration {iteration}" if iteration else "base model "
             with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
-                result = evaluate(
-                    prompts,
-                    self.policy,
-                    self.labeler.engine,
-                    self.divider,
-                    self.settings.decoding.max_new_tokens,
-                    self.truth,
-                    self.num_examples,
-                    question_suffix=self.labeler.question_suffix,
-                    advance=_unless_stopped(advance),
-                    other_forms=self.labeler.other_forms,
-                )
+                result = self.evaluate(prompts, self.labeler.engine, advance)
             make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
+
+    def held_out(self, for_choice: bool) -> list[Prompt]:
+        """Those that candidates are chosen on, or those that the report is about; without candidates all are the latter."""
+        prompts = self.source.held_out()
+        if self.selection.per_epoch:
+            prompts = prompts[::2] if for_choice else prompts[1::2]
+        return self._check_images(prompts).good
+
+    def evaluate(self, prompts: Sequence[Prompt], labeler: Labeler, advance: Advance = ignore_progress) -> Evaluation:
+        """Measure the policy as it is. Raises Stopped in between; what a stop costs of it is made again."""
+        return evaluate(
+            prompts,
+            self.policy,
+            labeler,
+            self.divider,
+            self.settings.decoding.max_new_tokens,
+            self.truth,
+            self.num_examples,
+            question_suffix=self.labeler.question_suffix,
+            advance=_unless_stopped(advance),
+            other_forms=self.labeler.other_forms,
+        )
 
     def evaluation_path(self, iteration: int) -> Path:
         """What was measured after `iteration` iterations."""

@@ -54,11 +54,11 @@ def prompts(source: ShapesSource) -> list[Prompt]:
 
 @pytest.fixture(scope="session")
 def prompt_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough prompts for the four iterations of the smallest numbers that the tests ask for."""
+    """Enough prompts for four iterations of the smallest numbers that the tests ask for, and two to be held out."""
     directory = tmp_path_factory.mktemp("photos")
     Image.new("RGB", (64, 48), "red").save(directory / "photo.png")
     listed = directory / "prompts.jsonl"
-    listed.write_text("\n".join(json.dumps({"image": "photo.png", "question": f"What is {k}?"}) for k in range(16)))
+    listed.write_text("\n".join(json.dumps({"image": "photo.png", "question": f"What is {k}?"}) for k in range(18)))
     return listed
 
 

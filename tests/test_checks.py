@@ -78,6 +78,7 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
     for value in checks.CHOICES[key]:
         needs: dict[str, object] = {"data.path": "owner/name"} if key == "data.form" else {}
         needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
+        needs |= {"iteration.selection.per_epoch": 4} if key == "iteration.selection.by" else {}
         needs |= {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
         check_config(changed(base, **{**needs, key: value}))
 
@@ -224,6 +225,35 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
             ],
         ),
         (
+            {"iteration.selection.per_epoch": 4, "data.num_held_out": 1},
+            [
+                "iteration.selection.per_epoch=4 needs held-out prompts, half of which candidates are chosen on and half of "
+                "which the report is about; data.num_held_out is 1. Set it, or iteration.selection.per_epoch=0 to go on with "
+                "the last weights of every iteration."
+            ],
+        ),
+        (
+            {"iteration.selection.per_epoch": 4, "learner.reset_optimizer": False},
+            [
+                "learner.reset_optimizer=false does not go together with iteration.selection.per_epoch=4 and "
+                "iteration.selection.by=labeler: the optimizer's state would be of other weights than the chosen ones."
+            ],
+        ),
+        *(
+            (
+                {"iteration.selection.per_epoch": 4, "trainer.strategy": strategy},
+                [
+                    "iteration.selection.per_epoch=4 needs whole weights on every device, which "
+                    f"trainer.strategy={strategy} does not hold."
+                ],
+            )
+            for strategy in ("fsdp", "deepspeed_stage_3")
+        ),
+        (
+            {"iteration.selection.by": "last"},
+            ["iteration.selection.by=last has no effect with iteration.selection.per_epoch=0."],
+        ),
+        (
             {"data.streaming": True},
             ["data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."],
         ),
@@ -263,6 +293,9 @@ def test_faults_by_hand(base: DictConfig, values: dict[str, object], expected: S
         {"iteration.num_prompts": None},
         {"learner.lora": None},
         {"learner.weight_decay": 0},
+        {"iteration.selection.per_epoch": 4, "data.num_held_out": 2, "trainer.strategy": "deepspeed_stage_2"},
+        {"iteration.selection.per_epoch": 4, "learner.reset_optimizer": False, "iteration.selection.by": "last"},
+        {"iteration.selection.per_epoch": 4, "data.num_held_out": 0, "run": "label"},
         {"learner.label_smoothing": 0.49},
         {"learner.reduction": "weighted", "learner.changed_weight": 5},
         {"learner.train_parts": ["vision"], "learner.lora": None},

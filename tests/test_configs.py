@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlaifv.checks import ALLOWED_TARGETS, USUAL_PARTS, check_config
+from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.given_pairs import GivenPairs
 from rlaifv.models.sampling import Decoding
 from tests.data.preferences import write_format
@@ -178,7 +179,7 @@ def test_every_offline_experiment_builds_with_a_small_model(experiment: str, mod
     assert len(loop.source.prompts(0, None)) == 2  # of three pairs
     assert (module.reduction, module.normalize_weights, module.beta) == ("weighted", False, 0.1)
     assert data.collator.changed_weight == 1.1
-    assert (data.num_iterations, data.epochs) == (1, 3)
+    assert (data.num_iterations, data.epochs, loop.selection) == (1, 3, SelectionRules(0))
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in OFFLINE])
@@ -191,14 +192,17 @@ def test_every_experiment_builds_with_a_small_model(
     small.append("model.quantization=none")  # 64 columns are one block of 4-bit weights; tested in test_loading
     if composed(f"experiment={experiment}", "run_dir=run").labeler.path is not None:
         small += [f"labeler.path={model_dir}", "labeler.dtype=float32"]
-    cfg = composed(f"experiment={experiment}", *small, f"run_dir={run_dir}", "iteration.num_prompts=4")
+    small += ["data.num_held_out=2", "iteration.num_prompts=4"]
+    cfg = composed(f"experiment={experiment}", *small, f"run_dir={run_dir}")
     check_config(cfg)
     loop, module, data = build(cfg, run_dir)
     trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     torch.use_deterministic_algorithms(False)
     assert trainer.accumulate_grad_batches == cfg.trainer.accumulate_grad_batches
     assert len(loop.source.prompts(3, loop.settings.num_prompts)) == 4
-    assert loop.settings.decoding == Decoding(temperature=0.7, top_k=50, max_new_tokens=512)
+    penalty = 1.1 if experiment == "omnilmm12b_self" else 1.0
+    assert loop.settings.decoding == Decoding(0.7, top_k=50, max_new_tokens=512, repetition_penalty=penalty)
+    assert (loop.selection, composed(f"experiment={experiment}").data.num_held_out) == (SelectionRules(4), 256)
     assert loop.settings.num_responses == 10
     assert (module.beta, module.make_optimizer.keywords["lr"]) == (cfg.learner.beta, cfg.learner.lr)  # type: ignore[attr-defined]
     assert (data.num_iterations, data.epochs, data.batch_size) == (4, 4, cfg.learner.batch_size)
@@ -217,8 +221,22 @@ def test_the_defaults_build_the_embedded_world(model_dir: Path, tmp_path: Path) 
     cfg = composed(f"model.path={model_dir}", f"run_dir={tmp_path / 'run'}")
     loop, module, data = build(cfg, tmp_path / "run")
     assert loop.truth is loop.source
-    assert len(loop.source.held_out()) == 256
+    assert len(loop.source.held_out()) == len(loop.held_out(for_choice=False)) == 256
     assert (data.batch_size, module.schedule, data.finish) == (32, "cosine", loop.measure)
+
+
+def test_the_truth_chooses_only_where_it_is_known(model_dir: Path, prompt_list: Path, tmp_path: Path) -> None:
+    chosen = ("iteration.selection.per_epoch=4", "iteration.selection.by=truth", f"model.path={model_dir}")
+    cfg = composed("data=files", f"data.path={prompt_list}", "data.num_held_out=2", "run_dir=run", *chosen)
+    check_config(cfg)
+    message = r"iteration\.selection\.by=truth needs data whose truth is known; FilesSource knows none"
+    with pytest.raises(ValueError, match=message):
+        build(cfg, tmp_path / "run")
+    loop, _, _ = build(composed(f"run_dir={tmp_path / 'run'}", *chosen), tmp_path / "run")
+    assert loop.selection.by == "truth"
+    for_choice, for_report = (loop.held_out(for_choice=is_for) for is_for in (True, False))
+    assert len(for_choice) == len(for_report) == 128
+    assert not {prompt.id for prompt in for_choice} & {prompt.id for prompt in for_report}
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in options() if pair[0] in ("callbacks", "logger")])
@@ -235,6 +253,7 @@ def test_the_numbers_of_the_paper() -> None:
     cfg = composed("experiment=llava7b_next34b", "run_dir=run")
     assert (cfg.iteration.num_iterations, cfg.iteration.num_prompts, cfg.iteration.epochs) == (4, 4000, 4)
     assert (cfg.iteration.num_responses, cfg.iteration.decoding.temperature) == (10, 0.7)
+    assert cfg.iteration.selection.per_epoch == 4
     assert (cfg.learner.beta, cfg.learner.lr) == (0.1, 5e-7)
     assert list(cfg.learner.train_parts) == ["projector", "language_model"]
 

@@ -14,6 +14,7 @@ LAYERS = {
     "train": 6,
     "tools": 6,
     "rlaifv.loop": 5,
+    "rlaifv.candidates": 5,
     "rlaifv.given_pairs": 5,
     "rlaifv.labelling": 5,
     "rlaifv.callbacks": 5,

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from rlaifv.data import rows_source
+from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.feedback.pair import PairingRules
 from rlaifv.loop import IterationSettings
 from rlaifv.models.loading import load_model
@@ -36,6 +37,7 @@ HANDED_OVER = {
     "model": {*inspect.signature(load_model).parameters},
     "iteration": {field.name for field in fields(IterationSettings)},
     "iteration.decoding": {field.name for field in fields(Decoding)},
+    "iteration.selection": {field.name for field in fields(SelectionRules)},
     "iteration.pairing": {field.name for field in fields(PairingRules)},
     "learner.lora": {field.name for field in fields(LoraConfig)},
 }
@@ -71,6 +73,7 @@ SECTIONS = ("seed", "model", "labeler", "divider", "engine", "iteration", "learn
 OTHER: dict[str, Any] = {
     "iteration.pairing.order": "reference",
     "iteration.pairing.score": "rate",
+    "iteration.selection.by": "last",
     "labeler.other_forms": ["{question} Please answer no or yes."],
     "learner.reduction": "mean",
     "learner.schedule": "linear",
@@ -110,7 +113,7 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr(model, "gradient_checkpointing_enable", calls.append)
         patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
-    made = [vars(loop.source), vars(loop.divider), loop.settings, loop.seed, loop.num_examples, calls]
+    made = [vars(loop.source), vars(loop.divider), loop.settings, loop.selection, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]
     made += [getattr(loop.labeler.engine, "error_rate", None)]
     made += [module.make_optimizer.keywords]  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.erring import ErringLabeler
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Labeler
+from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.evaluation.truth import Truth
 from rlaifv.feedback.canaries import CanarySet, HasCanaries, drawn_canaries
 from rlaifv.feedback.pair import PairingRules
@@ -38,7 +39,8 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     source = instantiate(cfg.data)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    num_iterations, epochs, other = (iteration.pop(name) for name in ("num_iterations", "epochs", "chosen_from"))
+    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
+    other, selection = iteration.pop("chosen_from"), iteration.pop("selection")
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -68,6 +70,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
         chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
+        selection=_selection(selection, source),
     )
     module = DPOModule(
         policy,
@@ -87,6 +90,15 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         finish=loop.measure,
     )
     return loop, module, data
+
+
+def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
+    """Raises ValueError where the truth is to choose, but is not known."""
+    if settings["by"] == "truth" and not isinstance(source, Truth):
+        raise ValueError(
+            f"iteration.selection.by=truth needs data whose truth is known; {type(source).__name__} knows none."
+        )
+    return SelectionRules(**settings)
 
 
 def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:

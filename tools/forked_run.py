@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+import rlaifv.candidates
 import rlaifv.loop
 import rlaifv.report.page  # once, instead of at the end of every run
 from rlaifv.store import atomic
@@ -158,7 +159,7 @@ def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, 
         os.write(points, f"{name}\n".encode())
         failpoint(name)
 
-    atomic.failpoint = rlaifv.loop.failpoint = noted
+    atomic.failpoint = rlaifv.loop.failpoint = rlaifv.candidates.failpoint = noted
     os.chdir(directory)
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
     torch.set_num_threads(1)  # the threads of several runs would wait for each other

@@ -43,7 +43,14 @@ PATH_KEYS = ("data.path", "model.path", "labeler.path", "iteration.chosen_from",
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
-LATER_KEYS = ("min_free_bytes", "rank_timeout_seconds", "run")
+LATER_KEYS = (
+    "iteration.chosen_from",
+    "iteration.selection",
+    "labeler.error_rate",
+    "min_free_bytes",
+    "rank_timeout_seconds",
+    "run",
+)
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
@@ -115,7 +122,10 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
         raise ConfigError(f"resume={cfg.resume} is no run directory: {stored} is missing.")
     loaded = OmegaConf.load(stored)
     # A run of an earlier version has its own settings, and the defaults for those that came later.
-    known = OmegaConf.merge({key: cfg[key] for key in LATER_KEYS}, loaded)
+    later = OmegaConf.create()
+    for key in LATER_KEYS:
+        OmegaConf.update(later, key, OmegaConf.select(cfg, key))
+    known = OmegaConf.merge(later, loaded)
     if lacking := lacking_keys(known, cfg, OPEN_SECTIONS):
         raise ConfigError(
             f"{stored} lacks {', '.join(lacking)}, so an older version of this project made the run; go on with it in that "

@@ -11,6 +11,7 @@ from rlaifv.checks import ConfigError
 from rlaifv.data.tables import count_rows
 from rlaifv.models.architecture import architecture_config
 from rlaifv.models.budget import RunBudget, estimate
+from rlaifv.models.families import missing_architecture
 from rlaifv.models.layout import has_layout, image_layout
 from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
@@ -30,14 +31,19 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         ConfigError: the run wants a GPU that this machine lacks, unless nothing but this screen is asked for.
         ValueError: a model's architecture is not known here.
     """
-    policy = architecture_config(cfg.model.path, cfg.model.revision)
-    has_labeler = cfg.labeler.path is not None
-    labeler = architecture_config(cfg.labeler.path, cfg.labeler.revision) if has_labeler else None
-    unknown = [config.model_type for config in (policy, labeler) if config is not None and not has_layout(config)]
+    paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
+    if foreign := [sentence for path, _ in paths if (sentence := missing_architecture(path))]:
+        unknown = foreign[0]
+    else:
+        policy, *labeler = (architecture_config(path, revision) for path, revision in paths)
+        types = [config.model_type for config in (policy, *labeler) if not has_layout(config)]
+        unknown = (
+            f"What a run costs is not known for models of type {types[0]!r}; it is not estimated." if types else ""
+        )
     if not unknown:
-        _print_budget(cfg, run_dir, policy, labeler)
+        _print_budget(cfg, run_dir, policy, labeler[0] if labeler else None)
     elif rank() == 0:  # others would only repeat it
-        console.print(f"What a run costs is not known for models of type {unknown[0]!r}; it is not estimated.")
+        console.print(unknown)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
@@ -78,7 +84,7 @@ def _for_run(budget: RunBudget, run: str) -> RunBudget:
         budget,
         stages=tuple(replace(stage, memory_bytes=stage.memory_bytes - held) for stage in stages),
         memory=replace(budget.memory, optimizer=0, gradients=0, activations=0, update=0),
-        disk=replace(budget.disk, checkpoints=0, export=0),
+        disk=replace(budget.disk, checkpoints=0, candidates=0, export=0),
     )
 
 
@@ -123,4 +129,5 @@ def _setup(cfg: DictConfig) -> Setup:
         train_tokens=cfg.learner.batch_tokens,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
         kept_checkpoints=cfg.callbacks.checkpoint.num_kept,
+        candidates_per_epoch=cfg.iteration.selection.per_epoch,
     )

@@ -44,7 +44,8 @@ def _differences(run_dir: Path, oracle: Path) -> Iterator[str]:
     for iteration in iterations:
         if _made(run_dir, iteration) != _made(oracle, iteration):
             yield f"iterations/{iteration} holds other shards, or drops, or was made by another producer."
-    names = {str(path.relative_to(oracle)) for path in oracle.glob("journal/*.jsonl")} | {str(WEIGHTS)}
+    written = [*oracle.glob("journal/*.jsonl"), *oracle.glob("iterations/*/candidates.json")]
+    names = {str(path.relative_to(oracle)) for path in written} | {str(WEIGHTS)}
     for name in sorted(names):
         if not (run_dir / name).exists() or (run_dir / name).read_bytes() != (oracle / name).read_bytes():
             yield f"{name} is another."

@@ -66,18 +66,20 @@ class DiskBudget:
     """Bytes on disk. Weights are downloaded unless they are there already; the rest goes to the run directory.
 
     checkpoints: weights and optimizer states; one more than are kept, as a new one is complete before the oldest goes
+    candidates: those of a pass, the best of the passes before, the iteration's start, and the last one's start and choice
     """
 
     policy_weights: int
     labeler_weights: int
     shards: int
     checkpoints: int
+    candidates: int
     export: int
 
     @property
     def run_dir(self) -> int:
         """What the run directory grows to."""
-        return self.shards + self.checkpoints + self.export
+        return self.shards + self.checkpoints + self.candidates + self.export
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,5 +231,6 @@ def _disk(
         labeler_weights=num_labeler * dtype_bytes("auto", labeler) if labeler else 0,
         shards=workload.num_iterations * shards,
         checkpoints=(setup.kept_checkpoints + 1) * 3 * trained,
+        candidates=(setup.candidates_per_epoch + 4) * trained if setup.candidates_per_epoch else 0,
         export=base * setup.weight_bytes(policy),
     )

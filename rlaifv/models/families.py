@@ -1,6 +1,8 @@
 """What differs between families of vision-language models, and which models cannot be run at all."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from transformers import PretrainedConfig
@@ -10,6 +12,10 @@ from transformers.utils import is_torchvision_available
 Part = Literal["vision", "projector", "language_model", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
+# Published models whose architecture transformers does not have: hub ids without their owner, in small letters, with the
+# `model_type`; and where the code of each type is.
+FOREIGN_MODELS = {"omnilmm-12b": "omnilmm", "rlaif-v-12b": "omnilmm"}
+FOREIGN_CODE = {"omnilmm": "github.com/OpenBMB/MiniCPM-V, folder omnilmm"}
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -88,6 +94,29 @@ def family_of(config: PretrainedConfig) -> Family:
             f"The parts of models of type {config.model_type!r} are not known; those of {', '.join(sorted(FAMILIES))} are."
         )
     return FAMILIES[config.model_type]
+
+
+def missing_architecture(path: str) -> str | None:
+    """What is needed to run a model of which transformers has no architecture; None for all others.
+
+    Args:
+        path: a directory, of which config.json is read, or a hub id.
+    """
+    directory = Path(path).expanduser()
+    if directory.is_dir():
+        try:
+            model_type = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]
+        except (OSError, ValueError, KeyError, TypeError):  # whoever loads it says what is wrong
+            return None
+    else:
+        model_type = FOREIGN_MODELS.get(path.rpartition("/")[2].lower())
+    if model_type not in FOREIGN_CODE:
+        return None
+    return (
+        f"{path} is of type {model_type!r}, an architecture that transformers does not have: its code is in its authors' "
+        f"repository ({FOREIGN_CODE[model_type]}). To run it, convert its weights to an architecture of transformers, and "
+        "give the directory as model.path."
+    )
 
 
 def check_family(config: PretrainedConfig) -> None:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available
 
-from rlaifv.models.families import FAMILIES, check_family, family_of
+from rlaifv.models.families import FAMILIES, check_family, family_of, missing_architecture
 from rlaifv.models.trust import check_files
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ def load_model(
     """
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
     try:
+        if not trust_remote_code and (needed := missing_architecture(where)):
+            raise ValueError(needed)
         config = load_config(where, revision, trust_remote_code)
         check_family(config)
         processor = AutoProcessor.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)

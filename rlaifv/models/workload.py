@@ -74,6 +74,7 @@ class Setup:
     train_tokens: bound of the tokens in one training batch; 0 is one tree
     num_shards: devices over which weights, gradients and optimizer states are split; 1 is a whole copy on each
     kept_checkpoints: how many checkpoints stay on disk
+    candidates_per_epoch: how often in a pass what trains is stored, to be chosen from
     """
 
     train_parts: tuple[Part, ...] = ("language_model", "projector")
@@ -87,6 +88,7 @@ class Setup:
     train_tokens: int = 0
     num_shards: int = 1
     kept_checkpoints: int = 1
+    candidates_per_epoch: int = 0
 
     def trains(self, part: Part) -> bool:
         """Whether a part's own weights change; the head goes with the language model."""

@@ -66,6 +66,21 @@ def iteration_summary(
     return Panel(Group(*parts), title=f"iteration {iteration + 1}", title_align="left", width=WIDTH, box=box.ROUNDED)
 
 
+def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -> str:
+    """What was measured of a candidate, in one line.
+
+    >>> candidate_line(0, 2.25, {"rejected/mention": 0.0731, "claims_per_response": 3.4, "hallucination/mention": 0.05})
+    'iteration 1  epoch 2.25: rejected claims 0.073, false claims 0.050, claims per answer 3.40'
+    """
+    names = {
+        "rejected/mention": "rejected claims",
+        "hallucination/mention": "false claims",
+        "claims_per_response": "claims per answer",
+    }
+    shown = [f"{label} {_show(name, metrics[name])}" for name, label in names.items() if name in metrics]
+    return f"iteration {iteration + 1}  epoch {epoch:.3g}: {', '.join(shown)}"
+
+
 def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[Mapping[str, Any]]) -> Table:
     """The run in one table: the base model, then each iteration.
 

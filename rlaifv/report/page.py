@@ -22,6 +22,14 @@ from rlaifv.store.atomic import make_directory, write_text
 
 NUM_EXAMPLES = 6
 NUM_PAIRS = 6
+CANDIDATE_COLUMNS = (
+    "rejected/mention",
+    "rejected/response",
+    "hallucination/mention",
+    "hallucination/response",
+    "claims_per_response",
+    "length/words",
+)
 _HERE = Path(__file__).parent
 
 
@@ -76,6 +84,7 @@ def render(run: Run) -> str:
         feedback_charts=feedback_charts(run),
         pair_charts=pair_charts(run),
         training_charts=training_charts(run),
+        candidate_table=_candidates(run),
         config=run.config,
     )
     # A lone surrogate, which JSON can carry, cannot be written as UTF-8.
@@ -168,6 +177,19 @@ def _table(table: Sequence[Row], names: Sequence[str]) -> Table:
     words = {name: entry(name) for name in names}
     texts = tuple((row.name, *(show(row.values.get(name), word.unit) for name, word in words.items())) for row in table)
     return Table(("", *(word.label for word in words.values())), texts if names else ())
+
+
+def _candidates(run: Run) -> Table:
+    """One row a candidate, after one for the start of its iteration."""
+    found = [metrics for selection in run.selections for _, metrics in selection.candidates]
+    names = [name for name in CANDIDATE_COLUMNS if any(name in metrics for metrics in found)]
+    rows = []
+    for selection in run.selections:
+        for k, (epoch, metrics) in enumerate(selection.candidates):
+            name = f"iteration {selection.iteration + 1}, " + (f"epoch {epoch:.3g}" if k else "start")
+            cells = (show(metrics.get(column), entry(column).unit) for column in names)
+            rows.append((name + (", chosen" if k == selection.chosen else ""), *cells))
+    return Table(("", *(entry(name).label for name in names)), tuple(rows))
 
 
 def _across(name: str, word: Entry, table: Sequence[Row]) -> tuple[str, ...]:

@@ -48,11 +48,25 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """What was measured of an iteration's candidates: (epoch, metrics) of each, the iteration's start first.
+
+    `chosen` is the number of the one that went on in that list, `by` who chose it: labeler, truth or last.
+    """
+
+    iteration: int
+    by: str
+    candidates: tuple[tuple[float, dict[str, float]], ...]
+    chosen: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run directory, read.
 
     `evaluations` ascend by iterations; `statistics[k]` are those of iteration k, up to the first iteration that has
-    none; `training` holds the numbers of metrics.csv, one dict an optimizer step, ascending by "step".
+    none; `training` holds the numbers of metrics.csv, one dict an optimizer step, ascending by "step"; `selections` are
+    those of iterations that chose among candidates.
     """
 
     run_dir: Path
@@ -60,6 +74,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     statistics: tuple[dict[str, float], ...]
     training: tuple[dict[str, float], ...]
+    selections: tuple[Selection, ...] = ()
 
 
 def read_run(run_dir: Path) -> Run:
@@ -79,6 +94,7 @@ def read_run(run_dir: Path) -> Run:
         evaluations=read_evaluations(run_dir),
         statistics=read_statistics(run_dir),
         training=_read_training(run_dir / "metrics.csv"),
+        selections=tuple(map(_selection, sorted((run_dir / "iterations").glob("*/candidates.json")))),
     )
 
 
@@ -135,6 +151,20 @@ def _evaluation(path: Path) -> Evaluation:
         raise ValueError(f"{path} lacks the key {error}.") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not have the shape of an evaluation: {error}.") from error
+
+
+def _selection(path: Path) -> Selection:
+    data = _read_json(path)
+    try:
+        found = [data["start"], *data["candidates"]]
+        return Selection(
+            iteration=int(path.parent.name),
+            by=str(data["by"]),
+            candidates=tuple((float(one["epoch"]), numbers(one["metrics"], f"{path}, metrics")) for one in found),
+            chosen=[one["step"] for one in found].index(data["chosen"], 1),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not have the shape of a choice among candidates: {error}.") from error
 
 
 def _example(data: Mapping[str, Any]) -> Example:

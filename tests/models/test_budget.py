@@ -195,6 +195,9 @@ def test_disk(llava):
     assert budget.disk.checkpoints == 3 * (2 * trained + 4 * trained)
     assert 50e6 < budget.disk.shards < 500e6
     assert budget.disk.run_dir == budget.disk.checkpoints + budget.disk.export + budget.disk.shards
+    chosen_from = estimate(llava, PAPER, Setup(kept_checkpoints=2, candidates_per_epoch=4)).disk
+    assert chosen_from.candidates == 8 * 2 * trained
+    assert chosen_from.run_dir == budget.disk.run_dir + chosen_from.candidates
 
 
 def test_smaller_images_shorten_the_prefix(llava):

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ from transformers import AutoConfig
 
 from rlaifv.models import families
 from rlaifv.models.architecture import parameter_table
-from rlaifv.models.families import FAMILIES, PARTS, check_family, family_of
+from rlaifv.models.families import FAMILIES, PARTS, check_family, family_of, missing_architecture
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -46,12 +47,28 @@ def test_unknown_family_and_unknown_parameter_are_named():
         FAMILIES["llava"].part_of("model.audio.weight")
 
 
-@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe", "minicpmv4_6", "lfm3_vl"])
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe", "minicpmv4_6", "minicpmv4_7", "lfm3_vl"])
 def test_models_that_keep_a_state_are_refused(name: str) -> None:
-    """MiniCPM-V 4.6 stands on Qwen3.5 unless its config says otherwise."""
+    """MiniCPM-V 4.6 and 4.7 stand on Qwen3.5 unless their configs say otherwise."""
     kind = "conv" if name == "lfm3_vl" else "linear_attention"
     with pytest.raises(ValueError, match=f"^This '{name}' model has layers of type {kind}, which do not go by a mask"):
         check_family(AutoConfig.for_model(name))
+
+
+@pytest.mark.parametrize("path", ["openbmb/OmniLMM-12B", "openbmb/RLAIF-V-12B"])
+def test_what_a_model_needs_that_transformers_does_not_have(path: str, tmp_path: Path) -> None:
+    """Told by the hub id, or by the config of a directory, whatever its name: converted weights are of another type."""
+    sentence = missing_architecture(path)
+    assert sentence is not None
+    assert sentence.startswith(f"{path} is of type 'omnilmm', an architecture that transformers does not have")
+    directory = tmp_path / path
+    directory.mkdir(parents=True)
+    assert missing_architecture(str(directory)) is None
+    (directory / "config.json").write_text('{"model_type": "omnilmm"}')
+    assert missing_architecture(str(directory)) == sentence.replace(path, str(directory))
+    (directory / "config.json").write_text('{"model_type": "llava"}')
+    assert missing_architecture(str(directory)) is None
+    assert missing_architecture("llava-hf/llava-1.5-7b-hf") is None
 
 
 def test_what_reads_no_images_is_refused() -> None:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from rlaifv.report import page as page_module
 from rlaifv.report.page import render, write_report
-from rlaifv.report.run import Evaluation, Example, JudgedClaim, Run
+from rlaifv.report.run import Evaluation, Example, JudgedClaim, Run, Selection
 
 ATTACKS = (
     "<script>alert(1)</script>",
@@ -263,3 +263,23 @@ def test_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a run directory"):
         write_report(tmp_path)
     assert not (tmp_path / "report").exists()
+
+
+def test_candidates_are_listed_and_the_chosen_one_is_named() -> None:
+    """An epoch without weights of its own is the start of its iteration."""
+    candidates = (
+        (0.0, {"rejected/mention": 0.4}),
+        (0.25, {"rejected/mention": 0.213}),
+        (0.5, {"rejected/mention": 0.3}),
+    )
+    page = Page(render(Run(Path("run"), None, (), (), (), (Selection(1, "labeler", candidates, 1),))))
+    for text in (
+        "iteration 2, start",
+        "iteration 2, epoch 0.25, chosen",
+        "iteration 2, epoch 0.5",
+        "21.3%",
+        "Candidates",
+    ):
+        assert text in page.text
+    assert page.text.count(", chosen") == 1
+    assert "Candidates" not in Page(render(Run(Path("run"), None, (), (), ()))).text

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -77,3 +78,33 @@ def test_strange_verdicts_and_probabilities_count_as_unknown(fake_run: Any) -> N
     assert read.claims[0].p_yes is None
     assert read.claims[0].p_no is None
     assert (read.image_path, read.truth) == ("", None)
+
+
+CHOICE = {
+    "by": "labeler",
+    "min_claims": 0.8,
+    "chosen": 4,
+    "start": {"step": 0, "epoch": 0.0, "digest": "", "metrics": {"rejected/mention": 0.4}},
+    "candidates": [
+        {"step": 2, "epoch": 0.5, "digest": "", "metrics": {"rejected/mention": 0.3}},
+        {"step": 4, "epoch": 1.0, "digest": "", "metrics": {"rejected/mention": 0.2}},
+    ],
+}
+
+
+def test_choices_among_candidates_are_read_with_the_start_first(tmp_path: Path) -> None:
+    (tmp_path / "iterations" / "001").mkdir(parents=True)
+    path = tmp_path / "iterations" / "001" / "candidates.json"
+    path.write_text(json.dumps(CHOICE))
+    (selection,) = read_run(tmp_path).selections
+    assert (selection.iteration, selection.by, selection.chosen) == (1, "labeler", 2)
+    assert [(epoch, metrics["rejected/mention"]) for epoch, metrics in selection.candidates] == [
+        (0.0, 0.4),
+        (0.5, 0.3),
+        (1.0, 0.2),
+    ]
+    path.write_text(json.dumps(CHOICE | {"chosen": 3}))
+    with pytest.raises(
+        ValueError, match=r"candidates\.json does not have the shape of a choice among candidates: 3 is not"
+    ):
+        read_run(tmp_path)

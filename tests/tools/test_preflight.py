@@ -15,7 +15,7 @@ EXPERIMENTS = {
     "llava7b_self": ("7.06 B", "6.76 B", None),
     "llava7b_self_lora": ("7.22 B", "160 M", None),
     "llava7b_next34b": ("7.06 B", "6.76 B", "34.8 B"),
-    "qwen3vl_self": ("8.94 B", "175 M", None),
+    "qwen3vl8b_self": ("8.94 B", "175 M", None),
 }
 
 
@@ -76,6 +76,20 @@ def test_a_model_whose_cost_is_not_known_may_run(launch: Launch, tmp_path: Path)
     assert "What a run costs is not known for models of type 'vipllava'; it is not estimated." in " ".join(
         output.split()
     )
+
+
+def test_a_model_that_transformers_does_not_have_is_said_to_be_one(launch: Launch, prompt_list: Path) -> None:
+    """The screen says so, and so does whoever loads it."""
+    status, output = launch("experiment=omnilmm12b_self", "preflight_only=true", "data.path=prompts.jsonl")
+    assert status == 0, output
+    sentence = (
+        "openbmb/OmniLMM-12B is of type 'omnilmm', an architecture that transformers does not have: its code is in its "
+        "authors' repository (github.com/OpenBMB/MiniCPM-V, folder omnilmm). To run it, convert its weights"
+    )
+    assert sentence in " ".join(output.split())
+    status, output = launch("model=omnilmm_12b")
+    assert status == 2
+    assert f"could not be loaded as an image-text-to-text model: {sentence}" in " ".join(output.split())
 
 
 def test_only_the_first_process_of_several_prints(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""What trains of a model, apart from the rest: into a file, and from it into the same model. What is frozen stays."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rlaifv.models.loading import read_tensors, tensors_digest
+from rlaifv.store.atomic import publish
+
+
+def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name: of a model with adapters, these alone. Tied ones have one name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained_digest(model: nn.Module) -> str:
+    """SHA-256 over what trains."""
+    return tensors_digest(trained_tensors(model))
+
+
+def write_trained(model: nn.Module, path: Path) -> None:
+    """Publish what trains as safetensors, in its own type.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    tensors = {name: _copy(tensor) for name, tensor in trained_tensors(model).items()}
+    with publish(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def read_trained(model: nn.Module, path: Path, digest: str) -> None:
+    """Put the weights of a file in the place of those that train, bit by bit.
+
+    Raises:
+        ValueError: the file is missing, damaged, of another model, or not the one whose digest was recorded.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing.")
+    stored = read_tensors(path)
+    if (found := tensors_digest(stored)) != digest:
+        raise ValueError(
+            f"{path} is not what was written: its weights have SHA-256 {found}, but {digest} was recorded."
+        )
+    _put(model, stored, str(path))
+
+
+@contextmanager
+def other_weights(model: nn.Module, path: Path, digest: str) -> Iterator[None]:
+    """Inside, the model has the weights of a file; afterwards its own again, bit by bit. Raises as `read_trained`.
+
+    Its own wait in the host's memory.
+    """
+    own = {name: _copy(tensor) for name, tensor in trained_tensors(model).items()}
+    try:
+        read_trained(model, path, digest)
+        yield
+    finally:
+        _put(model, own, "The weights that were set aside")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """On the host, with memory of its own."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _put(model: nn.Module, stored: Mapping[str, Tensor], where: str) -> None:
+    trained = trained_tensors(model)
+    for name in sorted({*trained, *stored}):
+        shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{where}: {name} is {shapes[0]} there, but {shapes[1]} in what trains here.")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(stored[name])
