@@ -42,7 +42,8 @@ class Loop:
     def __init__(self, run_dir: Path, labels_itself: bool = True, **rules: Any) -> None:
         self.run_dir = run_dir
         self.policy = Policy()
-        self.labeler = SimpleNamespace(engine=self.policy if labels_itself else Policy())
+        engine = self.policy if labels_itself else Policy()
+        self.labeler = SimpleNamespace(engine=engine, model=engine.model)
         self.selection = SelectionRules(4, **rules)
         self.min_free_bytes = 0
         self.measured: list[float] = []

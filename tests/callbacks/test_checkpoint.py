@@ -63,6 +63,7 @@ class Loop:
     """Every iteration was made by whom it has to be made."""
 
     labeler = torch.nn.Linear(1, 1)
+    chosen_from = None
 
     def prepare(self, iteration: int) -> Any:
         pairs = [

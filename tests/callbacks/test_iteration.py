@@ -95,6 +95,7 @@ class FakeLoop:
         self.run_dir = run_dir
         self.events = events
         self.labeler = torch.nn.Linear(1, 1)
+        self.chosen_from = None
 
     def measure(self, num_iterations: int) -> None:
         self.events.append(f"measure {num_iterations}")
@@ -269,13 +270,15 @@ def test_accumulation_makes_fewer_steps(tmp_path: Path, accumulate: int, num_ste
     assert trainer.global_step == 2 * num_steps
 
 
-def test_the_labeler_is_put_where_the_policy_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_other", [False, True])
+def test_the_labeler_and_another_model_are_put_where_the_policy_is(has_other: bool) -> None:
     moved: list[torch.device] = []
-    loop: Any = SimpleNamespace(labeler=SimpleNamespace(to=moved.append))
+    other = SimpleNamespace(model=SimpleNamespace(to=moved.append)) if has_other else None
+    loop: Any = SimpleNamespace(labeler=SimpleNamespace(to=moved.append), chosen_from=other)
     module = SimpleNamespace(device=torch.device("meta"))
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
     IterationCallback(loop).on_fit_start(trainer, module)  # type: ignore[arg-type]
-    assert moved == [torch.device("meta")]
+    assert moved == [torch.device("meta")] * (1 + has_other)
 
 
 def write(path: Path, value: Any) -> None:
