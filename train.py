@@ -70,7 +70,12 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=[IterationCallback(loop), TrainingProgress(), *instantiate(cfg.callbacks).values()],
+        callbacks=[
+            IterationCallback(loop),
+            TrainingProgress(),
+            *loop.measurements,
+            *instantiate(cfg.callbacks).values(),
+        ],
         logger=list(instantiate(cfg.logger).values()),
     )
     if cfg.run == "label":

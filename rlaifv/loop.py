@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlaifv.data.sources import PromptSource, check_images
 from rlaifv.engines.local import LocalEngine
@@ -59,6 +59,14 @@ class IterationSettings:
     max_drop_rate: float
 
 
+class Measurement(Protocol):
+    """What else is measured whenever the policy is."""
+
+    def measure(self, iteration: int, engine: LocalEngine, run_dir: Path) -> None:
+        """Measure the policy after `iteration` iterations, unless that was done before. Called on every rank."""
+        ...
+
+
 @dataclass
 class FeedbackLoop:
     """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration."""
@@ -74,6 +82,7 @@ class FeedbackLoop:
     num_examples: int = 8
     canaries: CanarySet | None = None
     min_free_bytes: int = 0
+    measurements: Sequence[Measurement] = ()
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -159,7 +168,7 @@ class FeedbackLoop:
             )
 
     def measure(self, iteration: int) -> None:
-        """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
+        """Evaluate the policy after `iteration` iterations on held-out prompts and benchmarks, unless that was done before."""
         path = self.evaluation_path(iteration)
         prompts = [] if path.exists() else self._check_images(self.source.held_out())[0]
         if prompts and rank() > 0:
@@ -182,6 +191,8 @@ class FeedbackLoop:
                 )
             make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
+        for one in self.measurements:
+            one.measure(iteration, self.policy, self.run_dir)
 
     def evaluation_path(self, iteration: int) -> Path:
         """What was measured after `iteration` iterations."""

@@ -34,6 +34,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
     """
     source = instantiate(cfg.data)
+    benchmarks = [instantiate(cfg.evaluation.benchmarks)] if "benchmarks" in cfg.evaluation else []
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
@@ -67,6 +68,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         num_examples=cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
+        measurements=benchmarks,
     )
     module = DPOModule(
         policy,

@@ -1,7 +1,7 @@
 """Answer benchmarks with a model, and score the answers.
 
     python tools/evaluate.py model=outputs/RUN/export benchmark=[pope,amber] data_root=DIR out=DIR
-    python tools/evaluate.py model=llava-hf/llava-1.5-7b-hf benchmark=mmhal data_root=DIR out=DIR judge=http://… judge_model=NAME
+    python tools/evaluate.py model=llava-hf/llava-1.5-7b-hf benchmark=mmhal data_root=DIR out=DIR judge=DIR
 
     model=DIR_OR_HUB_ID     the model; revision=COMMIT pins a hub id
     benchmark=[NAME,…]      which, see tools/score.py
@@ -121,9 +121,8 @@ def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
             paths[field] = Path(value).expanduser()
     found = given_in(one, options.data_root.expanduser(), paths)
     rounding: Any = options.rounding
-    # Those that do not have a parser of this name are read officially, where several are evaluated together.
     chosen = replace(found, parser=options.parser, rounding=rounding, allow_incomplete=options.allow_incomplete)
-    check_given(one, replace(chosen, images=None))
+    check_given(one, chosen)
     return chosen
 
 
@@ -151,7 +150,7 @@ def _evaluate(options: Options, benchmarks: Sequence[Benchmark], given: Mapping[
 def _engine(options: Options) -> LocalEngine:
     dtype: Any = options.dtype
     model, processor = load_model(options.model, options.revision, dtype)
-    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
     return LocalEngine(model, Prompter(processor), options.batch_tokens)
 
 

@@ -116,8 +116,8 @@ def _decode_all(
             started = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
             for batch in batches_by_tokens([len(prompts[k].ids) for k in started], batch_tokens):
                 some = [started[j] for j in batch]
-                of_some = ([given[k] for k in some] for given in (prompts, seeds, questions))
-                decoder.start(free[batch], some, *of_some)
+                asked = [prompts[k] for k in some], [seeds[k] for k in some], [questions[k] for k in some]
+                decoder.start(free[batch], some, *asked)
         elif not waiting and share >= DROP_SHARE:
             decoder.drop_free_rows()
         decoder.run_round()
