@@ -1,0 +1,101 @@
+"""The command on a small model: what it writes, what it does not do twice, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlaifv.engines.local import LocalEngine
+from rlaifv.evaluation.benchmarks.outcome import outcome
+from rlaifv.evaluation.benchmarks.protocol import Given
+from rlaifv.records import Prompt
+from tests.evaluation.benchmarks.fakes import Exam, register, write_exam
+from tools.evaluate import main
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+
+
+@pytest.fixture
+def words(prompts: list[Prompt], model_dir: Path, tmp_path: Path) -> list[str]:
+    for name in ("exam", "judged"):
+        write_exam(tmp_path / "data", prompts[:3], name)
+    return [f"model={model_dir}", f"data_root={tmp_path / 'data'}", f"out={tmp_path / 'out'}", "shard_items=2"]
+
+
+def test_it_answers_scores_and_writes(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "benchmark=[exam, judged]", "suffix= Now."]) == 0
+    output = capsys.readouterr().out
+    out = tmp_path / "out"
+    exam, judged = json.loads((out / "results.json").read_text())
+    assert (exam["model"], exam["benchmark"], exam["counts"]) == (words[0][6:], "exam", {"questions": 6, "answers": 6})
+    assert len(exam["model_sha256"]) == 64
+    assert exam["protocol"]["prompt"]["suffix"] == " Now."
+    # The same as of the files that it leaves behind.
+    given = Given(questions=tmp_path / "data" / "exam" / "questions.jsonl", answers=out / "exam" / "answers.jsonl")
+    assert outcome(Exam(), given)["metrics"] == exam["metrics"]
+    assert len([*(out / "exam").glob("answers-*.jsonl")]) == 3
+    assert (judged["metrics"], judged["counts"]) == ({}, {"answers": 6})
+    text = (out / "results.md").read_text()
+    assert f"| exam | accuracy | {exam['accuracy']:.2f} |" in text
+    assert f"Protocol `{exam['fingerprint']}`" in text
+    assert "- warning: benchmark=judged is scored from the reviews of a judge" in text
+    assert "exam (6 questions)" in output
+    assert output.rstrip().endswith(f"results: {out / 'results.json'}")
+
+
+def test_a_second_run_asks_nothing_and_another_kind_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main([*words, "benchmark=exam"])
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LocalEngine, "sample_questions", lambda *_, **__: pytest.fail("it asked again"))
+        main([*words, "benchmark=exam"])
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    with pytest.raises(SystemExit):
+        main([*words, "benchmark=exam", "suffix=?"])
+    assert "the answers there were made with suffix '', but now it is '?'" in capsys.readouterr().out
+
+
+def test_own_paths_and_a_part(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "data" / "exam" / "questions.jsonl").rename(tmp_path / "own.jsonl")
+    main([*words, "benchmark=exam", f"exam.questions={tmp_path / 'own.jsonl'}", "num_items=3", "max_new_tokens=4"])
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["counts"] == {"questions": 6, "answers": 4}
+    assert found["protocol"]["decoding"]["deviations"] == ["Answers end after 4 tokens, not after 12."]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["benchmark=[exam,exam]"], "benchmark=[exam,exam] names one twice."),
+        (["benchmark=exams"], "benchmark=exams is not one of amber"),
+        (["benchmark=exam", "judged.questions=q"], "judged.questions=q has no effect on benchmark=exam."),
+        (["benchmark=exam", "exam.question=q"], "exam.question=… is not one of questions, answers"),
+        (["benchmark=exam", "exam.nouns=n"], "nouns=… has no effect on benchmark=exam"),
+        (["benchmark=exam", "exam.questions=q"], "questions=q does not exist."),
+        (["benchmark=exam", "num_items=0"], "num_items=0 must be at least 1."),
+        (["benchmark=exam", "dtype=int8"], "dtype=int8 must be one of auto, float32, bfloat16, float16."),
+        (["benchmark=exam", "parser=mine"], "parser=mine must be one of official, strict"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_weights_are_loaded(
+    more: list[str], said: str, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.evaluate.load_model", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *more])
+    assert ended.value.code == 2
+    assert f"error: {said}" in capsys.readouterr().out
+
+
+def test_a_data_root_without_the_benchmark(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words[1] = f"data_root={tmp_path}"
+    with pytest.raises(SystemExit):
+        main([*words, "benchmark=exam"])
+    assert f"data_root={tmp_path} holds no directory exam" in capsys.readouterr().out
