@@ -8,10 +8,10 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import judged_by, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
-from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, is_asked, objects_of
+from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
 from rlaifv.models.sampling import Decoding
 
 OFFICIAL_IMAGES = 300
@@ -40,6 +40,7 @@ class ObjectHalBench300:
     uses = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
     parsers = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
+    stages = (Stage("reply", TEMPLATE, is_readable),)
 
     def items(self, given: Given) -> list[Item]:
         path = required(given.questions, "questions", self.name)
@@ -91,7 +92,11 @@ class ObjectHalBench300:
             warnings += (f"There are {len(ids)} answers; the benchmark has {OFFICIAL_IMAGES} images.",)
         if phrases is None:
             warnings += (
-                "Without objects or reviews the answers are read as CHAIR reads captions, which is not Object HalBench's way.",
+                "Without objects or reviews, answers are read as CHAIR reads captions, not as the benchmark does.",
+            )
+        elif names := sum(has_name(phrase) for one in ids for phrase in phrases.get(one, [])):
+            warnings += (
+                f"{names} phrases have capitals within; those words are taken for names, which match nothing.",
             )
         return Result(
             metrics=metrics,
