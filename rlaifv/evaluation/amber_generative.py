@@ -49,7 +49,11 @@ class Lexicon:
 
 
 def count_nouns(
-    nouns: Sequence[str], truth: Sequence[str], hallu: Sequence[str], lexicon: Lexicon, similarity: Similarity = identity
+    nouns: Sequence[str],
+    truth: Sequence[str],
+    hallu: Sequence[str],
+    lexicon: Lexicon,
+    similarity: Similarity = identity,
 ) -> tuple[int, int, int, int, int, int]:
     """What the nouns of one response amount to.
 
@@ -70,25 +74,22 @@ def count_nouns(
     safe, wrong = _candidates(truth, lexicon), _candidates(hallu, lexicon)
     mentioned = [noun for noun in nouns if noun in lexicon.vocabulary]
     covered: set[int] = set()
-    thought_of: set[int] = set()
+    thought_of: set[int | None] = set()
     hallucinated = 0
     for noun in mentioned:
         if noun in lexicon.safe_words:
             continue
-        place = _first(safe, lambda word, noun=noun: word == noun)
-        if place is not None:
-            covered.add(place)
+        same = _same(noun, safe)
+        if same is not None:
+            covered.add(same)
             continue
-        # Both searches may mark, and each another word (quirk A6).
-        for test in (lambda word, noun=noun: word == noun, lambda word, noun=noun: similarity(noun, word) > THRESHOLD):
-            place = _first(wrong, test)
-            if place is not None:
-                thought_of.add(place)
-        place = _first(safe, lambda word, noun=noun: similarity(noun, word) > THRESHOLD)
-        if place is None:
+        # The second search also runs where the first one found something, and may find another word (quirk A6).
+        thought_of |= {_same(noun, wrong), _similar(noun, wrong, similarity)} - {None}
+        similar = _similar(noun, safe, similarity)
+        if similar is None:
             hallucinated += 1
         else:
-            covered.add(place)
+            covered.add(similar)
     return len(mentioned), hallucinated, len(truth), len(covered), len(hallu), len(thought_of)
 
 
@@ -184,12 +185,19 @@ class AMBERGenerative(RowMetric):
 
 
 def _candidates(words: Sequence[str], lexicon: Lexicon) -> list[tuple[str, int]]:
-    """What stands for the words of an annotation, with the word's place: related words before the words themselves (quirk A3)."""
+    """What stands for the words of an annotation, with the place of each.
+
+    Related words come before the words themselves (quirk A3).
+    """
     if unknown := [word for word in words if word not in lexicon.relations]:
         raise ValueError(f"The annotated word {unknown[0]!r} is no key of the relations.")
     related = [(other, place) for place, word in enumerate(words) for other in lexicon.relations[word]]
     return related + [(word, place) for place, word in enumerate(words)]
 
 
-def _first(candidates: Sequence[tuple[str, int]], test: Callable[[str], bool]) -> int | None:
-    return next((place for word, place in candidates if test(word)), None)
+def _same(noun: str, candidates: Sequence[tuple[str, int]]) -> int | None:
+    return next((place for word, place in candidates if word == noun), None)
+
+
+def _similar(noun: str, candidates: Sequence[tuple[str, int]], similarity: Similarity) -> int | None:
+    return next((place for word, place in candidates if similarity(noun, word) > THRESHOLD), None)

@@ -9,6 +9,11 @@ alone, so that the word is not found (AMBER, quirk A2).
 import re
 from collections.abc import Collection
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # Forms that the rule does not give, or gives wrongly: "leaves" is leaf and not leave, and WordNet's lemmatiser, which finds
 # "men" among its nouns, leaves it so. The last four are names in lists of objects that it shortens to words outside of them.
 IRREGULAR = {
@@ -46,29 +51,19 @@ NEVER = frozenset({"hot"})
 # Adjectives as often as nouns: not read where they stand before another word that they could belong to.
 ADJECTIVES = frozenset({"individual", "light", "orange"})
 # "light pole" and "orange juice" are still two nouns.
-HEADS = frozenset(
-    "bulb bulbs fixture fixtures juice peel pole poles post posts signal slice slices switch tree trees".split()
-)
+HEADS = _set("bulb bulbs fixture fixtures juice peel pole poles post posts signal slice slices switch tree trees")
 # Verbs as often as nouns: not read after a word that a verb follows.
-VERBS = frozenset(
-    """bail bear board box brush can card court drain drink duck file fish goal ground leave line lock lounge note pack
+VERBS = _set("""bail bear board box brush can card court drain drink duck file fish goal ground leave line lock lounge note pack
     paddle plate plug range ring rock sign signal skate ski sound spray stage star support switch tape tie track train
-    warp watch wire""".split()
-)
-BEFORE_VERBS = frozenset(
-    """to can could will would shall should may might must cannot not i we you he she they it who which
-    people""".split()
-)
+    warp watch wire""")
+BEFORE_VERBS = _set("""to can could will would shall should may might must cannot not i we you he she they it who which
+    people""")
 # After these "to" is a preposition, and what follows is a noun.
-BEFORE_TO = frozenset("adjacent attached close connected due leading near next opposite similar tied up".split())
+BEFORE_TO = _set("adjacent attached close connected due leading near next opposite similar tied up")
 # "can" is a verb nearly always in descriptions; a noun after these.
-BEFORE_CAN = frozenset(
-    "a an another aluminum beer each garbage metal one paint rubbish soda spray tin trash waste watering".split()
-)
-FUNCTION_WORDS = frozenset(
-    """a an and are as at because but by for from he her his hanging in is it its near next on onto or over she shining
-    sitting so than that the their there these they this to under was were where which while with""".split()
-)
+BEFORE_CAN = _set("a an another aluminum beer each garbage metal one paint rubbish soda spray tin trash waste watering")
+FUNCTION_WORDS = _set("""a an and are as at because but by for from he her his hanging in is it its near next on onto or over she shining
+    sitting so than that the their there these they this to under was were where which while with""")
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")

@@ -3,7 +3,7 @@
 import re
 
 # What VLMEvalKit takes for punctuation: an asterisk or a colon stays in its word.
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def whole_word(text: str) -> str:
