@@ -12,7 +12,7 @@ from rlaifv.callbacks.iteration import parts
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance
 from rlaifv.evaluation.benchmarks.answering import asked_by, run_benchmark
-from rlaifv.evaluation.benchmarks.outcome import check_given, fingerprint, flat_metrics, is_judged
+from rlaifv.evaluation.benchmarks.outcome import check_given, fingerprint, flat_metrics, needs_reviews
 from rlaifv.evaluation.benchmarks.places import given_in
 from rlaifv.evaluation.benchmarks.questions import Asking, questions_of
 from rlaifv.evaluation.benchmarks.registry import benchmark
@@ -31,7 +31,7 @@ class BenchmarkCallback(Callback):
     `evaluations/NNN-benchmarks.json`, and what is there is not made again. Their questions are the same ones every time.
 
     Args:
-        names: of the benchmarks, without those that a judge reads.
+        names: of the benchmarks, without those that need reviews.
         data_root: holds the user's copy of each in a directory of its name.
         num_items: questions of each at least, of whole images; None for all.
         max_new_tokens: of an answer, where less than the benchmark's own.
@@ -62,8 +62,8 @@ class BenchmarkCallback(Callback):
         self.asked = []
         for name in names:
             one = benchmark(name)
-            if is_judged(one):
-                raise ValueError(f"evaluation.benchmarks.names has {name}, which a judge reads; use tools/evaluate.py.")
+            if needs_reviews(one):
+                raise ValueError(f"evaluation.benchmarks.names has {name}, which needs reviews; use tools/evaluate.py.")
             given = given_in(one, Path(data_root).expanduser())
             check_given(one, given)
             self.asked.append((one, given, questions_of(one, given, self.how, Path(pictures))))

@@ -181,7 +181,7 @@ def test_nothing_was_measured(root: Path, tmp_path: Path) -> None:
         ({"names": []}, r"evaluation\.benchmarks\.names=\[\] must name at least one benchmark, and none twice\."),
         ({"names": ["exam", "exam"]}, "must name at least one benchmark, and none twice"),
         ({"names": ["exams"]}, "benchmark=exams is not one of"),
-        ({"names": ["judged"]}, "names has judged, which a judge reads; use tools/evaluate.py"),
+        ({"names": ["judged"]}, "names has judged, which needs reviews; use tools/evaluate.py"),
         ({"num_items": 0}, r"evaluation\.benchmarks\.num_items=0 must be at least 1\."),
         ({"max_new_tokens": 0}, r"evaluation\.benchmarks\.max_new_tokens=0 must be at least 1\."),
         ({"data_root": "nowhere"}, "data_root=nowhere holds no directory exam"),

@@ -1,16 +1,18 @@
 """The command on a small model: what it writes, what it does not do twice, and what it refuses."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from rlaifv.engines.chat import Conversation, LocalChat, NoReply, ServerChat
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.benchmarks.outcome import outcome
 from rlaifv.evaluation.benchmarks.protocol import Given
 from rlaifv.records import Prompt
 from tests.evaluation.benchmarks.fakes import Exam, register, write_exam
-from tools.evaluate import main
+from tools.evaluate import Options, _chat, main
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def test_it_answers_scores_and_writes(words: list[str], tmp_path: Path, capsys: 
     text = (out / "results.md").read_text()
     assert f"| exam | accuracy | {exam['accuracy']:.2f} |" in text
     assert f"Protocol `{exam['fingerprint']}`" in text
-    assert "- warning: benchmark=judged is scored from the reviews of a judge" in text
+    assert "- warning: benchmark=judged is scored from reviews of its answers" in text
     assert "exam (6 questions)" in output
     assert output.rstrip().endswith(f"results: {out / 'results.json'}")
 
@@ -77,6 +79,9 @@ def test_own_paths_and_a_part(words: list[str], tmp_path: Path) -> None:
         (["benchmark=exam", "exam.question=q"], "exam.question=… is not one of questions, answers"),
         (["benchmark=exam", "exam.nouns=n"], "nouns=… has no effect on benchmark=exam"),
         (["benchmark=exam", "exam.questions=q"], "questions=q does not exist."),
+        (["benchmark=exam", "judge=somebody"], "judge=somebody has no effect on benchmark=exam."),
+        (["benchmark=judged", "judge_model=m"], "judge_model=m has no effect without judge=…."),
+        (["benchmark=judged", "judge=http://h/v1"], "judge=http://h/v1 needs judge_model=…, the model's name on"),
         (["benchmark=exam", "num_items=0"], "num_items=0 must be at least 1."),
         (["benchmark=exam", "dtype=int8"], "dtype=int8 must be one of auto, float32, bfloat16, float16."),
         (["benchmark=exam", "parser=mine"], "parser=mine must be one of official, strict"),
@@ -99,3 +104,39 @@ def test_a_data_root_without_the_benchmark(
     with pytest.raises(SystemExit):
         main([*words, "benchmark=exam"])
     assert f"data_root={tmp_path} holds no directory exam" in capsys.readouterr().out
+
+
+class Judge:
+    """Gives every answer but the first a 4."""
+
+    asked = 0
+
+    def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
+        first = 0 if self.asked else 1
+        self.asked += len(conversations)
+        return [NoReply("busy")] * first + ["It is 4"] * (len(conversations) - first)
+
+
+def test_a_judge_reads_the_answers(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge()
+    monkeypatch.setattr("tools.evaluate._chat", lambda options: judge)
+    main([*words, "benchmark=judged", "judge=http://host/v1", "judge_model=wise"])
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (found["score"], found["counts"], found["protocol"]["judge"]) == (4.0, {"reviews": 5}, "wise")
+    assert "1 answers to judged have no review, 0 among them: busy." in capsys.readouterr().out
+    assert judge.asked == 6
+    main([*words, "benchmark=judged", "judge=http://host/v1", "judge_model=wise"])
+    assert judge.asked == 7  # the one that it did not reply to
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["counts"] == {"reviews": 6}
+
+
+def test_a_judge_is_a_server_or_a_model_of_this_machine() -> None:
+    server = _chat(Options(judge="https://host/v1/", judge_model="wise"))
+    assert isinstance(server, ServerChat)
+    assert (server.url, server.model, server.key_variable) == ("https://host/v1", "wise", "RLAIFV_JUDGE_KEY")
+    local = _chat(Options(judge="owner/name"))
+    assert isinstance(local, LocalChat)
+    assert (local.path, local.dtype) == ("owner/name", "auto")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.evaluation.benchmarks.outcome import is_judged, not_scored, outcome
+from rlaifv.evaluation.benchmarks.outcome import is_judged, needs_reviews, not_scored, outcome
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given
 from rlaifv.evaluation.benchmarks.questions import AskedImage, Asking, Questions
 from rlaifv.models.sampling import Decoding, Sampled
@@ -61,8 +61,8 @@ def run_benchmark(
         directory: of this benchmark and this model.
         how: as for `questions`.
         advance: told how many questions were answered.
-        review: adds a judge's replies to what is given, answers included; for a judged benchmark without, its answers are
-            written and not scored.
+        review: adds a judge's replies to what is given, answers included. Where a benchmark needs some, and there are none,
+            its answers are written and not scored.
 
     Returns:
         See `outcome`.
@@ -75,18 +75,18 @@ def run_benchmark(
     path = directory / "answers.jsonl"
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     answered = replace(given, answers=path, allow_incomplete=given.allow_incomplete or questions.is_part)
-    if review is not None and is_judged(benchmark):
+    if review is not None and is_judged(benchmark) and answered.reviews is None:
         answered = review(answered)
     prompt = {"suffix": how.suffix, "questions": questions.digest, "num_items": len(questions.items)}
     decoding = _described(benchmark, how)
-    if is_judged(benchmark) and answered.reviews is None and answered.parser == "official":
+    if needs_reviews(benchmark) and answered.reviews is None:
         return not_scored(
             benchmark,
             {"answers": len(questions.items)},
             prompt,
             decoding,
-            f"benchmark={benchmark.name} is scored from the reviews of a judge, and there are none: give judge=…, or score "
-            f"{path} with reviews=….",
+            f"benchmark={benchmark.name} is scored from reviews of its answers, and there are none: "
+            f"{'give judge=…, or ' if is_judged(benchmark) else ''}score {path} with reviews=….",
         )
     return outcome(benchmark, answered, prompt, decoding)
 

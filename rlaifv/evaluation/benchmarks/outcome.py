@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rlaifv.evaluation.benchmarks.files import digest
-from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, JudgedBenchmark
 
-# Fields of `Given` that every benchmark takes; `parser` where it knows the value.
-COMMON = ("answers", "parser", "rounding", "allow_incomplete")
-OF_JUDGED = ("reviews", "judge", "invalid_judge")
+# Fields of `Given` that every benchmark takes.
+COMMON = ("answers", "rounding", "allow_incomplete")
+# Those that take reviews, but have another way without.
+WITHOUT_REVIEWS = ("object_halbench", "hallusionbench")
 FINGERPRINT_CHARS = 12
 
 
@@ -26,7 +27,7 @@ def check_given(benchmark: Benchmark, given: Given) -> None:
     Raises:
         ValueError: a field is given that it does not use, or a value that it does not know.
     """
-    usable = {*COMMON, *benchmark.uses, *(OF_JUDGED if is_judged(benchmark) else ())}
+    usable = {*COMMON, *benchmark.uses}
     for one in fields(Given):
         if getattr(given, one.name) != one.default and one.name not in usable:
             known = ", ".join(field.name for field in fields(Given) if field.name in usable)
@@ -40,9 +41,14 @@ def check_given(benchmark: Benchmark, given: Given) -> None:
             raise ValueError(f"{name}={value} must be one of {', '.join(choices)} for benchmark={benchmark.name}.")
 
 
-def is_judged(benchmark: Benchmark) -> bool:
+def is_judged(benchmark: Benchmark) -> TypeGuard[JudgedBenchmark]:
     """Whether a judge reads its answers."""
     return hasattr(benchmark, "conversations")
+
+
+def needs_reviews(benchmark: Benchmark) -> bool:
+    """Whether nothing can be said about its answers before somebody has read them."""
+    return "reviews" in benchmark.uses and benchmark.name not in WITHOUT_REVIEWS
 
 
 def outcome(
@@ -71,7 +77,7 @@ def outcome(
         "parser": given.parser,
         "rounding": given.rounding,
     }
-    if is_judged(benchmark):
+    if "reviews" in benchmark.uses:
         protocol |= {"judge": given.judge, "invalid_judge": given.invalid_judge}
     protocol = without_nan(protocol | result.protocol)
     metrics = without_nan(result.metrics)

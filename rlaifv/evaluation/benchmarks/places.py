@@ -33,7 +33,6 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotations": ("instances_val2014.json/.", "annotations/instances_val2014.json/."),
         "synonyms": ("synonyms_refine.txt", "synonyms.txt"),
         "objects": ("objects.json",),
-        "images": ("images", "val2014"),
     },
     "mmhal": {
         "questions": ("response_template.json", "mmhal-bench_answer_template.json", "mmhal-bench_with_image.jsonl"),
@@ -50,7 +49,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "images": ("images",),
     },
     "hallusionbench": {"questions": ("HallusionBench.json",), "images": ("hallusion_bench", "images", ".")},
-    "mmstar": {"questions": ("MMStar.tsv", "mmstar.tsv"), "images": ("images",)},
+    "mmstar": {"questions": ("MMStar.tsv", "mmstar.tsv")},
     "faithscore": {"questions": ("*.jsonl", "*.json"), "images": ("images",)},
     "mhumaneval": {"questions": ("*.jsonl", "*.json"), "images": ("images",)},
 }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from rlaifv.data.image_root import path_inside
@@ -78,20 +79,20 @@ def questions_of(benchmark: Benchmark, given: Given, how: Asking, pictures: Path
         ValueError: the files are not the benchmark's, or an image is missing or damaged; the message names the first.
     """
     every = benchmark.items(given)
-    by_images: dict[tuple[str | bytes, ...], list[Item]] = {}
+    by_images: dict[tuple[str | bytes, ...] | str, list[Item]] = {}
     for item in every:
-        by_images.setdefault(item.images, []).append(item)
-    chosen = list(by_images.items())
+        by_images.setdefault(item.images or item.id, []).append(item)  # questions without images are alone
+    chosen = list(by_images.values())
     if how.num_items is not None:
-        in_order = sorted(chosen, key=lambda one: derive_seed("benchmark", benchmark.name, one[1][0].id))
-        counts = (sum(len(items) for _, items in in_order[:k]) for k in range(1, len(in_order) + 1))
+        in_order = sorted(chosen, key=lambda items: derive_seed("benchmark", benchmark.name, items[0].id))
+        counts = accumulate(map(len, in_order))
         number = next((k for k, count in enumerate(counts, start=1) if count >= how.num_items), len(in_order))
-        kept = {images for images, _ in in_order[:number]}
-        chosen = [one for one in chosen if one[0] in kept]
+        kept = {items[0].id for items in in_order[:number]}
+        chosen = [items for items in chosen if items[0].id in kept]
     asked, faults = [], []
-    for names, items in chosen:
+    for items in chosen:
         try:
-            paths = tuple(_path(name, given, benchmark, pictures) for name in names)
+            paths = tuple(_path(name, given, benchmark, pictures) for name in items[0].images)
             for path in paths:
                 check_header(path)
             asked.append(AskedImage(Prompt(items[0].id, "", paths), tuple(items)))

@@ -12,7 +12,7 @@ import pytest
 
 from rlaifv.evaluation.benchmarks import places, registry
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt
 
@@ -21,7 +21,7 @@ class Exam:
     """Rows id, image (a name, or base64 under picture), question, label; answers id, answer. Positive is yes."""
 
     name = "exam"
-    uses: tuple[str, ...] = ("questions", "images")
+    uses: tuple[str, ...] = ("questions", "images", "parser")
     parsers: tuple[str, ...] = ("official", "strict")
     decoding = Decoding(temperature=0, max_new_tokens=12)
 
@@ -64,6 +64,7 @@ class Judged(Exam):
     name = "judged"
     uses = ("questions", "images", "reviews", "judge", "invalid_judge")
     parsers = ("official",)
+    stages = (Stage("reply", "Rate {answer}", lambda reply: reply[-1:].isdigit()),)
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
         rows = read_rows(required(given.answers, "answers", self.name))

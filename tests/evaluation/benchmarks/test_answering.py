@@ -156,7 +156,7 @@ def test_a_judged_benchmark_is_scored_once_there_are_reviews(given: Given, tmp_p
     assert found["metrics"] == {}
     assert found["counts"] == {"answers": 10}
     assert found["warnings"] == [
-        "benchmark=judged is scored from the reviews of a judge, and there are none: give judge=…, or score "
+        "benchmark=judged is scored from reviews of its answers, and there are none: give judge=…, or score "
         f"{tmp_path / 'out' / 'answers.jsonl'} with reviews=…."
     ]
 

@@ -100,6 +100,7 @@ def test_the_fingerprint_is_of_what_a_comparison_depends_on(given: Given) -> Non
         (Exam(), {"judge": "gpt"}, "judge=… has no effect on benchmark=exam"),
         (Exam(), {"parser": "lmms_eval"}, "parser=lmms_eval must be one of official, strict for benchmark=exam."),
         (Exam(), {"rounding": "up"}, "rounding=up must be one of official, none for benchmark=exam."),
+        (Judged(), {"parser": "strict"}, "parser=… has no effect on benchmark=judged"),
         (Judged(), {"invalid_judge": "drop"}, "invalid_judge=drop must be one of official, skip, raise"),
     ],
 )  # fmt: skip

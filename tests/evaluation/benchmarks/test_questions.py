@@ -1,10 +1,11 @@
 """Which questions a model is asked, and about which images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rlaifv.evaluation.benchmarks.protocol import Given
+from rlaifv.evaluation.benchmarks.protocol import Given, Item
 from rlaifv.evaluation.benchmarks.questions import Asking, questions_of
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt
@@ -44,6 +45,16 @@ def test_a_part_is_of_whole_images_and_always_the_same(
     assert len(found[0].items) == number == sum(len(one.items) for one in found[0].images)
     assert all(len(one.items) == 2 for one in found[0].images)
     assert found[0].is_part == (number < 12)
+
+
+def test_questions_without_images_are_alone(given: Given, tmp_path: Path) -> None:
+    class Blind(Exam):
+        def items(self, given: Given) -> list[Item]:
+            return [replace(item, images=() if len(item.id) == 1 else item.images) for item in super().items(given)]
+
+    found = questions_of(Blind(), given, Asking(), tmp_path)
+    assert [len(one.items) for one in found.images] == [1, 2, 2, 2, 2, 2, 1]
+    assert [one.prompt.image_paths for one in found.images[::6]] == [(), ()]
 
 
 def test_a_larger_part_holds_the_smaller_one(given: Given, tmp_path: Path) -> None:
