@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from rlaifv.callbacks import benchmarks as module
 from rlaifv.callbacks.benchmarks import BenchmarkCallback, benchmarks_path
@@ -19,6 +20,8 @@ from rlaifv.records import Prompt
 from rlaifv.stopping import Stopped, stoppable
 from tests.evaluation.benchmarks.fakes import register, write_exam
 from tests.evaluation.benchmarks.test_answering import Knowing
+
+CONFIG = Path(__file__).parents[2] / "configs/evaluation/quick.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -196,3 +199,30 @@ def test_a_missing_image_is_refused_when_it_is_made(root: Path) -> None:
     (root / "exam" / "images" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"^Question 0 of benchmark=exam: "):
         make(root, num_items=None)
+
+
+def test_every_key_of_the_configuration_arrives(
+    root: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changed one by one, each makes something else."""
+    write_exam(root / "copy", prompts[:4])
+    monkeypatch.setattr(module, "needs_reviews", lambda benchmark: False)
+    write_exam(root, prompts[:4], "judged")
+    keys = [key for key in OmegaConf.load(CONFIG).benchmarks if key != "_target_"]
+    others = {
+        "names": ["judged"],
+        "data_root": str(root / "copy"),
+        "num_items": 1,
+        "max_new_tokens": 7,
+        "suffix": "!",
+        "pictures": str(root / "others"),
+    }
+    assert {*keys} == {*others}
+
+    def made(**changed: Any) -> str:
+        callback = make(root, **{"num_items": 8, **changed})
+        return repr([callback.how, [(one.name, *others) for one, *others in callback.asked]])
+
+    before = made()
+    assert made() == before
+    assert [key for key in keys if made(**{key: others[key]}) == before] == []
