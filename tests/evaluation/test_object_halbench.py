@@ -134,10 +134,7 @@ def test_words_of_phrases_by_hand(phrase: str, words: list[str]) -> None:
 
 def test_every_word_of_the_list_is_an_object_alone() -> None:
     """Among them "moped" and "duckling", which end like participles."""
-    assert [word for word in OBJECTS.class_of if not extracted_mentions([word], OBJECTS)] == [
-        "double-decker",
-        "tractor-trailer",
-    ]
+    assert [word for word in OBJECTS.class_of if not extracted_mentions([word], OBJECTS)] == []
 
 
 def test_the_closed_lists_do_not_contradict_each_other() -> None:

@@ -77,7 +77,7 @@ class Chair:
                 "singular": "closed table",
                 "truth": list(truth.files),
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": missing > 0,
             },
             warnings=warnings + truth.warnings,
         )

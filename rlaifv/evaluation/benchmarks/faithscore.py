@@ -81,7 +81,7 @@ class Faith:
             protocol={
                 "parser": given.parser,
                 "judge": given.judge or "unknown",
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=warnings,
         )

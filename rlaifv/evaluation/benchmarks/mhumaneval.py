@@ -74,7 +74,7 @@ class MHumanEval:
                 "parser": given.parser,
                 "judge": given.judge or "people",
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=()
             if usual
