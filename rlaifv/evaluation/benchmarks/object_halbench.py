@@ -79,9 +79,8 @@ class ObjectHalBench300:
         ids = [one for one in texts if phrases is None or one in phrases or not is_asked(texts[one])]
         missing += len(texts) - len(ids) - len(unreadable)
         truth = read_truth(annotations, {int(one) for one in ids}, objects)
-        metric = ObjectHalBench(max(len(ids), 1), "plain" if phrases is None else "extracted", objects)
+        metric = ObjectHalBench(len(ids), "plain" if phrases is None else "extracted", objects)
         metric.update(
-            range(len(ids)),
             [texts[one] for one in ids],
             [truth.classes[int(one)] for one in ids],
             None if phrases is None else [phrases.get(one, []) for one in ids],
@@ -101,7 +100,7 @@ class ObjectHalBench300:
             )
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": missing},
+            counts=metric.sums() | {"missing": missing},
             num_invalid=len(unreadable),
             version=f"{len(ids)} images",
             protocol={
