@@ -59,8 +59,8 @@ def noun_runs(words: Sequence[str], nouns: Container[str] = ()) -> list[str]:
     """
     is_noun = [_is_noun(word, nouns) for word in words]
     runs: list[list[str]] = [[]]
-    for word, noun, noun_follows in zip(words, is_noun, [*is_noun[1:], False], strict=True):
-        if noun and not (word in NOUNS_TOO and noun_follows):
+    for place, word in enumerate(words):
+        if is_noun[place] and not (word in NOUNS_TOO and any(is_noun[place + 1 : place + 2])):
             runs[-1].append(word)
         else:
             runs.append([])
@@ -71,4 +71,4 @@ def _is_noun(word: str, nouns: Container[str]) -> bool:
     if word in nouns or word in NOUNS_TOO or word in NOUNS_IN_ING_ED:
         return True
     is_word = word.replace("'", "").isalpha() and not word.startswith("'")
-    return is_word and word not in FUNCTION_WORDS | ADJECTIVES and not word.endswith(("ing", "ed"))
+    return is_word and word not in FUNCTION_WORDS and word not in ADJECTIVES and not word.endswith(("ing", "ed"))

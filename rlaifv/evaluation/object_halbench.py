@@ -144,7 +144,7 @@ class ObjectHalBench(RowCounts):
     >>> metric = ObjectHalBench(num_rows=3, mode="extracted")
     >>> answers = ["Two dogs on a boat, one dog asleep.", "A cat near a bed.", "Nothing but a wide blue sky."]
     >>> phrases = [["two dogs", "boat", "dog"], ["cat", "bed"], ["sky"]]
-    >>> metric.update([0, 1, 2], answers, [{"dog"}, {"bed", "book"}, {"kite"}], phrases)
+    >>> metric.update(answers, [{"dog"}, {"bed", "book"}, {"kite"}], phrases)
     >>> for name, value in metric.compute().items():
     ...     print(f"{name} {value:.2f}")
     resp 100.00
@@ -175,9 +175,6 @@ class ObjectHalBench(RowCounts):
             mode: where the objects of an answer come from.
             objects: the words that count; this project's own by default.
             kwargs: options of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: `num_rows` is below 1.
         """
         super().__init__(num_rows, **kwargs)
         self.mode = mode
@@ -185,27 +182,29 @@ class ObjectHalBench(RowCounts):
 
     def update(
         self,
-        rows: Sequence[int],
         answers: Sequence[str],
         truths: Sequence[Collection[str]],
         phrases: Sequence[Sequence[str]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         """Add answers.
 
         Args:
-            rows: which answers of the benchmark these are, counted from 0; a row that comes again counts once.
             answers: their texts.
             truths: the COCO classes in their images.
             phrases: what the extractor lists for each; in mode "extracted" only. Those of short answers are not used.
+            rows: numbers of the answers among those of the benchmark; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, phrases do not fit the mode, or a row is none of the benchmark's.
+            ValueError: the arguments differ in length, phrases do not fit the mode, or a row is unknown or came with other
+                counts.
         """
         if (phrases is None) != (self.mode == "plain"):
             raise ValueError(f"Mode {self.mode!r} {'needs' if phrases is None else 'has no use for'} phrases.")
         listed = [[] for _ in answers] if phrases is None else phrases
         if not len(answers) == len(truths) == len(listed):
             raise ValueError(f"There are {len(answers)} answers, truths of {len(truths)} and phrases of {len(listed)}.")
+        numbers = self._numbers(rows, len(answers))
         counts = []
         for answer, truth, some in zip(answers, truths, listed, strict=True):
             text = answer_text(answer)
@@ -214,7 +213,7 @@ class ObjectHalBench(RowCounts):
             else:
                 mentions = extracted_mentions(some if is_asked(answer) else [], self.objects)
             counts.append(count_mentions(mentions, truth, text))
-        self.add_rows(rows, counts)
+        self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for each of the seven names above.
@@ -222,7 +221,7 @@ class ObjectHalBench(RowCounts):
         Raises:
             ValueError: a rate is undefined, because no answer has an object, or no image has.
         """
-        sums = self.totals()
+        sums = self.sums()
         nothing = "no answer mentions an object of the list"
         resp = percentage("resp", sums["hallucinating"], sums["with_objects"], nothing)
         ment = percentage("ment", sums["hallucinated"], sums["mentions"], nothing)
@@ -255,8 +254,8 @@ def object_halbench_rates(
     >>> object_halbench_rates(["A dog beside a second dog."], [{"dog", "cat"}])["recall"]
     50.0
     """
-    metric = ObjectHalBench(max(len(answers), 1), "plain" if phrases is None else "extracted", objects)
-    metric.update(range(len(answers)), answers, truths, phrases)
+    metric = ObjectHalBench(len(answers), "plain" if phrases is None else "extracted", objects)
+    metric.update(answers, truths, phrases)
     return {name: value.item() for name, value in metric.compute().items()}
 
 

@@ -21,7 +21,7 @@ def test_kinds_by_hand_whatever_the_order_and_repeated_rows() -> None:
     labels = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]])
     metric = ResponseHallucinationRate(9)
     for row in (3, 0, 2, 1, 2, 2):
-        metric.update([row], labels[row : row + 1])
+        metric.update(labels[row : row + 1], [row])
     assert {name: value.item() for name, value in metric.compute().items()} == {
         "object": 50.0,
         "position": 25.0,
@@ -33,7 +33,7 @@ def test_kinds_by_hand_whatever_the_order_and_repeated_rows() -> None:
 
 def test_without_responses_rates_are_nan() -> None:
     metric = ResponseHallucinationRate(3)
-    metric.update([], torch.zeros(0, 4))
+    metric.update(torch.zeros(0, 4))
     assert all(math.isnan(value.item()) for value in metric.compute().values())
 
 

@@ -68,8 +68,8 @@ def test_the_modes_agree_on_responses_and_differ_in_mentions() -> None:
 def test_o1_classes_named_truly_are_counted_apart_from_mentions() -> None:
     """The script's `coco_word_count` is the former."""
     metric = ObjectHalBench(1, "extracted")
-    metric.update([0], ["A man and a boy near a couch."], [{"person"}], [["man", "boy", "couch"]])
-    counts = metric.totals()
+    metric.update(["A man and a boy near a couch."], [{"person"}], [["man", "boy", "couch"]])
+    counts = metric.sums()
     assert (counts["correct_classes"], counts["mentions"]) == (1, 3)
 
 
@@ -86,7 +86,7 @@ def test_o5_order_does_not_matter() -> None:
     random.Random(1).shuffle(rows)
     metric = ObjectHalBench(4, "extracted")
     for row in rows:
-        metric.update([row], [ANSWERS[row]], [TRUTHS[row]], [PHRASES[row]])
+        metric.update([ANSWERS[row]], [TRUTHS[row]], [PHRASES[row]], [row])
     values = {name: value.item() for name, value in metric.compute().items()}
     assert values == object_halbench_rates(ANSWERS, TRUTHS, PHRASES)
 
@@ -134,10 +134,7 @@ def test_words_of_phrases_by_hand(phrase: str, words: list[str]) -> None:
 
 def test_every_word_of_the_list_is_an_object_alone() -> None:
     """Among them "moped" and "duckling", which end like participles."""
-    assert [word for word in OBJECTS.class_of if not extracted_mentions([word], OBJECTS)] == [
-        "double-decker",
-        "tractor-trailer",
-    ]
+    assert [word for word in OBJECTS.class_of if not extracted_mentions([word], OBJECTS)] == []
 
 
 def test_the_closed_lists_do_not_contradict_each_other() -> None:
@@ -196,4 +193,4 @@ def test_short_answers_are_not_asked_about_and_have_no_objects() -> None:
 def test_arguments_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:
     mode, answers, truths, phrases = arguments
     with pytest.raises(ValueError, match=re.escape(message)):
-        ObjectHalBench(1, mode).update([0], answers, truths, phrases)
+        ObjectHalBench(1, mode).update(answers, truths, phrases)

@@ -17,7 +17,7 @@ from rlaifv.evaluation.plurals import IRREGULAR, VES, WITHOUT_PLURAL, plurals_of
         ("box", ("boxes",)),
         ("puppy", ("puppies",)),
         ("toy", ("toys",)),
-        ("potato", ("potatos", "potatoes")),
+        ("buffalo", ("buffalos", "buffaloes")),
         ("knife", ("knives",)),
         ("giraffe", ("giraffes",)),
         ("minibus", ("minibuses", "minibusses")),

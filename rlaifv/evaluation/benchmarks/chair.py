@@ -58,7 +58,7 @@ class Chair:
             raise ValueError(f"{answers} has no caption, so nothing can be scored.")
         truth = read_truth(annotations, {int(one) for one in ids}, objects)
         metric = CHAIR(len(ids), objects)
-        metric.update(range(len(ids)), [captions[one] for one in ids], [truth.classes[int(one)] for one in ids])
+        metric.update([captions[one] for one in ids], [truth.classes[int(one)] for one in ids])
         metrics = {name: value.item() for name, value in metric.compute().items()}
         if given.rounding == "official":
             metrics = {name: round(value, 1) for name, value in metrics.items()}
@@ -68,7 +68,7 @@ class Chair:
             )
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": missing},
+            counts=metric.sums() | {"missing": missing},
             num_invalid=0,
             version=f"COCO 2014, {len(ids)} images",
             protocol={
@@ -77,7 +77,7 @@ class Chair:
                 "singular": "closed table",
                 "truth": list(truth.files),
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": missing > 0,
             },
             warnings=warnings + truth.warnings,
         )

@@ -64,7 +64,7 @@ class Faith:
                 f"{reviews} has 'sentences' in {len(with_sentences)} of {len(ids)} rows; all or none must."
             )
         metric = FaithScore(len(ids))
-        metric.update(range(len(ids)), facts, with_sentences or None)
+        metric.update(facts, with_sentences or None)
         empty = sum(not one for one in facts)
         warnings = (f"{empty} answers have no facts, and count as 0 by rule.",) if empty else ()
         return Result(
@@ -81,7 +81,7 @@ class Faith:
             protocol={
                 "parser": given.parser,
                 "judge": given.judge or "unknown",
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=warnings,
         )

@@ -60,21 +60,21 @@ class MHumanEval:
             for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1)
         }
         metric = ResponseHallucinationRate(len(ids))
-        metric.update(range(len(ids)), torch.tensor([marks[one] for one in ids]))
+        metric.update(torch.tensor([marks[one] for one in ids]))
         metrics = {name: value.item() for name, value in metric.compute().items()}
         if given.rounding == "official":
             metrics = {name: round(value, 1) for name, value in metrics.items()}
         usual = len(ids) == OFFICIAL_PROMPTS
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": len(wanted) - len(ids)},
+            counts=metric.sums() | {"missing": len(wanted) - len(ids)},
             num_invalid=0,
             version=f"{len(ids)} prompts",
             protocol={
                 "parser": given.parser,
                 "judge": given.judge or "people",
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=()
             if usual

@@ -9,7 +9,7 @@ from typing import Any
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
-from rlaifv.evaluation.benchmarks.reviews import judged_by, read_reviews
+from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
 from rlaifv.models.sampling import Decoding
@@ -76,11 +76,11 @@ class ObjectHalBench300:
         answers, missing = self._answers(given)
         texts = {one: text for one, (_, text) in answers.items()}
         phrases, unreadable, source = self._phrases(given, texts)
-        ids = [one for one in texts if one not in unreadable or given.invalid_judge != "skip"]
+        ids = [one for one in texts if phrases is None or one in phrases or not is_asked(texts[one])]
+        missing += len(texts) - len(ids) - len(unreadable)
         truth = read_truth(annotations, {int(one) for one in ids}, objects)
-        metric = ObjectHalBench(max(len(ids), 1), "plain" if phrases is None else "extracted", objects)
+        metric = ObjectHalBench(len(ids), "plain" if phrases is None else "extracted", objects)
         metric.update(
-            range(len(ids)),
             [texts[one] for one in ids],
             [truth.classes[int(one)] for one in ids],
             None if phrases is None else [phrases.get(one, []) for one in ids],
@@ -100,18 +100,18 @@ class ObjectHalBench300:
             )
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": missing},
+            counts=metric.sums() | {"missing": missing},
             num_invalid=len(unreadable),
             version=f"{len(ids)} images",
             protocol={
+                **source,
                 "parser": given.parser,
                 "mode": metric.mode,
-                **source,
                 "synonyms": list_name,
                 "singular": "closed table",
                 "truth": list(truth.files),
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": missing > 0,
             },
             warnings=warnings + truth.warnings,
         )
@@ -136,7 +136,7 @@ class ObjectHalBench300:
 
     def _phrases(
         self, given: Given, texts: dict[str, str]
-    ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, str]]:
+    ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, Any]]:
         """Phrases by image id, or None in mode "plain"; ids of unreadable replies; and who listed them."""
         asked = [one for one, text in texts.items() if is_asked(text)]
         if given.objects is not None and given.reviews is not None:
@@ -150,7 +150,7 @@ class ObjectHalBench300:
                     f"{path} has {len(unreadable)} replies that are no JSON list of phrases, the first for image "
                     f"{unreadable[0]}; the official script asks again until there is one. invalid_judge=skip leaves them out."
                 )
-            return phrases, unreadable, judged_by(given, reviews)
+            return phrases, unreadable, protocol_of(given, reviews, False)
         if given.objects is None:
             return None, [], {}
         path = required(given.objects, "objects", self.name)
