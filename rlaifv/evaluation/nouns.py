@@ -53,17 +53,28 @@ ADJECTIVES = frozenset({"individual", "light", "orange"})
 # "light pole" and "orange juice" are still two nouns.
 HEADS = _set("bulb bulbs fixture fixtures juice peel pole poles post posts signal slice slices switch tree trees")
 # Verbs as often as nouns: not read after a word that a verb follows.
-VERBS = _set("""bail bear board box brush can card court drain drink duck file fish goal ground leave line lock lounge note pack
+VERBS = _set(
+    """
+    bail bear board box brush can card court drain drink duck file fish goal ground leave line lock lounge note pack
     paddle plate plug range ring rock sign signal skate ski sound spray stage star support switch tape tie track train
-    warp watch wire""")
-BEFORE_VERBS = _set("""to can could will would shall should may might must cannot not i we you he she they it who which
-    people""")
+    warp watch wire
+    """
+)
+BEFORE_VERBS = _set(
+    """
+    to can could will would shall should may might must cannot not i we you he she they it who which people
+    """
+)
 # After these "to" is a preposition, and what follows is a noun.
 BEFORE_TO = _set("adjacent attached close connected due leading near next opposite similar tied up")
 # "can" is a verb nearly always in descriptions; a noun after these.
 BEFORE_CAN = _set("a an another aluminum beer each garbage metal one paint rubbish soda spray tin trash waste watering")
-FUNCTION_WORDS = _set("""a an and are as at because but by for from he her his hanging in is it its near next on onto or over she shining
-    sitting so than that the their there these they this to under was were where which while with""")
+FUNCTION_WORDS = _set(
+    """
+    a an and are as at because but by for from he her his hanging in is it its near next on onto or over she shining
+    sitting so than that the their there these they this to under was were where which while with
+    """
+)
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
