@@ -33,8 +33,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     Raises:
         ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
     """
-    source = instantiate(cfg.data)
-    benchmarks = [instantiate(cfg.evaluation.benchmarks)] if "benchmarks" in cfg.evaluation else []
+    source, benchmarks = instantiate(cfg.data), _benchmarks(cfg)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
@@ -88,6 +87,10 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         finish=loop.measure,
     )
     return loop, module, data
+
+
+def _benchmarks(cfg: DictConfig) -> list[Any]:
+    return [instantiate(cfg.evaluation.benchmarks)] if "benchmarks" in cfg.evaluation else []
 
 
 def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:

@@ -48,7 +48,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotations": ("context.jsonl/.",),
         "images": ("images",),
     },
-    "hallusionbench": {"questions": ("HallusionBench.json",), "images": ("hallusion_bench", "images", ".")},
+    "hallusionbench": {"questions": ("HallusionBench.json",), "images": ("hallusion_bench/.", "images", ".")},
     "mmstar": {"questions": ("MMStar.tsv", "mmstar.tsv")},
     "faithscore": {"questions": ("*.jsonl", "*.json"), "images": ("images",)},
     "mhumaneval": {"questions": ("*.jsonl", "*.json"), "images": ("images",)},
