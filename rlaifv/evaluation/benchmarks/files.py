@@ -125,7 +125,11 @@ def read_values(path: Path) -> list[Any]:
     """
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     if text.lstrip().startswith("["):
-        return list(read_json(path))
+        try:
+            return list(json.loads(text))
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # which lines that are lists themselves have
+                raise ValueError(f"{path} is not valid JSON: {error}.") from error
     values = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

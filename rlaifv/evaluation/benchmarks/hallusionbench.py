@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.hallusionbench import (
@@ -40,10 +40,10 @@ class Hallusion:
     """HallusionBench (arXiv 2310.14566); the metric is `rlaifv.evaluation.hallusionbench.HallusionBench`."""
 
     name = "hallusionbench"
-    uses = ("questions", "images", "reviews", "judge", "parser", "invalid_judge")
-    parsers = ("official", "vlmevalkit")
+    uses: tuple[str, ...] = ("questions", "images", "reviews", "judge", "parser", "invalid_judge")
+    parsers: tuple[str, ...] = ("official", "vlmevalkit")
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
-    stages = (Stage("reply", TEMPLATE, is_verdict),)
+    stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_verdict),)
 
     def items(self, given: Given) -> list[Item]:
         """All questions, with no image where they are about none."""
@@ -170,4 +170,4 @@ def _nested(metric: HallusionBench, digits: int) -> dict[str, Any]:
     return metrics
 
 
-BENCHMARK = Hallusion()
+BENCHMARK: JudgedBenchmark = Hallusion()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import Review, protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.llava_bench import CATEGORIES, LLaVABench, Parser, read_ratings
@@ -34,10 +34,10 @@ class LLaVABenchWild:
     """LLaVA-Bench in the wild (arXiv 2304.08485); the metric is `rlaifv.evaluation.llava_bench.LLaVABench`."""
 
     name = "llava_bench"
-    uses = ("questions", "annotations", "images", "reviews", "judge", "parser", "invalid_judge")
-    parsers: tuple[Parser, ...] = ("official", "lmms_eval", "vlmevalkit")
+    uses: tuple[str, ...] = ("questions", "annotations", "images", "reviews", "judge", "parser", "invalid_judge")
+    parsers: tuple[str, ...] = ("official", "lmms_eval", "vlmevalkit")
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
-    stages = (Stage("reply", TEMPLATE, lambda reply: read_ratings(reply) is not None),)
+    stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, lambda reply: read_ratings(reply) is not None),)
 
     def items(self, given: Given) -> list[Item]:
         """The questions, by their `question_id`."""
@@ -152,4 +152,4 @@ def _category(review: Review, questions: dict[str, dict[str, Any]], number: int,
     return category
 
 
-BENCHMARK = LLaVABenchWild()
+BENCHMARK: JudgedBenchmark = LLaVABenchWild()

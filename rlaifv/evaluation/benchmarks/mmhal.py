@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.mmhal import NUM_QUESTIONS, TYPES, MMHalBench, read_rating
@@ -44,10 +44,10 @@ class MMHal:
     """MMHal-Bench (arXiv 2309.14525); the metric is `rlaifv.evaluation.mmhal.MMHalBench`."""
 
     name = "mmhal"
-    uses = ("questions", "images", "reviews", "judge", "invalid_judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "images", "reviews", "judge", "invalid_judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
-    stages = (Stage("reply", TEMPLATE, lambda reply: read_rating(reply) is not None),)
+    stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, lambda reply: read_rating(reply) is not None),)
 
     def items(self, given: Given) -> list[Item]:
         """The 96 questions; an image is named as the last part of its address."""
@@ -148,4 +148,4 @@ def _warnings(rows: Sequence[dict[str, Any]], size: int) -> list[str]:
     return found
 
 
-BENCHMARK = MMHal()
+BENCHMARK: JudgedBenchmark = MMHal()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, read_tsv, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.mmstar import NUM_QUESTIONS, MMStar, Parser
 from rlaifv.models.sampling import Decoding
 
@@ -21,8 +21,8 @@ class MMStarBench:
     """MMStar (arXiv 2403.20330); the metric is `rlaifv.evaluation.mmstar.MMStar`."""
 
     name = "mmstar"
-    uses = ("questions", "parser")
-    parsers: tuple[Parser, ...] = ("official", "lmms_eval")
+    uses: tuple[str, ...] = ("questions", "parser")
+    parsers: tuple[str, ...] = ("official", "lmms_eval")
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
@@ -118,4 +118,4 @@ def _image(rows: dict[str, dict[str, Any]], key: str, path: Path) -> bytes:
         raise ValueError(f"The image of index {key} in {path} is not base64: {error}.") from error
 
 
-BENCHMARK = MMStarBench()
+BENCHMARK: Benchmark = MMStarBench()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import Review, protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.refomb import NUM_QUESTIONS, RefoMB, read_verdict, refomb_scores
@@ -48,10 +48,10 @@ class RefoMBench:
     """RefoMB (arXiv 2405.17220); the metric is `rlaifv.evaluation.refomb.RefoMB`."""
 
     name = "refomb"
-    uses = ("questions", "annotations", "images", "reviews", "judge", "invalid_judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "annotations", "images", "reviews", "judge", "invalid_judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
-    stages = (
+    stages: tuple[Stage, ...] = (
         Stage("overall", TEMPLATE, lambda reply: read_verdict(reply) is not None),
         Stage("hallucination", SECOND_TEMPLATE, lambda reply: read_verdict(reply) is not None),
     )
@@ -164,4 +164,4 @@ def _by_type(
     return found
 
 
-BENCHMARK = RefoMBench()
+BENCHMARK: JudgedBenchmark = RefoMBench()
