@@ -60,6 +60,8 @@ def test_there_are_27_pairs_of_words() -> None:
         ('"bench."', ['"', "bench", ".", '"']),
         ("**Dog**: here", ["*", "*", "Dog", "*", "*", ":", "here"]),
         ("at 3:30, 1,000 dogs/cats", ["at", "3:30", ",", "1,000", "dogs/cats"]),
+        ("(dogs'). The dogs', 'cats'.", ["(", "dogs", "'", ")", ".", "The", "dogs", "'", ",", "'cats", "'", "."]),
+        ("isn't 'it's'", ["isn't", "'it", "'s", "'"]),
         ("dogs... and--cats", ["dogs", "...", "and", "--", "cats"]),
     ],
 )

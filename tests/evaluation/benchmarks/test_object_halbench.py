@@ -3,14 +3,17 @@
 import base64
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlaifv.engines.chat import Conversation, NoReply
 from rlaifv.evaluation.benchmarks.object_halbench import BENCHMARK, TEMPLATE
 from rlaifv.evaluation.benchmarks.protocol import Given, Item
+from rlaifv.evaluation.judges import judge_answers
 from rlaifv.evaluation.object_halbench import objects_of
 
 ANSWERS = {11: "Two dogs and one more dog on a boat.", 12: "A man near a hot dog.", 13: "A cat."}
@@ -109,6 +112,19 @@ def test_the_extractor_is_asked_about_answers_of_more_than_three_words(tmp_path:
     (stage,) = BENCHMARK.stages
     assert stage.template == TEMPLATE
     assert (stage.is_valid("[]"), stage.is_valid("()")) == (True, False)
+
+
+def test_what_the_runner_of_judges_collects_can_be_scored(tmp_path: Path) -> None:
+    class Extractor:
+        def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
+            return [json.dumps(["dog", "boat"] if "boat" in one[0] else ["man", "hot dog"]) for one in conversations]
+
+    given = files(tmp_path)
+    judged = judge_answers(BENCHMARK, given, Extractor(), "a model", tmp_path / "journal.jsonl")
+    assert (len(judged.reviews), judged.num_invalid, judged.silent) == (2, 0, {})
+    reviews = write(tmp_path / "reviews.jsonl", judged.reviews)
+    result = BENCHMARK.score(replace(given, objects=None, reviews=reviews))
+    assert (result.metrics, result.protocol["judge"]) == (BENCHMARK.score(given).metrics, "a model")
 
 
 def test_o3_a_path_with_coh_in_it_changes_nothing(tmp_path: Path) -> None:
