@@ -251,6 +251,8 @@ def test_positions_on_three_axes() -> None:
         options = {"do_sample": False, "max_new_tokens": GREEDY.max_new_tokens, "pad_token_id": 0}
         expected = model.generate(input_ids=given, attention_mask=torch.ones_like(given), **options)
         assert answer.token_ids == tuple(expected[0, len(one) :].tolist())
+    prefixes, rests = [EncodedPrompt(tuple(one[:-3]), {}) for one in ids], [[one[-3:]] for one in ids]
+    assert draw(model, prefixes, [[0]] * 3, GREEDY, ends=(), suppressed=(), questions=rests) == drawn
 
 
 def test_suppressed_tokens_never_appear(sharp: Any, encoded: list[EncodedPrompt]) -> None:

@@ -1,6 +1,7 @@
 """The command on a small model: what it writes, what it does not do twice, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rlaifv.engines.chat import Conversation, LocalChat, NoReply, ServerChat
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.benchmarks.outcome import outcome
 from rlaifv.evaluation.benchmarks.protocol import Given
+from rlaifv.evaluation.mme import TASKS
 from rlaifv.records import Prompt
 from tests.evaluation.benchmarks.fakes import Exam, register, write_exam
 from tools.evaluate import Options, _chat, main
@@ -140,3 +142,41 @@ def test_a_judge_is_a_server_or_a_model_of_this_machine() -> None:
     local = _chat(Options(judge="owner/name"))
     assert isinstance(local, LocalChat)
     assert (local.path, local.dtype) == ("owner/name", "auto")
+
+
+def test_official_files_of_pope_and_mme(words: list[str], prompts: list[Prompt], tmp_path: Path) -> None:
+    """Whole, and in part, from where the official archives put them; scored as their own files are."""
+    pope, mme = tmp_path / "data" / "pope", tmp_path / "data" / "mme"
+    (pope / "output" / "coco").mkdir(parents=True)
+    (pope / "val2014").mkdir()
+    for k, prompt in enumerate(prompts[:4]):
+        shutil.copy(prompt.image_paths[0], pope / "val2014" / f"{k}.png")
+        for task in TASKS:
+            (mme / "images" / task).mkdir(parents=True, exist_ok=True)
+            shutil.copy(prompt.image_paths[0], mme / "images" / task / f"{k}.png")
+    for split in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": 2 * k + half + 1, "image": f"{k}.png", "text": text, "label": label}
+            for k in range(4)
+            for half, (text, label) in enumerate((("Is there a star?", "yes"), ("Is there a ring?", "no")))
+        ]
+        path = pope / "output" / "coco" / f"coco_pope_{split}.json"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for task in TASKS:
+        lines = [
+            f"{k}.png\tIs it {word}?\t{truth}" for k in range(4) for word, truth in (("red", "Yes"), ("blue", "No"))
+        ]
+        (mme / f"{task}.txt").write_text("\n".join(lines) + "\n")
+    assert main([*words, "benchmark=[pope,mme]"]) == 0
+    whole = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [one["counts"]["missing"] for one in whole] == [0, 0]
+    answers = [json.loads(line) for line in (tmp_path / "out" / "pope" / "answers.jsonl").read_text().splitlines()]
+    yes = [not {"No", "no", "not"} & {*row["answer"].split(".")[0].replace(",", "").split(" ")} for row in answers]
+    right = sum(said == (k % 2 == 0) for k, said in enumerate(yes))
+    assert len(answers) == 24
+    assert whole[0]["metrics"]["mean"]["accuracy"] in (pytest.approx(right / 24), pytest.approx(100 * right / 24))
+    words[2] = f"out={tmp_path / 'part'}"
+    assert main([*words, "benchmark=[pope,mme]", "num_items=8"]) == 0
+    pope_part, mme_part = json.loads((tmp_path / "part" / "results.json").read_text())
+    assert pope_part["counts"]["missing"] == 12
+    assert (mme_part["counts"]["left_out"], mme_part["protocol"]["complete"]) == (24, False)

@@ -66,10 +66,16 @@ class MMEBenchmark:
             raise ValueError(
                 f"{path} has no answers to {', '.join(missing)}; allow_incomplete=true scores the other tasks, and says so."
             )
+        num_left_out = 0
         if given.questions is not None:
             questions = _read_tables(required(given.questions, "questions", self.name), COLUMNS[:3])
             for task, lines in tables.items():
-                _check_same(task, questions.get(task, []), lines, path)
+                asked = questions.get(task, [])
+                if given.allow_incomplete:  # of some images, both questions about each
+                    answered = {line.image for line in lines}
+                    asked = [line for line in asked if line.image in answered]
+                _check_same(task, asked, lines, path)
+            num_left_out = sum(map(len, questions.values())) - sum(map(len, tables.values()))
         rows = [(task, line // 2, table[line]) for task, table in tables.items() for line in range(len(table))]
         metric = MME(len(rows), given.parser)
         responses = [line.response for _, _, line in rows]
@@ -82,10 +88,12 @@ class MMEBenchmark:
         )
         return Result(
             metrics=_metrics({name: value.item() for name, value in metric.compute().items()}),
-            counts={f"{task}_questions": len(lines) for task, lines in tables.items()} | {"missing": len(missing)},
+            counts={f"{task}_questions": len(lines) for task, lines in tables.items()}
+            | {"missing": len(missing)}
+            | ({"left_out": num_left_out} if num_left_out else {}),
             num_invalid=sum(read_answer(text, given.parser) == "" for text in responses),
             version="v1" if all(len(tables.get(task, ())) == OFFICIAL_SIZE for task in TASKS) else "unknown",
-            protocol={"parser": given.parser, "complete": not missing},
+            protocol={"parser": given.parser, "complete": not missing and not num_left_out},
             warnings=tuple(
                 f"MME has {OFFICIAL_SIZE} questions on {task}, but {path} has {len(lines)}."
                 for task, lines in tables.items()
