@@ -6,7 +6,7 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.chair import CHAIR
 from rlaifv.models.sampling import Decoding
 
@@ -22,8 +22,8 @@ class Chair:
     """
 
     name = "chair"
-    uses = ("questions", "annotations", "images", "synonyms")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "annotations", "images", "synonyms")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
@@ -109,4 +109,4 @@ def _caption_rows(path: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-BENCHMARK = Chair()
+BENCHMARK: Benchmark = Chair()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.mhumaneval import TYPES, ResponseHallucinationRate
 from rlaifv.models.sampling import Decoding
 
@@ -23,8 +23,8 @@ class MHumanEval:
     """
 
     name = "mhumaneval"
-    uses = ("questions", "images", "reviews", "judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "images", "reviews", "judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
 
     def items(self, given: Given) -> list[Item]:
@@ -94,4 +94,4 @@ def _marks(row: dict[str, Any], number: int, path: Path) -> list[bool]:
     return [bool(value) for value in values]
 
 
-BENCHMARK = MHumanEval()
+BENCHMARK: Benchmark = MHumanEval()

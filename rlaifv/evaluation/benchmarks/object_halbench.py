@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result, Stage
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
@@ -37,10 +37,10 @@ class ObjectHalBench300:
     """
 
     name = "object_halbench"
-    uses = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
-    stages = (Stage("reply", TEMPLATE, is_readable),)
+    stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_readable),)
 
     def items(self, given: Given) -> list[Item]:
         path = required(given.questions, "questions", self.name)
@@ -183,4 +183,4 @@ def _listed_phrases(path: Path) -> dict[str, list[str]]:
     return content
 
 
-BENCHMARK = ObjectHalBench300()
+BENCHMARK: JudgedBenchmark = ObjectHalBench300()
