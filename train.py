@@ -76,6 +76,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
             IterationCallback(loop),
             CandidateCallback(loop),
             TrainingProgress(),
+            *loop.measurements,
             *instantiate(cfg.callbacks).values(),
         ],
         logger=list(instantiate(cfg.logger).values()),

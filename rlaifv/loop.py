@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlaifv.data.sources import CheckedImages, PromptSource, check_images
 from rlaifv.engines.local import LocalEngine
@@ -60,6 +60,14 @@ class IterationSettings:
     max_drop_rate: float
 
 
+class Measurement(Protocol):
+    """What else is measured whenever the policy is."""
+
+    def measure(self, iteration: int, engine: LocalEngine, run_dir: Path) -> None:
+        """Measure the policy after `iteration` iterations, unless that was done before. Called on every rank."""
+        ...
+
+
 @dataclass
 class FeedbackLoop:
     """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration."""
@@ -77,6 +85,7 @@ class FeedbackLoop:
     min_free_bytes: int = 0
     chosen_from: LocalEngine | None = None
     selection: SelectionRules = field(default_factory=SelectionRules)
+    measurements: Sequence[Measurement] = ()
 
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -162,7 +171,7 @@ class FeedbackLoop:
             )
 
     def measure(self, iteration: int) -> None:
-        """Evaluate the policy after `iteration` iterations on the held-out prompts, unless that was done before."""
+        """Evaluate the policy after `iteration` iterations on held-out prompts and benchmarks, unless that was done before."""
         path = self.evaluation_path(iteration)
         prompts = [] if path.exists() else self.held_out(for_choice=False)
         if prompts and rank() > 0:
@@ -174,6 +183,8 @@ class FeedbackLoop:
                 result = self.evaluate(prompts, self.labeler.engine, advance)
             make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
+        for one in self.measurements:
+            one.measure(iteration, self.policy, self.run_dir)
 
     def held_out(self, for_choice: bool) -> list[Prompt]:
         """Those that candidates are chosen on, or those that the report is about; without candidates all are the latter."""

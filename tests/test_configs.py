@@ -27,7 +27,12 @@ ABLATIONS = sorted(path.stem for path in (CONFIGS / "experiment/ablation").glob(
 # Those that train on published pairs, and make none.
 OFFLINE = [name for name in EXPERIMENTS if name.endswith("_rlhfv")]
 # Where a file says nothing on a required value, this does.
-REQUIRED = {"data": "data.path=prompts.jsonl", "labeler": "labeler.path=owner/name", "divider": "split_path=owner/name"}
+REQUIRED = {
+    "evaluation": "data_root=copies",
+    "data": "data.path=prompts.jsonl",
+    "labeler": "labeler.path=owner/name",
+    "divider": "split_path=owner/name",
+}
 # What has no value of its own where one of several must be given.
 EITHER_OR = {("divider", "chat"): ["divider.path=owner/name"]}
 # Keys that belong to Hydra's own language.

@@ -36,7 +36,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     Raises:
         ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
     """
-    source = instantiate(cfg.data)
+    source, benchmarks = instantiate(cfg.data), _benchmarks(cfg)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
     iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
     num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
@@ -71,6 +71,7 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         min_free_bytes=cfg.min_free_bytes,
         chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
         selection=_selection(selection, source),
+        measurements=benchmarks,
     )
     module = DPOModule(
         policy,
@@ -99,6 +100,10 @@ def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
             f"iteration.selection.by=truth needs data whose truth is known; {type(source).__name__} knows none."
         )
     return SelectionRules(**settings)
+
+
+def _benchmarks(cfg: DictConfig) -> list[Any]:
+    return [instantiate(cfg.evaluation.benchmarks)] if "benchmarks" in cfg.evaluation else []
 
 
 def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:

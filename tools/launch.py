@@ -39,9 +39,16 @@ WORK_NAMES = ("iterations", "evaluations", "checkpoints", "export")
 _DIVIDER_PATH_KEYS = tuple(
     f"divider.{name}" for name in ("path", "split_path", "question_path", "split_prompt", "question_prompt")
 )
-PATH_KEYS = ("data.path", "model.path", "labeler.path", "iteration.chosen_from", *_DIVIDER_PATH_KEYS)
+PATH_KEYS = (
+    "data.path",
+    "model.path",
+    "labeler.path",
+    "iteration.chosen_from",
+    "evaluation.benchmarks.data_root",
+    *_DIVIDER_PATH_KEYS,
+)
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
-OPEN_SECTIONS = ("callbacks", "data", "divider", "learner.lora", "logger", "trainer")
+OPEN_SECTIONS = ("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
 LATER_KEYS = (
     "iteration.chosen_from",
@@ -288,7 +295,8 @@ def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
 
 def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
     """The table of a run, and its last line."""
-    evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.glob("evaluations/*.json"))]
+    paths = sorted(path for path in run_dir.glob("evaluations/*.json") if path.stem.isdecimal())
+    evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     if evaluations:
         console.print(result_table(evaluations, read_statistics(run_dir)))

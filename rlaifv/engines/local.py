@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone
-from rlaifv.models.prompting import Prompter, Sizes, stack_images
+from rlaifv.models.prompting import EncodedPrompt, Prompter, Sizes, stack_images
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.models.tree import (
     Branch,
@@ -174,26 +175,94 @@ class LocalEngine:
     def _sample(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], decoding: Decoding, advance: Advance
     ) -> list[list[Sampled]]:
-        tokenizer = self.prompter.tokenizer
         if prompts:
             self.check(prompts[0])
         results: dict[int, list[Sampled]] = {}
         with self._borrowed() as model:
-            ends = _end_ids(model, tokenizer)
-            for k, answers in sample_branches(
-                model,
-                [self.prompter.encode(prompt) for prompt in prompts],
-                seeds,
-                decoding,
-                end_ids=ends,
-                suppressed_ids=sorted({*tokenizer.all_special_ids, *self.prompter.quote.special_ids} - set(ends)),
-                batch_tokens=self.batch_tokens,
-                separately=self.packer.separately,
-                decode=partial(tokenizer.decode, skip_special_tokens=True),
-            ):
+            encoded = [self.prompter.encode(prompt) for prompt in prompts]
+            for k, answers in self._branches(model, encoded, seeds, decoding):
                 results[k] = answers
                 advance(1)
         return [results[k] for k in range(len(prompts))]
+
+    def sample_questions(
+        self,
+        asked: Sequence[tuple[Prompt, Sequence[str]]],
+        seeds: Sequence[Sequence[int]],
+        decoding: Decoding,
+        advance: Advance = ignore_progress,
+    ) -> list[list[Sampled]]:
+        """An answer to each question about each prompt's images, which hang from one prefix; `advance` counts answers.
+
+        Each is a conversation of its own: what comes out is that of `sample` for a prompt with this question and this seed.
+        Where branches are run separately, or a chat template puts text before the images, so is every question.
+        """
+        return self._within_memory(partial(self._sample_questions, asked, seeds, decoding), advance)
+
+    def _sample_questions(
+        self,
+        asked: Sequence[tuple[Prompt, Sequence[str]]],
+        seeds: Sequence[Sequence[int]],
+        decoding: Decoding,
+        advance: Advance,
+    ) -> list[list[Sampled]]:
+        if not asked:
+            return []
+        self.check(asked[0][0])
+        trees = None if self.packer.separately else self._question_trees(asked)
+        if trees is None:
+            flat = [replace(prompt, question=question) for prompt, some in asked for question in some]
+            answers = iter(self._sample(flat, [[seed] for some in seeds for seed in some], decoding, advance))
+            return [[answer for (answer,) in islice(answers, len(some))] for _, some in asked]
+        images = [self.prompter.encode(prompt).images for prompt, _ in asked]
+        encoded = [EncodedPrompt(tuple(tree.prefix), images[owner]) for owner, tree in trees]
+        drawn = [iter(some) for some in seeds]
+        of_trees = [list(islice(drawn[owner], len(tree.branches))) for owner, tree in trees]
+        rests = [[branch.ids for branch in tree.branches] for _, tree in trees]
+        found: dict[int, list[Sampled]] = {}
+        with self._borrowed() as model:
+            for k, answers_of_tree in self._branches(model, encoded, of_trees, decoding, rests):
+                found[k] = answers_of_tree
+                advance(len(answers_of_tree))
+        results: list[list[Sampled]] = [[] for _ in asked]
+        for k, (owner, _) in enumerate(trees):
+            results[owner] += found[k]
+        return results
+
+    def _question_trees(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[tuple[int, Tree]] | None:
+        """Trees with the index of their prompt; None where images stand behind what differs."""
+        trees = []
+        for k, (prompt, questions) in enumerate(asked):
+            sequences = [self.prompter.question_ids(prompt, question) for question in questions]
+            try:
+                whole = Tree.from_sequences(sequences, self.prompter.image_token_id)
+            except ValueError:
+                return None
+            trees += [(k, tree) for tree in whole.split(MAX_TREE_TOKENS)]
+        return trees
+
+    def _branches(
+        self,
+        model: Any,
+        encoded: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        decoding: Decoding,
+        questions: Sequence[Sequence[Sequence[int]]] | None = None,
+    ) -> Iterator[tuple[int, list[Sampled]]]:
+        tokenizer = self.prompter.tokenizer
+        ends = _end_ids(model, tokenizer)
+        return sample_branches(
+            model,
+            encoded,
+            seeds,
+            decoding,
+            end_ids=ends,
+            suppressed_ids=sorted({*tokenizer.all_special_ids, *self.prompter.quote.special_ids} - set(ends)),
+            batch_tokens=self.batch_tokens,
+            separately=self.packer.separately,
+            decode=partial(tokenizer.decode, skip_special_tokens=True),
+            questions=questions,
+        )
 
     def answer_probabilities(
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress

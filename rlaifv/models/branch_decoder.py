@@ -56,35 +56,44 @@ def sample_branches(
     batch_tokens: int = 16_384,
     separately: bool = False,
     decode: Callable[[Sequence[int]], str] | None = None,
+    questions: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Iterator[tuple[int, list[Sampled]]]:
-    """Draw K answers to each prompt.
+    """Draw answers to each prompt: one for each of its seeds.
 
     Args:
         model: Hugging Face image-text-to-text model in evaluation mode.
         prompts: at least one.
-        seeds: K seeds for each prompt.
+        seeds: for each prompt, at most K of them.
         decoding: how tokens are drawn.
         end_ids: tokens that end an answer.
         suppressed_ids: tokens that may never be emitted (image placeholders, padding); they would break later prompts.
         batch_tokens: bound of all rows' slots, as `expected_slots` reckons them, and of the prefix tokens run at a time.
         separately: whether each answer has a row and a prefix of its own.
         decode: text of ids, white space at its ends included; needed for `decoding.stop` only.
+        questions: for each seed of each prompt, ids that its branch begins with, and that its answer follows: the rest of a
+            question whose beginning is the prompt. They are read one a step, beside those of all other branches. Not
+            together with `separately`.
 
     Yields:
-        Index of a prompt and its K answers, as they are finished.
+        Index of a prompt and its answers, as they are finished.
     """
-    slots = expected_slots(max(len(prompt.ids) for prompt in prompts), len(seeds[0]), decoding.max_new_tokens)
-    options = (decoding, end_ids, suppressed_ids, separately, decode)
+    num_branches = max(map(len, seeds))
+    longest = max((len(ids) for some in questions or () for ids in some), default=0)
+    slots = expected_slots(max(len(prompt.ids) for prompt in prompts), num_branches, decoding.max_new_tokens)
+    slots += num_branches * longest
+    options = (decoding, end_ids, suppressed_ids, separately, decode, longest)
     if not separately:
-        yield from _decode_all(model, prompts, seeds, slots, batch_tokens, *options)
+        questions = questions or [[()] * len(some) for some in seeds]
+        yield from _decode_all(model, prompts, seeds, questions, slots, batch_tokens, *options)
         return
+    assert questions is None
     # Prompt by prompt: rows are equally long then, so that the masks which the model makes for a batch hold for each.
     num_rows = max(1, batch_tokens // slots)
     for k, prompt in enumerate(prompts):
         answers: list[Sampled] = []
         for some in (seeds[k][j : j + num_rows] for j in range(0, len(seeds[k]), num_rows)):
-            single = [[seed] for seed in some]
-            done = dict(_decode_all(model, [prompt] * len(some), single, slots, batch_tokens, *options))
+            single, nothing = [[seed] for seed in some], [[()]] * len(some)
+            done = dict(_decode_all(model, [prompt] * len(some), single, nothing, slots, batch_tokens, *options))
             answers += [done[j][0] for j in range(len(some))]
         yield k, answers
 
@@ -93,12 +102,13 @@ def _decode_all(
     model: Any,
     prompts: Sequence[EncodedPrompt],
     seeds: Sequence[Sequence[int]],
+    questions: Sequence[Sequence[Sequence[int]]],
     num_slots: int,
     batch_tokens: int,
     *options: Any,
 ) -> Iterator[tuple[int, list[Sampled]]]:
     num_rows = max(1, min(len(prompts), batch_tokens // num_slots))
-    decoder = BranchDecoder(model, num_rows, num_slots, len(seeds[0]), *options)
+    decoder = BranchDecoder(model, num_rows, num_slots, max(map(len, seeds)), *options)
     waiting = deque(range(len(prompts)))
     while waiting or len(decoder.state.busy):
         free, share = decoder.state.free, len(decoder.state.free) / len(decoder.state.prompt)
@@ -106,7 +116,8 @@ def _decode_all(
             started = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
             for batch in batches_by_tokens([len(prompts[k].ids) for k in started], batch_tokens):
                 some = [started[j] for j in batch]
-                decoder.start(free[batch], some, [prompts[k] for k in some], [seeds[k] for k in some])
+                asked = [prompts[k] for k in some], [seeds[k] for k in some], [questions[k] for k in some]
+                decoder.start(free[batch], some, *asked)
         elif not waiting and share >= DROP_SHARE:
             decoder.drop_free_rows()
         decoder.run_round()
@@ -114,7 +125,9 @@ def _decode_all(
 
 
 class BranchDecoder:
-    """Decodes prompts in `num_rows` rows of `num_slots` slots to begin with; the rest is as for `sample_branches`."""
+    """Decodes prompts in `num_rows` rows of `num_slots` slots to begin with, whose branches begin with questions of at most
+    `question_tokens` tokens; the rest is as for `sample_branches`.
+    """
 
     def __init__(
         self,
@@ -127,12 +140,14 @@ class BranchDecoder:
         suppressed_ids: Sequence[int],
         separately: bool,
         decode: Callable[[Sequence[int]], str] | None,
+        question_tokens: int = 0,
     ) -> None:
         self.model, self.decoding, self.separately, self.decode = model, decoding, separately, decode
         self.device, self.head = model.device, model.get_output_embeddings()
         vocab_size = self.head.weight.shape[0] if decoding.repetition_penalty != 1 else 0
         self.cache = BranchCache(num_rows, num_slots)
-        self.state = RowState.empty(num_rows, num_slots, num_branches, decoding.max_new_tokens, vocab_size, self.device)
+        self.num_tokens = question_tokens + decoding.max_new_tokens
+        self.state = RowState.empty(num_rows, num_slots, num_branches, self.num_tokens, vocab_size, self.device)
         self.ends, self.suppressed = (
             torch.tensor(list(ids), dtype=torch.int64, device=self.device) for ids in (end_ids, suppressed_ids)
         )
@@ -145,6 +160,7 @@ class BranchDecoder:
         indices: Sequence[int],
         prompts: Sequence[EncodedPrompt],
         seeds: Sequence[Sequence[int]],
+        questions: Sequence[Sequence[Sequence[int]]],
     ) -> None:
         """Run the prefixes of prompts into free rows, and draw the first token of each of their branches."""
         lengths = np.array([len(prompt.ids) for prompt in prompts])
@@ -161,11 +177,13 @@ class BranchDecoder:
         rows_B, last_B = (torch.from_numpy(array).to(self.device) for array in (rows, lengths - 1))
         self.cache.place(rows_B, torch.arange(longest, device=self.device).expand_as(ids_BT), view_slots=0)
         hidden_BTD = self._run_prefixes(ids_BT, positions.to(self.device), last_B, images)
-        uniform = uniform_numbers(seeds, self.decoding.max_new_tokens)
+        num_branches = self.state.closed.shape[1]
+        filled = [[*some, *[0] * (num_branches - len(some))] for some in seeds]
+        uniform = uniform_numbers(filled, self.decoding.max_new_tokens)
         self.state.begin(
             rows, np.array(indices), lengths, next_position_B.to(self.device), uniform.to(self.device), ids_BT
         )
-        num_branches = uniform.shape[1]
+        self.state.read(rows, questions)
         self._draw(
             hidden_BTD[torch.arange(len(rows), device=self.device), last_B].repeat_interleave(num_branches, 0),
             rows_B.repeat_interleave(num_branches),
@@ -195,7 +213,7 @@ class BranchDecoder:
         """Append a few tokens to every branch that is not known to have ended."""
         state = self.state
         steps = ROUND_STEPS_CPU if self.device.type == "cpu" else ROUND_STEPS
-        steps = min(steps, self.decoding.max_new_tokens - int(state.age[state.busy].max()))
+        steps = min(steps, self.num_tokens - int(state.age[state.busy].max()))
         lanes = Lanes.of(state.closed, self.device)
         for _ in range(steps):
             hidden_RD = self._run_tokens(lanes)
@@ -209,14 +227,15 @@ class BranchDecoder:
         was_closed, state.closed = state.closed, state.ended.cpu().numpy().copy()
         if self.decoding.stop:
             self._find_stops(was_closed)
-        is_done = state.closed.all(1) | (state.age >= self.decoding.max_new_tokens)
+        is_done = state.closed.all(1) | (state.age >= self.num_tokens)
         rows = state.busy[is_done[state.busy]]
         if not len(rows):
             return
         emitted = state.emitted[torch.from_numpy(rows).to(self.device)].tolist()
         for row, of_row in zip(rows, emitted, strict=True):
-            cuts = zip(of_row, state.stops[row], strict=True)
-            yield int(state.prompt[row]), [self._cut(ids[: state.age[row]], stop) for ids, stop in cuts]
+            answers = (self._answer(row, k, ids) for k, ids in enumerate(of_row[: state.num_branches[row]]))
+            cuts = zip(answers, state.stops[row], strict=False)
+            yield int(state.prompt[row]), [self._cut(ids, stop) for ids, stop in cuts]
         state.release(rows)
 
     def _run_tokens(self, lanes: Lanes) -> Tensor:
@@ -258,9 +277,14 @@ class BranchDecoder:
         if state.seen.numel():
             logits_RV = penalize(logits_RV, state.seen[rows_R, branches_R], self.decoding.repetition_penalty)
         logits_RV[:, self.suppressed] = -torch.inf
-        tokens_R = choose_tokens(logits_RV, self.decoding, state.uniform[rows_R, branches_R, ages_R])
+        spoken_R = ages_R - state.question_lengths[rows_R, branches_R]
+        draws_R = state.uniform[rows_R, branches_R, spoken_R.clamp(0, self.decoding.max_new_tokens - 1)]
+        tokens_R = choose_tokens(logits_RV, self.decoding, draws_R)
+        if self.num_tokens > self.decoding.max_new_tokens:
+            tokens_R = torch.where(spoken_R < 0, state.emitted[rows_R, branches_R, ages_R], tokens_R)
         state.emitted[rows_R, branches_R, ages_R] = tokens_R
-        state.ended[rows_R, branches_R] |= torch.isin(tokens_R, self.ends)
+        is_last_R = torch.isin(tokens_R, self.ends) & (spoken_R >= 0)
+        state.ended[rows_R, branches_R] |= is_last_R | (spoken_R + 1 >= self.decoding.max_new_tokens)
         if state.seen.numel():
             state.seen[rows_R, branches_R, tokens_R] = True
 
@@ -276,6 +300,11 @@ class BranchDecoder:
         self.state.keep_rows(rows)
         self.cache.keep_rows(torch.from_numpy(rows).to(self.device))
 
+    def _answer(self, row: int, branch: int, emitted: list[int]) -> list[int]:
+        """What a branch emitted so far after its question, the end token and what followed it included."""
+        begin = self.state.questions[row, branch]
+        return emitted[begin : min(self.state.age[row], begin + self.decoding.max_new_tokens)]
+
     def _cut(self, ids: list[int], stop: int) -> Sampled:
         """What a branch said up to its end, or up to the end of a stop string, which is `stop` tokens if there is one."""
         end = next((n + 1 for n, token in enumerate(ids) if token in self.end_ids), 0)
@@ -288,7 +317,7 @@ class BranchDecoder:
         state = self.state
         emitted = state.emitted.cpu()
         for row, k in zip(*np.nonzero(~was_closed), strict=True):
-            ids = self._cut(emitted[row, k, : state.age[row]].tolist(), stop=0).token_ids
+            ids = self._cut(self._answer(row, k, emitted[row, k].tolist()), stop=0).token_ids
             if self.decoding.stops(self.decode(ids)):
                 state.stops[row, k] = next(n for n in range(len(ids) + 1) if self.decoding.stops(self.decode(ids[:n])))
                 state.closed[row, k] = True

@@ -4,6 +4,7 @@ Shapes: P rows, K branches of a row, Q lanes (places of a row that branches run 
 branches, S slots of a row, N new tokens at most, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -22,7 +23,9 @@ class RowState:
 
     prompt: int64[P], index of the prompt in a row, -1 where the row is free
     used, age: int64[P], slots that are taken, and tokens that each branch of a row has emitted; of free rows, nothing
-    closed: bool[P, K], branches known to have ended
+    closed: bool[P, K], branches known to have ended, and those that a prompt has no use for
+    num_branches: int64[P], those that it has
+    questions: int64[P, K], tokens that a branch reads before it answers; `question_lengths` is a copy on the device
     stops: int64[P, K], tokens of an answer that a stop string ended; 0 of others
     slots, length, next_position, ages: int64[P]: `used`; tokens of the prefix; the position id that follows it; `age`
     ended: bool[P, K]
@@ -35,11 +38,14 @@ class RowState:
     used: NDArray[np.int64]
     age: NDArray[np.int64]
     closed: NDArray[np.bool_]
+    num_branches: NDArray[np.int64]
+    questions: NDArray[np.int64]
     stops: NDArray[np.int64]
     slots: Tensor
     length: Tensor
     next_position: Tensor
     ages: Tensor
+    question_lengths: Tensor
     ended: Tensor
     emitted: Tensor
     uniform: Tensor
@@ -59,11 +65,14 @@ class RowState:
             used=np.zeros(num_rows, dtype=np.int64),
             age=np.zeros(num_rows, dtype=np.int64),
             closed=np.ones(branches, dtype=np.bool_),
+            num_branches=np.zeros(num_rows, dtype=np.int64),
+            questions=np.zeros(branches, dtype=np.int64),
             stops=np.zeros(branches, dtype=np.int64),
             slots=per_row[0],
             length=per_row[1],
             next_position=per_row[2],
             ages=per_row[3],
+            question_lengths=torch.zeros(branches, dtype=torch.int64, device=device),
             ended=torch.ones(branches, dtype=torch.bool, device=device),
             emitted=torch.zeros(tokens, dtype=torch.int64, device=device),
             uniform=torch.zeros(tokens, dtype=torch.float64, device=device),
@@ -99,13 +108,29 @@ class RowState:
         order = torch.arange(longest, device=device)
         self.slots[at], self.length[at], self.ages[at] = lengths, lengths, 0
         self.next_position[at] = next_position
-        self.uniform[at] = uniform
+        self.uniform[at, :, : uniform.shape[2]] = uniform
         self.ended[at] = False
         self.owner[at] = EMPTY
         self.owner[at, :longest] = torch.where(order < lengths[:, None], SHARED, EMPTY)
         self.order[at, :longest] = order
         if self.seen.numel():
             self.seen[at] = torch.zeros_like(self.seen[at, 0]).scatter_(1, ids, True)[:, None]
+
+    def read(self, rows: NDArray[np.int64], questions: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Let branches begin with the ids of questions; a row has as many branches as it has questions."""
+        num_branches = self.closed.shape[1]
+        lengths = np.array([[*map(len, some), *[0] * (num_branches - len(some))] for some in questions])
+        ids = np.zeros((*lengths.shape, lengths.max()), dtype=np.int64)
+        for k, some in enumerate(questions):
+            for j, of_branch in enumerate(some):
+                ids[k, j, : len(of_branch)] = of_branch
+        self.num_branches[rows] = [len(some) for some in questions]
+        self.questions[rows] = lengths
+        self.closed[rows] = np.arange(num_branches) >= self.num_branches[rows, None]
+        at, *tensors = (
+            torch.from_numpy(array).to(self.slots.device) for array in (rows, ids, lengths, self.closed[rows])
+        )
+        self.emitted[at, :, : ids.shape[2]], self.question_lengths[at], self.ended[at] = tensors
 
     def release(self, rows: NDArray[np.int64]) -> None:
         """Set rows free."""

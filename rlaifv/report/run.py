@@ -99,8 +99,8 @@ def read_run(run_dir: Path) -> Run:
 
 
 def read_evaluations(run_dir: Path) -> tuple[Evaluation, ...]:
-    """All of evaluations/*.json, ascending by the number of iterations."""
-    paths = sorted((run_dir / "evaluations").glob("*.json"))
+    """All of evaluations/NNN.json, ascending by the number of iterations."""
+    paths = sorted(path for path in (run_dir / "evaluations").glob("*.json") if path.stem.isdecimal())
     return tuple(sorted((_evaluation(path) for path in paths), key=lambda evaluation: evaluation.num_iterations))
 
 

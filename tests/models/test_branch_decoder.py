@@ -251,6 +251,8 @@ def test_positions_on_three_axes() -> None:
         options = {"do_sample": False, "max_new_tokens": GREEDY.max_new_tokens, "pad_token_id": 0}
         expected = model.generate(input_ids=given, attention_mask=torch.ones_like(given), **options)
         assert answer.token_ids == tuple(expected[0, len(one) :].tolist())
+    prefixes, rests = [EncodedPrompt(tuple(one[:-3]), {}) for one in ids], [[one[-3:]] for one in ids]
+    assert draw(model, prefixes, [[0]] * 3, GREEDY, ends=(), suppressed=(), questions=rests) == drawn
 
 
 def test_suppressed_tokens_never_appear(sharp: Any, encoded: list[EncodedPrompt]) -> None:
@@ -276,3 +278,40 @@ def test_an_answer_is_finished_if_it_ends_in_time(sharp: Any, encoded: list[Enco
                 else len(answer.token_ids) <= max_new_tokens
             )
         assert {answer.finished for some in answers for answer in some} == {True, False}
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(0.9, 0.9, 20, 7, repetition_penalty=1.3)])
+@pytest.mark.parametrize("cut", [1, 4])
+def test_questions_that_share_a_prefix_are_answered_as_alone(
+    sharp: Any, encoded: list[EncodedPrompt], decoding: Decoding, cut: int
+) -> None:
+    """Of different numbers and lengths, one of them empty; their own tokens may be ends, and are no answers."""
+    rests = [
+        [one.ids[-cut:], ()[:cut], (ENDS[0], ENDS[1], *one.ids[-3:])][: k + 1] for k, one in enumerate(encoded[:3])
+    ]
+    prefixes = [EncodedPrompt(one.ids[:-cut], one.images) for one in encoded[:3]]
+    seeds = [[10 * p + k for k in range(len(some))] for p, some in enumerate(rests)]
+    together = draw(sharp, prefixes, seeds, decoding, questions=rests)
+    alone = [
+        [
+            draw_slowly(sharp, EncodedPrompt((*prefix.ids, *ids), prefix.images), seed, decoding)
+            for ids, seed in zip(of_prefix, some, strict=True)
+        ]
+        for prefix, of_prefix, some in zip(prefixes, rests, seeds, strict=True)
+    ]
+    assert together == alone
+    assert [len(some) for some in together] == [1, 2, 3]
+    assert len({len(answer.token_ids) for some in together for answer in some}) > 1
+
+
+def test_a_stop_string_is_looked_for_behind_the_question(sharp: Any, encoded: list[EncodedPrompt]) -> None:
+    (free,) = draw(sharp, encoded[:1], [[0]], GREEDY, (NUM_WORDS + 9,))
+    said = free[0].token_ids
+    stop = f" {said[3]} "
+    prefix = EncodedPrompt(encoded[0].ids[:-2], encoded[0].images)
+    rest = [encoded[0].ids[-2:]]
+    ((answer,),) = draw(
+        sharp, [prefix], [[0]], replace(GREEDY, stop=(stop,)), (NUM_WORDS + 9,), questions=[rest],
+        decode=lambda ids: "".join(f" {token} " for token in ids),
+    )  # fmt: skip
+    assert answer == Sampled(said[: said.index(said[3]) + 1], True)

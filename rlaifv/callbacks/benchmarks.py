@@ -1,0 +1,129 @@
+"""Benchmarks beside the held-out measurement: a few questions of each, before every iteration and after the last."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from rlaifv.callbacks.iteration import parts
+from rlaifv.engines.local import LocalEngine
+from rlaifv.engines.protocol import Advance
+from rlaifv.evaluation.benchmarks.answering import asked_by, run_benchmark
+from rlaifv.evaluation.benchmarks.outcome import check_given, fingerprint, flat_metrics, needs_reviews
+from rlaifv.evaluation.benchmarks.places import given_in
+from rlaifv.evaluation.benchmarks.questions import Asking, questions_of
+from rlaifv.evaluation.benchmarks.registry import benchmark
+from rlaifv.models.loading import weights_digest
+from rlaifv.runtime import StageBars, rank
+from rlaifv.stopping import stop_if_requested, wait_until
+from rlaifv.store.atomic import make_directory, write_json
+
+DIRECTORY = "evaluations"
+
+
+class BenchmarkCallback(Callback):
+    """Runs benchmarks where the loop measures, and logs their numbers as `benchmark/<name>/<metric>`.
+
+    The loop calls `measure`, while the weights are those of an iteration's end; results lie in
+    `evaluations/NNN-benchmarks.json`, and what is there is not made again. Their questions are the same ones every time.
+
+    Args:
+        names: of the benchmarks, without those that need reviews.
+        data_root: holds the user's copy of each in a directory of its name.
+        num_items: questions of each at least, of whole images; None for all.
+        max_new_tokens: of an answer, where less than the benchmark's own.
+        suffix: appended to every question.
+        pictures: where pictures are written that lie in question files.
+
+    Raises:
+        ValueError: a name is unknown, or files are missing or not of the benchmark; before anything else is loaded.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        data_root: str,
+        num_items: int | None,
+        max_new_tokens: int | None,
+        suffix: str,
+        pictures: str,
+    ) -> None:
+        if not names or len({*names}) < len(names):
+            raise ValueError(
+                f"evaluation.benchmarks.names={list(names)} must name at least one benchmark, and none twice."
+            )
+        for name, value in (("num_items", num_items), ("max_new_tokens", max_new_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"evaluation.benchmarks.{name}={value} must be at least 1.")
+        self.how = Asking(suffix, num_items, max_new_tokens)
+        self.asked = []
+        for name in names:
+            one = benchmark(name)
+            if needs_reviews(one):
+                raise ValueError(f"evaluation.benchmarks.names has {name}, which needs reviews; use tools/evaluate.py.")
+            given = given_in(one, Path(data_root).expanduser())
+            check_given(one, given)
+            self.asked.append((one, given, questions_of(one, given, self.how, Path(pictures))))
+
+    def measure(self, iteration: int, engine: LocalEngine, run_dir: Path) -> None:
+        """Run all of them after `iteration` iterations, unless that was done before. Called on every rank."""
+        path = benchmarks_path(run_dir, iteration)
+        if path.exists():
+            return
+        if rank() > 0:
+            wait_until(path.exists)
+            return
+        digest = weights_digest(engine.model)
+        results = {}
+        name = f"iteration {iteration}" if iteration else "base model "
+        with StageBars(name) as bars:
+            for one, given, questions in self.asked:
+                by = fingerprint(asked_by(questions, digest, self.how, self.how.decoding(one)))
+                place = path.parent / "benchmarks" / f"{iteration:03d}" / f"{one.name}-{by}"
+                with bars.stage(one.name, len(questions.items)) as advance:
+                    results[one.name] = run_benchmark(
+                        one, given, questions, engine, digest, place, self.how, _unless_stopped(advance)
+                    )
+        make_directory(path.parent)
+        write_json(path, {"num_iterations": iteration, "model_sha256": digest, "benchmarks": results})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, _ = parts(trainer, pl_module)
+        if data.epoch == 0:
+            self._log(trainer, data.iteration)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data, _ = parts(trainer, pl_module)
+        if data.iteration == data.num_iterations:
+            self._log(trainer, data.iteration)
+
+    def _log(self, trainer: L.Trainer, iteration: int) -> None:
+        path = benchmarks_path(Path(trainer.default_root_dir), iteration)
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+            metrics = {
+                f"benchmark/{name}/{metric}": value
+                for name, result in found.items()
+                for metric, value in flat_metrics(result["metrics"])
+                if value is not None
+            }
+            for logger in trainer.loggers if metrics else ():
+                logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def benchmarks_path(run_dir: Path, iteration: int) -> Path:
+    """What benchmarks said after `iteration` iterations."""
+    return run_dir / DIRECTORY / f"{iteration:03d}-benchmarks.json"
+
+
+def _unless_stopped(advance: Advance) -> Advance:
+    """Answers of a shard that is not written are asked for again."""
+
+    def advance_or_stop(num_finished: int) -> None:
+        stop_if_requested()
+        advance(num_finished)
+
+    return advance_or_stop

@@ -1,0 +1,140 @@
+"""Reads the official files of benchmarks, and says which row is wrong."""
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def required(path: Path | None, name: str, benchmark: str) -> Path:
+    """The file that a benchmark cannot do without.
+
+    Raises:
+        ValueError: it is not given, or does not exist.
+    """
+    if path is None:
+        raise ValueError(f"{name}=… must be given for benchmark={benchmark}.")
+    if not path.exists():
+        raise ValueError(f"{name}={path} does not exist.")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON list or of JSON Lines, whatever the file's suffix, in order.
+
+    Raises:
+        ValueError: it is neither, or one of its rows is no object.
+    """
+    rows = read_values(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"Row {number} of {path} has to be a JSON object, but it is {str(row)[:60]!r}.")
+    return rows
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of tab-separated values, with the names of its first line.
+
+    Raises:
+        ValueError: a row has more or fewer columns than the first line.
+    """
+    csv.field_size_limit(2**30)  # pictures in base64
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t")
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"Row {number} of {path} does not have the {len(reader.fieldnames or ())} columns of its head."
+            )
+    return rows
+
+
+def field_of(
+    row: dict[str, Any], names: str | Sequence[str], kind: type | tuple[type, ...], number: int, path: Path
+) -> Any:
+    """A field of a row, under the first of its possible names.
+
+    Raises:
+        ValueError: there is none, or it is of another type.
+    """
+    names = [names] if isinstance(names, str) else names
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        raise ValueError(f"Row {number} of {path} has no field {' or '.join(map(repr, names))}.")
+    if not isinstance(row[name], kind) or (isinstance(row[name], bool) and kind is int):
+        wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"Field {name!r} in row {number} of {path} has to be {wanted}, but it is {row[name]!r:.60}.")
+    return row[name]
+
+
+def match_ids(
+    wanted: Iterable[str], found: Sequence[str], path: Path, allow_incomplete: bool = False, what: str = "answer"
+) -> list[str]:
+    """The ids of `wanted` that have a row in `found`, in their order.
+
+    Raises:
+        ValueError: an id comes twice or is unknown, or one is missing without `allow_incomplete`.
+    """
+    ids = list(wanted)
+    known = set(ids)
+    twice = [one for one, count in Counter(found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} has more than one {what} for {_listed(twice)}.")
+    if unknown := [one for one in found if one not in known]:
+        raise ValueError(f"{path} has an {what} for {_listed(unknown)}, which the benchmark does not ask about.")
+    present = set(found)
+    if (missing := [one for one in ids if one not in present]) and not allow_incomplete:
+        raise ValueError(
+            f"{path} has no {what} for {_listed(missing)}; allow_incomplete=true scores what is there, and says so."
+        )
+    return [one for one in ids if one in present]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _listed(ids: Sequence[str]) -> str:
+    shown = ", ".join(ids[:5])
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+
+
+def read_values(path: Path) -> list[Any]:
+    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    if text.lstrip().startswith("["):
+        try:
+            return list(json.loads(text))
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # which lines that are lists themselves have
+                raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    values = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
+    return values

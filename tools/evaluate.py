@@ -1,0 +1,222 @@
+"""Answer benchmarks with a model, and score the answers.
+
+    python tools/evaluate.py model=outputs/RUN/export benchmark=[pope,amber] data_root=DIR out=DIR
+    python tools/evaluate.py model=llava-hf/llava-1.5-7b-hf benchmark=mmhal data_root=DIR out=DIR judge=DIR
+
+    model=DIR_OR_HUB_ID     the model; revision=COMMIT pins a hub id
+    benchmark=[NAME,…]      which, see tools/score.py
+    data_root=DIR           your copy of each in data_root/<name>/, under the names of the official files;
+                            <name>.<field>=PATH names another file or directory, as in pope.images=coco/val2014
+    out=DIR                 results.json and results.md; answers in <name>/
+    suffix="…"              appended to every question
+    num_items=null          only so many questions, of whole images, the same ones every time
+    max_new_tokens=null     of an answer, where less than the benchmark's own
+    judge=DIR_OR_URL judge_model=NAME
+                            who reads the answers of judged benchmarks: a model, or an OpenAI-compatible server, whose key
+                            is taken from RLAIFV_JUDGE_KEY
+    parser=official rounding=official allow_incomplete=false
+                            as for tools/score.py
+    dtype=auto batch_tokens=32768 shard_items=256 seed=0
+
+All questions about an image hang from one prefix. Answers are written in shards: a run that was interrupted goes on with
+the first shard that is missing, and refuses other weights, questions or decoding.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+from rich.markup import escape
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rlaifv.engines.chat import Chat, LocalChat, ServerChat
+from rlaifv.engines.local import LocalEngine
+from rlaifv.evaluation.benchmarks.answering import answer, run_benchmark
+from rlaifv.evaluation.benchmarks.outcome import check_given, flat_metrics, is_judged
+from rlaifv.evaluation.benchmarks.places import given_in
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, JudgedBenchmark
+from rlaifv.evaluation.benchmarks.questions import Asking, Questions, questions_of
+from rlaifv.evaluation.benchmarks.registry import benchmark
+from rlaifv.evaluation.judges import KEY_VARIABLE, judge_answers, write_reviews
+from rlaifv.models.loading import load_model, weights_digest
+from rlaifv.models.prompting import Prompter
+from rlaifv.runtime import StageBars, console, set_up_logging
+from rlaifv.store.atomic import make_directory, write_json, write_text
+from tools.arguments import parse_options, refuse
+from tools.score import result_table
+
+# Of a judge: tokens of a reply, as the longest official one allows, conversations under way, and patience with a server.
+JUDGE_TOKENS, JUDGE_BATCH, JUDGE_SECONDS, JUDGE_RETRIES = 2048, 8, 300.0, 5
+
+
+@dataclass
+class Options:
+    """See the module."""
+
+    model: str = MISSING
+    revision: str | None = None
+    benchmark: str = MISSING
+    data_root: Path = MISSING
+    out: Path = MISSING
+    suffix: str = ""
+    num_items: int | None = None
+    max_new_tokens: int | None = None
+    judge: str | None = None
+    judge_model: str | None = None
+    parser: str = "official"
+    rounding: str = "official"
+    allow_incomplete: bool = False
+    dtype: str = "auto"
+    batch_tokens: int = 32_768
+    shard_items: int = 256
+    seed: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ask, score, write, print."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    set_up_logging()
+    try:
+        own = [word for word in words if "." in word.partition("=")[0] and "=" in word]
+        options = parse_options(Options, __doc__, [word for word in words if word not in own])
+        benchmarks = _benchmarks(options.benchmark)
+        _check(options)
+        if options.judge is not None and not any(map(is_judged, benchmarks)):
+            raise ValueError(f"judge={options.judge} has no effect on benchmark={options.benchmark}.")
+        given = {one.name: _given(one, options, own) for one in benchmarks}
+        if wrong := [word for word in own if word.partition(".")[0] not in given]:
+            raise ValueError(f"{wrong[0]} has no effect on benchmark={options.benchmark}.")
+        results = _evaluate(options, benchmarks, given)
+    except (ValueError, OSError) as error:
+        raise SystemExit(refuse(error)) from error
+    for result in results:
+        console.print(result_table(result))
+        for warning in result["warnings"]:
+            console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    console.print(f"results: {options.out / 'results.json'}", soft_wrap=True)
+    return 0
+
+
+def _benchmarks(text: str) -> list[Benchmark]:
+    names = [name.strip() for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    if len({*names}) < len(names):
+        raise ValueError(f"benchmark={text} names one twice.")
+    return [benchmark(name) for name in names]
+
+
+def _check(options: Options) -> None:
+    for name in ("num_items", "max_new_tokens", "batch_tokens", "shard_items"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    if options.judge_model is not None and options.judge is None:
+        raise ValueError(f"judge_model={options.judge_model} has no effect without judge=….")
+    if options.judge is not None and options.judge.startswith(("http://", "https://")) and options.judge_model is None:
+        raise ValueError(f"judge={options.judge} needs judge_model=…, the model's name on the server.")
+    if options.dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype={options.dtype} must be one of auto, float32, bfloat16, float16.")
+
+
+def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
+    """Its files, as found or as given beside; what it would ignore is refused."""
+    paths = {}
+    for word in own:
+        key, _, value = word.partition("=")
+        name, _, field = key.partition(".")
+        if name == one.name:
+            paths[field] = Path(value).expanduser()
+    found = given_in(one, options.data_root.expanduser(), paths)
+    rounding: Any = options.rounding
+    chosen = replace(found, parser=options.parser, rounding=rounding, allow_incomplete=options.allow_incomplete)
+    check_given(one, chosen)
+    return chosen
+
+
+def _evaluate(options: Options, benchmarks: Sequence[Benchmark], given: Mapping[str, Given]) -> list[dict[str, Any]]:
+    out = options.out.expanduser()
+    how = Asking(options.suffix, options.num_items, options.max_new_tokens, options.shard_items, options.seed)
+    questions = {
+        one.name: questions_of(one, given[one.name], how, out / one.name / "images") for one in benchmarks
+    }  # before any weights are loaded
+    engine = _engine(options)
+    digest = weights_digest(engine.model)
+    make_directory(out.absolute())
+    with StageBars("answer") as bars:
+        for one in benchmarks:
+            asked: Questions = questions[one.name]
+            with bars.stage(one.name, len(asked.items)) as advance:
+                answer(asked, engine, digest, out / one.name, how, how.decoding(one), advance)
+    engine.model.to("cpu")  # a judge may need its room
+    results = []
+    for one in benchmarks:
+        review = (
+            partial(_review, one, options, out / one.name) if options.judge is not None and is_judged(one) else None
+        )
+        found = run_benchmark(
+            one, given[one.name], questions[one.name], engine, digest, out / one.name, how, review=review
+        )
+        results.append({"model": options.model, "revision": options.revision, "model_sha256": digest, **found})
+    write_json(out / "results.json", results)
+    write_text(out / "results.md", results_text(results))
+    return results
+
+
+def _engine(options: Options) -> LocalEngine:
+    dtype: Any = options.dtype
+    model, processor = load_model(options.model, options.revision, dtype)
+    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    return LocalEngine(model, Prompter(processor), options.batch_tokens)
+
+
+def _review(one: JudgedBenchmark, options: Options, directory: Path, given: Given) -> Given:
+    """What is given, with what the judge says about its answers; what it had said before is not asked again."""
+    chat = _chat(options)
+    name = options.judge_model or str(options.judge)
+    num_stages = len(one.stages)
+    with StageBars("judge") as bars, bars.stage(one.name, len(one.conversations(given)) * num_stages) as advance:
+        judged = judge_answers(one, given, chat, name, directory / "judge.jsonl", advance=advance)
+    reviews = directory / "reviews.jsonl"
+    write_reviews(reviews, judged)
+    for answered, reason in list(judged.silent.items())[:1]:
+        console.print(
+            f"[yellow]warning:[/] {len(judged.silent)} answers to {one.name} have no review, {escape(answered)} among them: "
+            f"{escape(reason)}.",
+            soft_wrap=True,
+        )
+    return replace(given, reviews=reviews, judge=name)
+
+
+def _chat(options: Options) -> Chat:
+    """A server, or a model of this machine that is loaded when it is first asked."""
+    judge = str(options.judge)
+    if not judge.startswith(("http://", "https://")):
+        return LocalChat(judge, None, "auto", JUDGE_BATCH, JUDGE_TOKENS)
+    assert options.judge_model is not None
+    return ServerChat(judge, options.judge_model, JUDGE_TOKENS, JUDGE_BATCH, JUDGE_SECONDS, JUDGE_RETRIES, KEY_VARIABLE)
+
+
+def results_text(results: Sequence[Mapping[str, Any]]) -> str:
+    """All metrics as a table in Markdown, with what each was made under."""
+    lines = [f"# {results[0]['model']}", "", "| benchmark | metric | value |", "|---|---|---:|"]
+    for result in results:
+        for name, value in flat_metrics(result["metrics"]):
+            shown = "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+            lines.append(f"| {result['benchmark']} | {name} | {shown} |")
+    for result in results:
+        about = {"version": result["version"], "counts": result["counts"], "invalid answers": result["invalid_answers"]}
+        lines += ["", f"## {result['benchmark']}", "", f"Protocol `{result['fingerprint']}`:", ""]
+        lines += [f"- {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in about.items()]
+        lines += [f"- {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in result["protocol"].items()]
+        lines += [f"- warning: {warning}" for warning in result["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
