@@ -1,0 +1,181 @@
+"""Object HalBench from its official files (arXiv 2312.00849; question file of RLAIF-V, arXiv 2405.17220)."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
+from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.reviews import judged_by, read_reviews
+from rlaifv.evaluation.benchmarks.templates import fill
+from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, is_asked, objects_of
+from rlaifv.models.sampling import Decoding
+
+OFFICIAL_IMAGES = 300
+TEMPLATE = """You list the objects that an answer about an image mentions.
+
+Take the answer for true. List every object that it names and that could be seen in the image: people, animals, vehicles, \
+furniture, food and other things. Write each as a short name, without colour, size, material or number, and leave out what \
+the answer says is absent. Reply with one JSON list of strings on one line and nothing else; with [] if there is no object.
+
+Question: {question:json}
+Answer: {answer:json}
+"""
+
+
+class ObjectHalBench300:
+    """Object HalBench: 300 images of COCO 2014, one detailed description of each.
+
+    The objects of an answer come from a language model, as `objects` or as its raw replies in `reviews`; without either the
+    answer is read as CHAIR reads captions (mode "plain"), which gives other numbers. Rows of answers without `image_id` are
+    those of the question file, in its order. The script prints percent with two decimals, which `rounding` follows.
+
+    Published answers were made with three beams (length at most 1024 tokens); `decoding` is greedy.
+    """
+
+    name = "object_halbench"
+    uses = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
+    parsers = ("official",)
+    decoding = Decoding(temperature=0.0, max_new_tokens=1024)
+
+    def items(self, given: Given) -> list[Item]:
+        path = required(given.questions, "questions", self.name)
+        items = []
+        for number, row in enumerate(read_rows(path), start=1):
+            text = field_of(row, "question", str, number, path)
+            picture = field_of(row, "image", str, number, path)
+            try:
+                image = base64.b64decode(picture, validate=True)
+            except binascii.Error as error:
+                raise ValueError(f"Field 'image' in row {number} of {path} is not base64: {error}.") from error
+            items.append(Item(str(image_id_of(row, number, path)), text, (image,)))
+        match_ids(dict.fromkeys(item.id for item in items), [item.id for item in items], path, what="question")
+        return items
+
+    def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {"question_id": k, "image_id": int(item.id), "prompt": item.question, "text": text, "model_id": "rlaifv"}
+            for k, (item, text) in enumerate(zip(items, texts, strict=True))
+        ]
+
+    def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
+        """What the extractor is told about each answer that it is asked about: those of more than three words."""
+        asked = [(one, row) for one, row in self._answers(given)[0].items() if is_asked(row[1])]
+        return [
+            (one, fill(TEMPLATE if template is None else template, {"question": prompt, "answer": answer_text(text)}))
+            for one, (prompt, text) in asked
+        ]
+
+    def score(self, given: Given) -> Result:
+        annotations = required(given.annotations, "annotations", self.name)
+        objects, list_name, warnings = read_objects(given.synonyms, "object_halbench")
+        answers, missing = self._answers(given)
+        texts = {one: text for one, (_, text) in answers.items()}
+        phrases, unreadable, source = self._phrases(given, texts)
+        ids = [one for one in texts if one not in unreadable or given.invalid_judge != "skip"]
+        truth = read_truth(annotations, {int(one) for one in ids}, objects)
+        metric = ObjectHalBench(max(len(ids), 1), "plain" if phrases is None else "extracted", objects)
+        metric.update(
+            range(len(ids)),
+            [texts[one] for one in ids],
+            [truth.classes[int(one)] for one in ids],
+            None if phrases is None else [phrases.get(one, []) for one in ids],
+        )
+        metrics = {name: value.item() for name, value in metric.compute().items()}
+        if given.rounding == "official":
+            metrics = {name: round(value, 2) for name, value in metrics.items()}
+        if len(ids) != OFFICIAL_IMAGES:
+            warnings += (f"There are {len(ids)} answers; the benchmark has {OFFICIAL_IMAGES} images.",)
+        if phrases is None:
+            warnings += (
+                "Without objects or reviews the answers are read as CHAIR reads captions, which is not Object HalBench's way.",
+            )
+        return Result(
+            metrics=metrics,
+            counts=metric.totals() | {"missing": missing},
+            num_invalid=len(unreadable),
+            version=f"{len(ids)} images",
+            protocol={
+                "parser": given.parser,
+                "mode": metric.mode,
+                **source,
+                "synonyms": list_name,
+                "singular": "closed table",
+                "truth": list(truth.files),
+                "rounding": given.rounding,
+                "allow_incomplete": given.allow_incomplete,
+            },
+            warnings=warnings + truth.warnings,
+        )
+
+    def _answers(self, given: Given) -> tuple[dict[str, tuple[str, str]], int]:
+        """Question and answer by image id, and how many answers are missing."""
+        path = required(given.answers, "answers", self.name)
+        rows = read_rows(path)
+        wanted = None
+        if given.questions is not None:
+            questions = required(given.questions, "questions", self.name)
+            wanted = [str(image_id_of(row, n, questions)) for n, row in enumerate(read_rows(questions), start=1)]
+        ids = _ids(rows, path, wanted)
+        found = {}
+        for number, (one, row) in enumerate(zip(ids, rows, strict=True), start=1):
+            prompt = field_of(row, ("prompt", "question"), str, number, path)
+            found[one] = prompt, field_of(row, ("text", "answer"), str, number, path)
+        kept = match_ids(ids if wanted is None else wanted, ids, path, given.allow_incomplete)
+        if not kept:
+            raise ValueError(f"{path} has no answer, so nothing can be scored.")
+        return {one: found[one] for one in kept}, len(wanted or kept) - len(kept)
+
+    def _phrases(
+        self, given: Given, texts: dict[str, str]
+    ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, str]]:
+        """Phrases by image id, or None in mode "plain"; ids of unreadable replies; and who listed them."""
+        asked = [one for one, text in texts.items() if is_asked(text)]
+        if given.objects is not None and given.reviews is not None:
+            raise ValueError("objects=… and reviews=… both say what the answers mention; give one of them.")
+        if given.reviews is not None:
+            path = required(given.reviews, "reviews", self.name)
+            reviews = read_reviews(path, asked, given.allow_incomplete)
+            phrases, unreadable = objects_of({review.id: review.replies[0] for review in reviews})
+            if unreadable and given.invalid_judge != "skip":
+                raise ValueError(
+                    f"{path} has {len(unreadable)} replies that are no JSON list of phrases, the first for image "
+                    f"{unreadable[0]}; the official script asks again until there is one. invalid_judge=skip leaves them out."
+                )
+            return phrases, unreadable, judged_by(given, reviews)
+        if given.objects is None:
+            return None, [], {}
+        path = required(given.objects, "objects", self.name)
+        listed = _listed_phrases(path)
+        short = [one for one in listed if one in texts and one not in asked]
+        match_ids(asked, [one for one in listed if one not in short], path, given.allow_incomplete, "object list")
+        return listed, [], {"judge": given.judge or "unknown"}
+
+
+def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | None) -> list[str]:
+    """Image ids of the rows of answers; of the question file's rows, in its order, where none has its own."""
+    if any("image_id" in row for row in rows):
+        return [str(image_id_of(row, number, path)) for number, row in enumerate(rows, start=1)]
+    if wanted is None:
+        raise ValueError(f"{path} has no image_id, so questions=… must be given, whose rows are in the same order.")
+    if len(rows) != len(wanted):
+        raise ValueError(
+            f"{path} has no image_id, so its {len(rows)} rows have to be those of the {len(wanted)} questions, in order."
+        )
+    return list(wanted)
+
+
+def _listed_phrases(path: Path) -> dict[str, list[str]]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has to be a JSON object of phrases by image id.")
+    for image_id, phrases in content.items():
+        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+            raise ValueError(f"Image {image_id} of {path} has to have a list of phrases, but it is {phrases!r:.60}.")
+    return content
+
+
+BENCHMARK = ObjectHalBench300()

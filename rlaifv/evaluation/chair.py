@@ -1,0 +1,143 @@
+"""CHAIR: which objects a caption mentions that its image does not have (arXiv 1809.02156, section 3.1)."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlaifv.evaluation.coco_objects import CocoObjects, coco_objects
+from rlaifv.evaluation.row_counts import RowCounts, percentage
+
+COLUMNS = (
+    "texts",
+    "hallucinating",
+    "with_objects",
+    "mentions",
+    "hallucinated",
+    "correct_classes",
+    "truth_classes",
+    "words",
+)
+
+
+def count_mentions(mentions: Sequence[tuple[str, str]], truth: Collection[str], text: str) -> tuple[int, ...]:
+    """The counts named by `COLUMNS` for one text, from its mentions (word, class) and the classes in its image.
+
+    >>> dict(zip(COLUMNS, count_mentions([("puppy", "dog"), ("cat", "cat")], {"dog", "bed"}, "A puppy and a cat.")))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'texts': 1, 'hallucinating': 1, 'with_objects': 1, 'mentions': 2, 'hallucinated': 1, 'correct_classes': 1,
+     'truth_classes': 2, 'words': 5}
+    """
+    classes = [name for _, name in mentions]
+    wrong = sum(name not in truth for name in classes)
+    correct = len(set(classes) & set(truth))
+    return 1, int(wrong > 0), int(bool(classes)), len(classes), wrong, correct, len(set(truth)), len(text.split())
+
+
+def chair_rates(
+    captions: Sequence[str], truths: Sequence[Collection[str]], objects: CocoObjects | None = None
+) -> dict[str, float]:
+    """The values of `CHAIR` for all captions at once.
+
+    Args:
+        captions: texts.
+        truths: for each caption, the COCO classes in its image.
+        objects: the words that count; this project's own by default.
+
+    Raises:
+        ValueError: the arguments differ in length, or a rate is undefined.
+
+    >>> chair_rates(["Two dogs on a boat.", "A cat sleeps."], [{"dog"}, {"cat", "bed"}])["chair_s"]
+    50.0
+    """
+    metric = CHAIR(max(len(captions), 1), objects)
+    metric.update(range(len(captions)), captions, truths)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+class CHAIR(RowCounts):
+    """Caption and mention hallucination rate on the 80 classes of COCO, in percent, with recall and length.
+
+    - `chair_s`: captions with at least one hallucinated mention / all captions, also those without any mention
+    - `chair_i`: hallucinated mentions / mentions, repetitions counted
+    - `recall`: distinct classes mentioned truly / classes in the images, summed over captions (later scripts have it)
+    - `mean_words`: words per caption, parted by white space
+
+    A mention is a word or pair of words of the list, found by `CocoObjects.mentions`; it is hallucinated if its class is not
+    in the image. Longer captions have higher rates, so compare only at like length.
+    Source: arXiv 1809.02156, section 3.1, and its published script.
+
+    Of two captions one names a boat that is not there; one of three mentions is false; two of three classes are named:
+
+    >>> metric = CHAIR(num_rows=2)
+    >>> metric.update([0, 1], ["Two dogs on a boat.", "A cat sleeps."], [{"dog"}, {"cat", "bed"}])
+    >>> for name, value in metric.compute().items():
+    ...     print(f"{name} {value:.2f}")
+    chair_s 50.00
+    chair_i 33.33
+    recall 66.67
+    mean_words 4.00
+    """
+
+    columns = COLUMNS
+    higher_is_better: ClassVar[dict[str, bool | None]] = {  # type: ignore[assignment, misc]
+        "chair_s": False,
+        "chair_i": False,
+        "recall": True,
+        "mean_words": None,
+    }
+
+    def __init__(self, num_rows: int, objects: CocoObjects | None = None, **kwargs: Any) -> None:
+        """Start from zero.
+
+        Args:
+            num_rows: how many captions there are.
+            objects: the words that count; this project's own by default.
+            kwargs: options of `torchmetrics.Metric`.
+
+        Raises:
+            ValueError: `num_rows` is below 1.
+        """
+        super().__init__(num_rows, **kwargs)
+        self.objects = coco_objects() if objects is None else objects
+
+    def update(self, rows: Sequence[int], captions: Sequence[str], truths: Sequence[Collection[str]]) -> None:
+        """Add captions.
+
+        Args:
+            rows: which captions of the benchmark these are, counted from 0; a row that comes again counts once.
+            captions: their texts.
+            truths: the COCO classes in their images.
+
+        Raises:
+            ValueError: the arguments differ in length, or a row is none of the benchmark's.
+        """
+        if len(captions) != len(truths):
+            raise ValueError(f"There are {len(captions)} captions, but truths of {len(truths)}.")
+        self.add_rows(
+            rows,
+            [
+                count_mentions(self.objects.mentions(caption), truth, caption)
+                for caption, truth in zip(captions, truths, strict=True)
+            ],
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return float64[] for each of the four names above.
+
+        Raises:
+            ValueError: a rate is undefined, because there is no caption, no mention, or no object in any image.
+        """
+        sums = self.totals()
+        values = {
+            "chair_s": percentage("chair_s", sums["hallucinating"], sums["texts"], "there is no caption"),
+            "chair_i": percentage(
+                "chair_i", sums["hallucinated"], sums["mentions"], "no caption mentions an object of the list"
+            ),
+            "recall": percentage(
+                "recall", sums["correct_classes"], sums["truth_classes"], "no image has an object of the list"
+            ),
+            "mean_words": sums["words"] / sums["texts"],
+        }
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}

@@ -1,0 +1,63 @@
+"""MHumanEval: responses that people find hallucinated, by kind (RLHF-V, arXiv 2312.00849, section 4.1)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlaifv.evaluation.row_counts import RowCounts
+
+TYPES = ("object", "position", "number", "other")
+
+
+class ResponseHallucinationRate(RowCounts):
+    """Responses with a hallucination of a kind / responses, in percent, and `all`: with one of any kind.
+
+    Without any response every rate is NaN. Source: arXiv 2312.00849, section 4.1; there is no published script.
+
+    Of four responses one has a wrong object, and one a wrong object and a wrong number:
+
+    >>> metric = ResponseHallucinationRate(num_rows=4)
+    >>> labels = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    >>> metric.update([0, 1, 2, 3], labels)
+    >>> {name: value.item() for name, value in metric.compute().items()}
+    {'object': 50.0, 'position': 0.0, 'number': 25.0, 'other': 0.0, 'all': 50.0}
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("responses", *TYPES, "all")
+    higher_is_better = False
+
+    def update(self, rows: Sequence[int], labels: Tensor) -> None:
+        """Add responses.
+
+        Args:
+            rows: which responses of the benchmark these are, counted from 0; a row that comes again counts once.
+            labels: whether each has a hallucination of each of `TYPES`, bool[R, 4].
+
+        Raises:
+            ValueError: the labels are not of this shape, or a row is none of the benchmark's.
+        """
+        if labels.ndim != 2 or labels.shape[1] != len(TYPES):
+            raise ValueError(f"Labels have to be bool[R, {len(TYPES)}], but they are {tuple(labels.shape)}.")
+        self.add_rows(rows, [(1, *map(int, row), int(any(row))) for row in labels.bool().tolist()])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return float64[] for each kind, and for `all`."""
+        sums = self.totals()
+        responses = torch.tensor(sums.pop("responses"), dtype=torch.float64)
+        return {name: 100 * count / responses for name, count in sums.items()}
+
+
+def response_hallucination_rates(labels: Tensor) -> dict[str, float]:
+    """The values of `ResponseHallucinationRate` for all responses at once, bool[R, 4].
+
+    Raises:
+        ValueError: the labels are not of this shape.
+
+    >>> response_hallucination_rates(torch.tensor([[False, True, False, False]]))["all"]
+    100.0
+    """
+    metric = ResponseHallucinationRate(max(len(labels), 1))
+    metric.update(range(len(labels)), labels)
+    return {name: value.item() for name, value in metric.compute().items()}
