@@ -36,7 +36,7 @@ HEADLINES: dict[str, dict[str, Better]] = {
     "llava_bench": dict.fromkeys(("all", "conv", "detail", "complex"), "higher"),
     "hallusionbench": dict.fromkeys(("a_acc", "f_acc", "q_acc"), "higher"),
     "mmstar": {"accuracy": "higher"},
-    "faithscore": {"faithscore": "higher", "sentence_score": "higher"},
+    "faithscore": {"faithscore": "higher", "sentence": "higher"},
 }
 _ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 _LONGEST_NAME = 28

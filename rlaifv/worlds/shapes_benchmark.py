@@ -17,7 +17,7 @@ from rlaifv.evaluation.truth import BenchmarkQuestion
 from rlaifv.runtime import derive_seed
 from rlaifv.worlds.shapes import COLOURS, COMPANION, POSITIONS, SHAPES, USUAL_COLOUR, Scene, Thing, polar_question
 
-NUM_ASKED = 64  # scenes, the first ones; the absent objects' ranks are over all
+NUM_ASKED = 48  # scenes, the first ones; the absent objects' ranks are over all
 MOST_OBJECTS = 3  # of a scene in a split, present and absent each
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 _NAMED = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b", re.IGNORECASE)

@@ -60,7 +60,7 @@ def test_a_row_is_read(tmp_path: Path) -> None:
         ({"model": " "}, "Field 'model' in row 2 of .* is empty"),
         ({"protocol": {"judge": ["a"]}}, "Protocol key 'judge' in row 2 of .* single value"),
         ({"protocol": "official"}, "Field 'protocol' in row 2 of .* has to be dict"),
-        ({"sorce": "?"}, "Row 2 of .* has a field 'sorce', which is none of benchmark, model"),
+        ({"origin": "?"}, "Row 2 of .* has a field 'origin', which is none of benchmark, model"),
     ],
 )
 def test_broken_rows_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
