@@ -48,7 +48,7 @@ def _pope(group: str, how: str) -> dict[str, Column]:
 TABLES = (
     BenchmarkTable(
         "CHAIR, of shapes",
-        "Shapes in descriptions that the image does not have, whatever their colour and place.",
+        "Absent shapes in descriptions, whatever their colour.",
         {
             "chair/chair_s": ("CHAIR s", "lower", "Descriptions that name at least one absent shape, out of all."),
             "chair/chair_i": ("CHAIR i", "lower", "Absent shapes, out of all shapes that descriptions name."),
@@ -57,7 +57,7 @@ TABLES = (
     ),
     BenchmarkTable(
         "AMBER, generative",
-        "Objects in descriptions, a colour and a shape, whatever their place.",
+        "Absent objects in descriptions: a colour and a shape.",
         {
             "amber/chair": ("CHAIR", "lower", "Absent objects, out of all objects that descriptions name."),
             "amber/cover": ("Cover", "higher", "Objects of the images that their descriptions name, out of all."),
@@ -71,8 +71,18 @@ TABLES = (
         },
     ),
     BenchmarkTable(
+        "POPE, asked",
+        "Yes/no questions about objects: what the model knows.",
+        _pope("pope", _ASKED),
+    ),
+    BenchmarkTable(
+        "POPE, read off descriptions",
+        "The same questions, answered by its descriptions: what it tells.",
+        _pope("pope_told", _TOLD),
+    ),
+    BenchmarkTable(
         "AMBER, discriminative",
-        "Yes/no questions about objects that are not there, about their colours and their places.",
+        "Yes/no questions about absent objects, colours and places.",
         {
             "amber/existence": ("Existence", "higher", "Questions about absent objects that the model denies."),
             "amber/attribute": ("Attribute", "higher", "Questions about colours that the model answers right."),
@@ -80,16 +90,6 @@ TABLES = (
             "amber/f1": ("F1", "higher", "F1 of “no” over all of AMBER's questions."),
             "amber/score": ("Score", "higher", "Mean of 1 minus CHAIR and F1: AMBER's one number."),
         },
-    ),
-    BenchmarkTable(
-        "POPE, asked",
-        "Yes/no questions about objects: what the model knows.",
-        _pope("pope", _ASKED),
-    ),
-    BenchmarkTable(
-        "POPE, read off descriptions",
-        "The same questions, answered by what the model's description names: what it says without being asked.",
-        _pope("pope_told", _TOLD),
     ),
 )
 COLUMNS = {name: column for table in TABLES for name, column in table.columns.items()}

@@ -1,15 +1,21 @@
 """The benchmarks' formulas on a tiny world, by hand, and on the embedded one."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.evaluation.known_objects import benchmark_rates
 from rlaifv.evaluation.truth import BenchmarkQuestion, KnownObjects
+from rlaifv.models.loading import load_model
+from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt, Response
+from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from rlaifv.worlds.shapes_source import ShapesSource
 
 OBJECTS = {"p": ["red circle", "blue ring"], "q": ["black cross", "red ring"]}
@@ -187,3 +193,17 @@ def test_the_embedded_world_knows_its_objects(tmp_path: Path) -> None:
     assert (found["pope/adversarial/accuracy"], found["pope/yes_ratio"]) == (0.5, 1)
     assert found["amber/existence"] == 0
     assert found["amber/relation"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_small_model_answers_in_one_word_and_nothing_is_drawn(tmp_path: Path) -> None:
+    model, processor = load_model(str(WEIGHTS_DIR))
+    source = ShapesSource(tmp_path, 3, seed=0)
+    prompts = source.held_out()
+    answers = [response(prompt.id, "") for prompt in prompts]
+    state, plain = torch.get_rng_state(), random.getstate()
+    found = benchmark_rates(prompts, answers, LocalEngine(model.requires_grad_(False), Prompter(processor)), source)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == plain
+    # AMBER's reading knows "Yes" and "No", and nothing else.
+    assert min(found[f"amber/{name}"] for name in ("existence", "attribute", "relation")) > 0.9
+    assert found["pope/f1"] > 0.9
