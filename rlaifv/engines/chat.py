@@ -146,8 +146,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class ServerChat:
     """An OpenAI-compatible server (vLLM, SGLang, …): `POST <url>/chat/completions`, temperature 0.
 
-    The key, where the server wants one, is taken from the environment variable `KEY_VARIABLE` for each request, and kept
-    nowhere else.
+    The key, where the server wants one, is taken from an environment variable for each request, and kept nowhere else.
 
     Args:
         url: up to and including the version, as in http://localhost:8000/v1.
@@ -156,6 +155,7 @@ class ServerChat:
         num_parallel: requests under way at a time.
         timeout_seconds: of one request.
         num_retries: how often a request is sent again after a time-out, a lost connection, or a status that asks for it.
+        key_variable: the environment variable that holds the key.
 
     Raises:
         ValueError: the address is not one of HTTP.
@@ -169,12 +169,14 @@ class ServerChat:
         num_parallel: int,
         timeout_seconds: float,
         num_retries: int,
+        key_variable: str = KEY_VARIABLE,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"divider.url={url} must start with http:// or https://.")
+            raise ValueError(f"A server's url must start with http:// or https://, but it is {url}.")
         self.url, self.model = url.rstrip("/"), model
         self.max_new_tokens, self.num_parallel = max_new_tokens, num_parallel
         self.timeout_seconds, self.num_retries = timeout_seconds, num_retries
+        self.key_variable = key_variable
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
@@ -209,7 +211,7 @@ class ServerChat:
 
     def _post(self, body: bytes) -> str:
         headers = {"Content-Type": "application/json"}
-        key = os.environ.get(KEY_VARIABLE)
+        key = os.environ.get(self.key_variable)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)  # noqa: S310 - checked in __init__
@@ -220,5 +222,5 @@ class ServerChat:
         return said.strip()
 
     def _without_key(self, text: str) -> str:
-        key = os.environ.get(KEY_VARIABLE)
+        key = os.environ.get(self.key_variable)
         return text.replace(key, "***") if key else text

@@ -51,8 +51,8 @@ def chair_rates(
     >>> chair_rates(["Two dogs on a boat.", "A cat sleeps."], [{"dog"}, {"cat", "bed"}])["chair_s"]
     50.0
     """
-    metric = CHAIR(max(len(captions), 1), objects)
-    metric.update(range(len(captions)), captions, truths)
+    metric = CHAIR(len(captions), objects)
+    metric.update(captions, truths)
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -71,7 +71,7 @@ class CHAIR(RowCounts):
     Of two captions one names a boat that is not there; one of three mentions is false; two of three classes are named:
 
     >>> metric = CHAIR(num_rows=2)
-    >>> metric.update([0, 1], ["Two dogs on a boat.", "A cat sleeps."], [{"dog"}, {"cat", "bed"}])
+    >>> metric.update(["Two dogs on a boat.", "A cat sleeps."], [{"dog"}, {"cat", "bed"}])
     >>> for name, value in metric.compute().items():
     ...     print(f"{name} {value:.2f}")
     chair_s 50.00
@@ -95,33 +95,31 @@ class CHAIR(RowCounts):
             num_rows: how many captions there are.
             objects: the words that count; this project's own by default.
             kwargs: options of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: `num_rows` is below 1.
         """
         super().__init__(num_rows, **kwargs)
         self.objects = coco_objects() if objects is None else objects
 
-    def update(self, rows: Sequence[int], captions: Sequence[str], truths: Sequence[Collection[str]]) -> None:
+    def update(
+        self, captions: Sequence[str], truths: Sequence[Collection[str]], rows: Sequence[int] | None = None
+    ) -> None:
         """Add captions.
 
         Args:
-            rows: which captions of the benchmark these are, counted from 0; a row that comes again counts once.
             captions: their texts.
             truths: the COCO classes in their images.
+            rows: numbers of the captions among those of the benchmark; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, or a row is none of the benchmark's.
+            ValueError: the arguments differ in length, or a row is unknown or came with other counts.
         """
         if len(captions) != len(truths):
             raise ValueError(f"There are {len(captions)} captions, but truths of {len(truths)}.")
-        self.add_rows(
-            rows,
-            [
-                count_mentions(self.objects.mentions(caption), truth, caption)
-                for caption, truth in zip(captions, truths, strict=True)
-            ],
-        )
+        numbers = self._numbers(rows, len(captions))
+        counts = [
+            count_mentions(self.objects.mentions(caption), truth, caption)
+            for caption, truth in zip(captions, truths, strict=True)
+        ]
+        self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for each of the four names above.
@@ -129,7 +127,7 @@ class CHAIR(RowCounts):
         Raises:
             ValueError: a rate is undefined, because there is no caption, no mention, or no object in any image.
         """
-        sums = self.totals()
+        sums = self.sums()
         values = {
             "chair_s": percentage("chair_s", sums["hallucinating"], sums["texts"], "there is no caption"),
             "chair_i": percentage(

@@ -19,8 +19,9 @@ _PAIRS = (
 PAIRS = _PAIRS.split(", ")
 ANIMALS = ("animal", "bear", "bird", "cat", "cow", "cub", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 VEHICLES = ("jet", "train")
-_PUNCTUATION = re.compile(r"\.{2,}|--|[,:](?!\d)|[;@#$%&*?!\"“”‘’«»„`()\[\]{}<>]|'(?=\s|$)|'(?=(?:s|d|m|ll|re|ve)\b)")
-_FULL_STOP = re.compile(r"(?<=[^\s.])\.(?=\s|$)")
+_FULL_STOP = re.compile(r"(?<=[^\s.])\.(?=[\])}>\"'»”’]*(?:\s|$))")
+_MARK = re.compile(r"\.{2,}|--|[,:](?!\d)|[;@#$%&*?!\"“”‘’«»„`()\[\]{}<>]")
+_APOSTROPHE = re.compile(r"'(?!\w)|'(?=(?:s|d|m|ll|re|ve)\b)")
 
 
 def tokens_of(text: str) -> list[str]:
@@ -32,8 +33,7 @@ def tokens_of(text: str) -> list[str]:
     >>> tokens_of("A dog's bench. It is a hot-dog, yes.")
     ['A', 'dog', "'s", 'bench', '.', 'It', 'is', 'a', 'hot-dog', ',', 'yes', '.']
     """
-    marked = _PUNCTUATION.sub(lambda match: f" {match[0]}" + ("" if match[0] == "'" else " "), text)
-    return _FULL_STOP.sub(" .", marked).split()
+    return _APOSTROPHE.sub(" '", _MARK.sub(r" \g<0> ", _FULL_STOP.sub(" .", text))).split()
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ bicycle, bike, tricycle, unicycle
 car, automobile, sedan, hatchback, limousine, minivan, suv, jeep, taxi, taxicab, coupe
 motorcycle, motorbike, scooter, moped, motor bike, motor cycle
 airplane, plane, aeroplane, aircraft, jet, airliner, jetliner, biplane, seaplane, air plane
-bus, minibus, trolleybus, double-decker
+bus, minibus, trolleybus
 train, locomotive, tram, streetcar, railcar, monorail
-truck, lorry, van, tractor-trailer, semitrailer, firetruck
+truck, lorry, van, semitrailer, firetruck
 boat, ship, sailboat, canoe, kayak, yacht, ferry, gondola, dinghy, raft, rowboat, motorboat, speedboat, barge, tugboat
 traffic light, stoplight, street light, traffic signal, stop light
 fire hydrant, hydrant

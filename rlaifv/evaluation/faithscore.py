@@ -60,7 +60,7 @@ class FaithScore(RowCounts):
     Two answers; the first has two confirmed facts of three, the second none at all:
 
     >>> metric = FaithScore(num_rows=2)
-    >>> metric.update([0, 1], [[True, True, False], []], sentences=[[[0, 1], [2]], []])
+    >>> metric.update([[True, True, False], []], sentences=[[[0, 1], [2]], []])
     >>> for name, value in metric.compute().items():
     ...     print(f"{name} {value:.4f}")
     faithscore 0.3333
@@ -72,35 +72,34 @@ class FaithScore(RowCounts):
 
     def update(
         self,
-        rows: Sequence[int],
         verified: Sequence[Sequence[bool]],
         sentences: Sequence[Sequence[Sequence[int]]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         """Add answers.
 
         Args:
-            rows: which answers of the benchmark these are, counted from 0; a row that comes again counts once.
             verified: for each, whether each of its facts is confirmed.
             sentences: for each, the places of the facts of each descriptive sub-sentence.
+            rows: numbers of the answers among those of the benchmark; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, a fact does not exist, or a row is none of the benchmark's.
+            ValueError: the arguments differ in length, a fact does not exist, or a row is unknown or came with
+                other counts.
         """
         if sentences is not None and len(sentences) != len(verified):
             raise ValueError(f"There are facts of {len(verified)} answers, but sentences of {len(sentences)}.")
+        numbers = self._numbers(rows, len(verified))
         counts = []
         for k, facts in enumerate(verified):
             own = sentences[k] if sentences is not None else []
             true = round(sentence_faithfulness(facts, own) * len(own))
             counts.append((sum(facts), len(facts), true, len(own), int(sentences is not None)))
-        self.add_rows(rows, counts)
+        self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for `faithscore`, and for `sentence` where every answer came with its sentences."""
-        rows, times = self.counts_NC, self.times_N
-        self.totals()
-        seen = times > 0
-        verified, facts, true, sentences, has = (rows[seen] // times[seen, None]).double().unbind(1)
+        verified, facts, true, sentences, has = self._values().unbind(1)
         scores = {"faithscore": (verified / facts.clamp(min=1)).mean()}
         if has.all():
             scores["sentence"] = torch.where(sentences > 0, true / sentences.clamp(min=1), 1.0).mean()

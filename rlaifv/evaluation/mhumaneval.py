@@ -20,7 +20,7 @@ class ResponseHallucinationRate(RowCounts):
 
     >>> metric = ResponseHallucinationRate(num_rows=4)
     >>> labels = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
-    >>> metric.update([0, 1, 2, 3], labels)
+    >>> metric.update(labels)
     >>> {name: value.item() for name, value in metric.compute().items()}
     {'object': 50.0, 'position': 0.0, 'number': 25.0, 'other': 0.0, 'all': 50.0}
     """
@@ -28,23 +28,24 @@ class ResponseHallucinationRate(RowCounts):
     columns: ClassVar[tuple[str, ...]] = ("responses", *TYPES, "all")
     higher_is_better = False
 
-    def update(self, rows: Sequence[int], labels: Tensor) -> None:
+    def update(self, labels: Tensor, rows: Sequence[int] | None = None) -> None:
         """Add responses.
 
         Args:
-            rows: which responses of the benchmark these are, counted from 0; a row that comes again counts once.
             labels: whether each has a hallucination of each of `TYPES`, bool[R, 4].
+            rows: numbers of the responses among those of the benchmark; in order from the first if not given.
 
         Raises:
-            ValueError: the labels are not of this shape, or a row is none of the benchmark's.
+            ValueError: the labels are not of this shape, or a row is unknown or came with other labels.
         """
         if labels.ndim != 2 or labels.shape[1] != len(TYPES):
             raise ValueError(f"Labels have to be bool[R, {len(TYPES)}], but they are {tuple(labels.shape)}.")
-        self.add_rows(rows, [(1, *map(int, row), int(any(row))) for row in labels.bool().tolist()])
+        numbers = self._numbers(rows, len(labels))
+        self._put(numbers, [(1, *map(int, row), int(any(row))) for row in labels.bool().tolist()])
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for each kind, and for `all`."""
-        sums = self.totals()
+        sums = self.sums()
         responses = torch.tensor(sums.pop("responses"), dtype=torch.float64)
         return {name: 100 * count / responses for name, count in sums.items()}
 
@@ -58,6 +59,6 @@ def response_hallucination_rates(labels: Tensor) -> dict[str, float]:
     >>> response_hallucination_rates(torch.tensor([[False, True, False, False]]))["all"]
     100.0
     """
-    metric = ResponseHallucinationRate(max(len(labels), 1))
-    metric.update(range(len(labels)), labels)
+    metric = ResponseHallucinationRate(len(labels))
+    metric.update(labels)
     return {name: value.item() for name, value in metric.compute().items()}

@@ -4,7 +4,7 @@ Object HalBench has a tagger find the runs. These lists, chosen for this project
 thing, as extractors write them ("a large wooden bench"); on whole sentences they would not do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 # Never part of a run: articles, pronouns, numbers, prepositions, conjunctions, adverbs, verbs.
 _FUNCTION = """
@@ -45,27 +45,30 @@ NOUNS_TOO = frozenset(_NOUNS_TOO.split())
 NOUNS_IN_ING_ED = frozenset(_NOUNS_IN_ING_ED.split())
 
 
-def noun_runs(words: Sequence[str]) -> list[str]:
+def noun_runs(words: Sequence[str], nouns: Container[str] = ()) -> list[str]:
     """Every maximal run of nouns, its words joined by spaces.
+
+    Args:
+        words: in lower case.
+        nouns: words that are nouns whatever they end in.
 
     >>> noun_runs("a large wooden bench".split()), noun_runs("kitchen table".split())
     (['bench'], ['kitchen table'])
     >>> noun_runs("an orange cat next to slices of orange".split())
     ['cat', 'slices', 'orange']
     """
+    is_noun = [_is_noun(word, nouns) for word in words]
     runs: list[list[str]] = [[]]
     for place, word in enumerate(words):
-        following = words[place + 1] if place + 1 < len(words) else ""
-        if _is_noun(word) and not (word in NOUNS_TOO and _is_noun(following)):
+        if is_noun[place] and not (word in NOUNS_TOO and any(is_noun[place + 1 : place + 2])):
             runs[-1].append(word)
         else:
             runs.append([])
     return [" ".join(run) for run in runs if run]
 
 
-def _is_noun(word: str) -> bool:
-    if not word.replace("'", "").isalpha() or word.startswith("'"):
-        return False
-    if word in NOUNS_TOO or word in NOUNS_IN_ING_ED:
+def _is_noun(word: str, nouns: Container[str]) -> bool:
+    if word in nouns or word in NOUNS_TOO or word in NOUNS_IN_ING_ED:
         return True
-    return word not in FUNCTION_WORDS and word not in ADJECTIVES and not word.endswith(("ing", "ed"))
+    is_word = word.replace("'", "").isalpha() and not word.startswith("'")
+    return is_word and word not in FUNCTION_WORDS and word not in ADJECTIVES and not word.endswith(("ing", "ed"))

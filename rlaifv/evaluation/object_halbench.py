@@ -61,41 +61,56 @@ def parse_objects(reply: str) -> list[str]:
     return list(value)
 
 
+def is_readable(reply: str) -> bool:
+    """Whether `parse_objects` can read an extractor's reply.
+
+    >>> is_readable("[]"), is_readable("()")
+    (True, False)
+    """
+    try:
+        parse_objects(reply)
+    except ValueError:
+        return False
+    return True
+
+
 def objects_of(replies: Mapping[str, str]) -> tuple[dict[str, list[str]], list[str]]:
     """The phrases of an extractor's replies by image id, as a file of objects has them, and the ids of unreadable ones.
 
     >>> objects_of({"11": '["dog"]', "12": "()"})
     ({'11': ['dog']}, ['12'])
     """
-    objects, unreadable = {}, []
-    for image_id, reply in replies.items():
-        try:
-            objects[image_id] = parse_objects(reply)
-        except ValueError:
-            unreadable.append(image_id)
-    return objects, unreadable
+    objects = {image_id: parse_objects(reply) for image_id, reply in replies.items() if is_readable(reply)}
+    return objects, [image_id for image_id in replies if image_id not in objects]
 
 
 def phrase_words(phrase: str, objects: CocoObjects) -> list[str]:
     """The words of a phrase that may be objects: known pairs if there are any, else its runs of nouns, in the singular.
 
-    The script has spaCy tag and lemmatise "a " + phrase. Here lemmas are those of the closed table of plurals, runs are by
-    the closed lists of `noun_runs`, and a word with a capital that is not the phrase's first is taken for a name, which keeps
-    its capital and so never matches; words that are all capitals are lower-cased. spaCy decides each of these by context.
+    The script has spaCy tag and lemmatize "a " + phrase. Here lemmas are those of the closed table of plurals, runs are by
+    the closed lists of `noun_runs`, and what `has_name` finds keeps its capital and so never matches. spaCy decides each of
+    these by context.
 
     >>> phrase_words("two wine glasses on the kitchen table", coco_objects("listed"))
     ['wine glass']
     >>> phrase_words("man's black umbrellas", coco_objects("listed"))
     ['man', 'umbrella']
     """
-    tokens = [part for token in tokens_of(phrase) for part in re.split("(-)", token) if part]
-    is_name = [place > 0 and token[0].isupper() and not token.isupper() for place, token in enumerate(tokens)]
-    lower = [token if name else token.lower() for token, name in zip(tokens, is_name, strict=True)]
-    words = [objects.singular.get(word, word) for word in lower]
-    joined, paired = objects.pair_up(words)
+    tokens = _phrase_tokens(phrase)
+    lower = [token if _is_name(token, place) else token.lower() for place, token in enumerate(tokens)]
+    joined, paired = objects.pair_up([objects.singular.get(word, word) for word in lower])
     if any(paired):
         return [word for word, pair in zip(joined, paired, strict=True) if pair]
-    return noun_runs(words)
+    return noun_runs(joined, objects.class_of)
+
+
+def has_name(phrase: str) -> bool:
+    """Whether a word other than the first has a capital and is not all capitals, so that it is taken for a name.
+
+    >>> has_name("Traffic light"), has_name("flat TV"), has_name("Traffic Light")
+    (False, False, True)
+    """
+    return any(_is_name(token, place) for place, token in enumerate(_phrase_tokens(phrase)))
 
 
 def extracted_mentions(phrases: Sequence[str], objects: CocoObjects) -> list[tuple[str, str]]:
@@ -129,7 +144,7 @@ class ObjectHalBench(RowCounts):
     >>> metric = ObjectHalBench(num_rows=3, mode="extracted")
     >>> answers = ["Two dogs on a boat, one dog asleep.", "A cat near a bed.", "Nothing but a wide blue sky."]
     >>> phrases = [["two dogs", "boat", "dog"], ["cat", "bed"], ["sky"]]
-    >>> metric.update([0, 1, 2], answers, [{"dog"}, {"bed", "book"}, {"kite"}], phrases)
+    >>> metric.update(answers, [{"dog"}, {"bed", "book"}, {"kite"}], phrases)
     >>> for name, value in metric.compute().items():
     ...     print(f"{name} {value:.2f}")
     resp 100.00
@@ -160,9 +175,6 @@ class ObjectHalBench(RowCounts):
             mode: where the objects of an answer come from.
             objects: the words that count; this project's own by default.
             kwargs: options of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: `num_rows` is below 1.
         """
         super().__init__(num_rows, **kwargs)
         self.mode = mode
@@ -170,27 +182,29 @@ class ObjectHalBench(RowCounts):
 
     def update(
         self,
-        rows: Sequence[int],
         answers: Sequence[str],
         truths: Sequence[Collection[str]],
         phrases: Sequence[Sequence[str]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         """Add answers.
 
         Args:
-            rows: which answers of the benchmark these are, counted from 0; a row that comes again counts once.
             answers: their texts.
             truths: the COCO classes in their images.
             phrases: what the extractor lists for each; in mode "extracted" only. Those of short answers are not used.
+            rows: numbers of the answers among those of the benchmark; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, phrases do not fit the mode, or a row is none of the benchmark's.
+            ValueError: the arguments differ in length, phrases do not fit the mode, or a row is unknown or came with other
+                counts.
         """
         if (phrases is None) != (self.mode == "plain"):
             raise ValueError(f"Mode {self.mode!r} {'needs' if phrases is None else 'has no use for'} phrases.")
         listed = [[] for _ in answers] if phrases is None else phrases
         if not len(answers) == len(truths) == len(listed):
             raise ValueError(f"There are {len(answers)} answers, truths of {len(truths)} and phrases of {len(listed)}.")
+        numbers = self._numbers(rows, len(answers))
         counts = []
         for answer, truth, some in zip(answers, truths, listed, strict=True):
             text = answer_text(answer)
@@ -199,7 +213,7 @@ class ObjectHalBench(RowCounts):
             else:
                 mentions = extracted_mentions(some if is_asked(answer) else [], self.objects)
             counts.append(count_mentions(mentions, truth, text))
-        self.add_rows(rows, counts)
+        self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for each of the seven names above.
@@ -207,7 +221,7 @@ class ObjectHalBench(RowCounts):
         Raises:
             ValueError: a rate is undefined, because no answer has an object, or no image has.
         """
-        sums = self.totals()
+        sums = self.sums()
         nothing = "no answer mentions an object of the list"
         resp = percentage("resp", sums["hallucinating"], sums["with_objects"], nothing)
         ment = percentage("ment", sums["hallucinated"], sums["mentions"], nothing)
@@ -240,9 +254,17 @@ def object_halbench_rates(
     >>> object_halbench_rates(["A dog beside a second dog."], [{"dog", "cat"}])["recall"]
     50.0
     """
-    metric = ObjectHalBench(max(len(answers), 1), "plain" if phrases is None else "extracted", objects)
-    metric.update(range(len(answers)), answers, truths, phrases)
+    metric = ObjectHalBench(len(answers), "plain" if phrases is None else "extracted", objects)
+    metric.update(answers, truths, phrases)
     return {name: value.item() for name, value in metric.compute().items()}
+
+
+def _phrase_tokens(phrase: str) -> list[str]:
+    return [part for token in tokens_of(phrase) for part in re.split("(-)", token) if part]  # spaCy cuts at hyphens
+
+
+def _is_name(token: str, place: int) -> bool:
+    return place > 0 and token[0].isupper() and not token.isupper()
 
 
 def _harmonic(first: float, second: float) -> float:

@@ -197,8 +197,17 @@ def test_the_key_is_sent_and_never_said(
     assert "***" in str(reply)
 
 
+def test_a_key_may_be_kept_under_another_name(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve((401, {"error": "wrong key sk-other"}))
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret")
+    monkeypatch.setenv("ANOTHER_KEY", "sk-other")
+    (reply,) = client(server, key_variable="ANOTHER_KEY").reply_all([["a"]])
+    assert server.keys == ["Bearer sk-other"]
+    assert "sk-other" not in str(reply)
+
+
 def test_an_address_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"divider\.url=file:///etc must start with http"):
+    with pytest.raises(ValueError, match="url must start with http:// or https://, but it is file:///etc"):
         ServerChat("file:///etc", "m", 1, 1, 1.0, 0)
 
 

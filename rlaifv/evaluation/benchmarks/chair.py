@@ -6,7 +6,7 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.chair import CHAIR
 from rlaifv.models.sampling import Decoding
 
@@ -22,8 +22,8 @@ class Chair:
     """
 
     name = "chair"
-    uses = ("questions", "annotations", "images", "synonyms")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "annotations", "images", "synonyms")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
@@ -58,7 +58,7 @@ class Chair:
             raise ValueError(f"{answers} has no caption, so nothing can be scored.")
         truth = read_truth(annotations, {int(one) for one in ids}, objects)
         metric = CHAIR(len(ids), objects)
-        metric.update(range(len(ids)), [captions[one] for one in ids], [truth.classes[int(one)] for one in ids])
+        metric.update([captions[one] for one in ids], [truth.classes[int(one)] for one in ids])
         metrics = {name: value.item() for name, value in metric.compute().items()}
         if given.rounding == "official":
             metrics = {name: round(value, 1) for name, value in metrics.items()}
@@ -68,7 +68,7 @@ class Chair:
             )
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": missing},
+            counts=metric.sums() | {"missing": missing},
             num_invalid=0,
             version=f"COCO 2014, {len(ids)} images",
             protocol={
@@ -77,7 +77,7 @@ class Chair:
                 "singular": "closed table",
                 "truth": list(truth.files),
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": missing > 0,
             },
             warnings=warnings + truth.warnings,
         )
@@ -109,4 +109,4 @@ def _caption_rows(path: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-BENCHMARK = Chair()
+BENCHMARK: Benchmark = Chair()

@@ -79,7 +79,10 @@ def read_objects(
     """
     pairs: Literal["fixed", "listed"] = "fixed" if official == "chair" else "listed"
     if path is None:
-        warning = "The synonyms are this project's own; numbers compare with published ones only with synonyms=FILE, the official list."
+        warning = (
+            "The synonyms are this project's own; numbers compare with published ones only with the official list, "
+            "as synonyms=FILE."
+        )
         return coco_objects(pairs), "own", (warning,)
     text = required(path, "synonyms", official).read_text(encoding="utf-8-sig")
     rows = read_synonyms(text, str(path), strip=official != "chair")

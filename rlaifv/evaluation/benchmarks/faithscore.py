@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.faithscore import FaithScore, is_verified
 from rlaifv.models.sampling import Decoding
 
@@ -19,8 +19,8 @@ class Faith:
     """
 
     name = "faithscore"
-    uses = ("questions", "images", "reviews", "judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "images", "reviews", "judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
@@ -64,7 +64,7 @@ class Faith:
                 f"{reviews} has 'sentences' in {len(with_sentences)} of {len(ids)} rows; all or none must."
             )
         metric = FaithScore(len(ids))
-        metric.update(range(len(ids)), facts, with_sentences or None)
+        metric.update(facts, with_sentences or None)
         empty = sum(not one for one in facts)
         warnings = (f"{empty} answers have no facts, and count as 0 by rule.",) if empty else ()
         return Result(
@@ -81,7 +81,7 @@ class Faith:
             protocol={
                 "parser": given.parser,
                 "judge": given.judge or "unknown",
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=warnings,
         )
@@ -111,4 +111,4 @@ def _sentences(row: dict[str, Any], number: int, path: Path, facts: Sequence[boo
     return sentences
 
 
-BENCHMARK = Faith()
+BENCHMARK: Benchmark = Faith()

@@ -40,17 +40,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: it is neither, or one of its rows is no object.
     """
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    if text.lstrip().startswith("["):
-        rows = read_json(path)
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
+    rows = read_values(path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"Row {number} of {path} has to be a JSON object, but it is {str(row)[:60]!r}.")
@@ -125,3 +115,26 @@ def digest(path: Path) -> str:
 def _listed(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:5])
     return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+
+
+def read_values(path: Path) -> list[Any]:
+    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    if text.lstrip().startswith("["):
+        try:
+            return list(json.loads(text))
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # which lines that are lists themselves have
+                raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    values = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
+    return values

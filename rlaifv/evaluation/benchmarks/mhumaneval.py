@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
+from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.mhumaneval import TYPES, ResponseHallucinationRate
 from rlaifv.models.sampling import Decoding
 
@@ -23,8 +23,8 @@ class MHumanEval:
     """
 
     name = "mhumaneval"
-    uses = ("questions", "images", "reviews", "judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "images", "reviews", "judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
 
     def items(self, given: Given) -> list[Item]:
@@ -60,21 +60,21 @@ class MHumanEval:
             for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1)
         }
         metric = ResponseHallucinationRate(len(ids))
-        metric.update(range(len(ids)), torch.tensor([marks[one] for one in ids]))
+        metric.update(torch.tensor([marks[one] for one in ids]))
         metrics = {name: value.item() for name, value in metric.compute().items()}
         if given.rounding == "official":
             metrics = {name: round(value, 1) for name, value in metrics.items()}
         usual = len(ids) == OFFICIAL_PROMPTS
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": len(wanted) - len(ids)},
+            counts=metric.sums() | {"missing": len(wanted) - len(ids)},
             num_invalid=0,
             version=f"{len(ids)} prompts",
             protocol={
                 "parser": given.parser,
                 "judge": given.judge or "people",
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": len(ids) < len(wanted),
             },
             warnings=()
             if usual
@@ -94,4 +94,4 @@ def _marks(row: dict[str, Any], number: int, path: Path) -> list[bool]:
     return [bool(value) for value in values]
 
 
-BENCHMARK = MHumanEval()
+BENCHMARK: Benchmark = MHumanEval()

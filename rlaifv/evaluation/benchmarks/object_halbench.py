@@ -8,10 +8,10 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
-from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
-from rlaifv.evaluation.benchmarks.reviews import judged_by, read_reviews
+from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
+from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
-from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, is_asked, objects_of
+from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
 from rlaifv.models.sampling import Decoding
 
 OFFICIAL_IMAGES = 300
@@ -37,9 +37,10 @@ class ObjectHalBench300:
     """
 
     name = "object_halbench"
-    uses = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
-    parsers = ("official",)
+    uses: tuple[str, ...] = ("questions", "annotations", "objects", "synonyms", "reviews", "judge", "invalid_judge")
+    parsers: tuple[str, ...] = ("official",)
     decoding = Decoding(temperature=0.0, max_new_tokens=1024)
+    stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_readable),)
 
     def items(self, given: Given) -> list[Item]:
         path = required(given.questions, "questions", self.name)
@@ -75,11 +76,11 @@ class ObjectHalBench300:
         answers, missing = self._answers(given)
         texts = {one: text for one, (_, text) in answers.items()}
         phrases, unreadable, source = self._phrases(given, texts)
-        ids = [one for one in texts if one not in unreadable or given.invalid_judge != "skip"]
+        ids = [one for one in texts if phrases is None or one in phrases or not is_asked(texts[one])]
+        missing += len(texts) - len(ids) - len(unreadable)
         truth = read_truth(annotations, {int(one) for one in ids}, objects)
-        metric = ObjectHalBench(max(len(ids), 1), "plain" if phrases is None else "extracted", objects)
+        metric = ObjectHalBench(len(ids), "plain" if phrases is None else "extracted", objects)
         metric.update(
-            range(len(ids)),
             [texts[one] for one in ids],
             [truth.classes[int(one)] for one in ids],
             None if phrases is None else [phrases.get(one, []) for one in ids],
@@ -91,22 +92,26 @@ class ObjectHalBench300:
             warnings += (f"There are {len(ids)} answers; the benchmark has {OFFICIAL_IMAGES} images.",)
         if phrases is None:
             warnings += (
-                "Without objects or reviews the answers are read as CHAIR reads captions, which is not Object HalBench's way.",
+                "Without objects or reviews, answers are read as CHAIR reads captions, not as the benchmark does.",
+            )
+        elif names := sum(has_name(phrase) for one in ids for phrase in phrases.get(one, [])):
+            warnings += (
+                f"{names} phrases have capitals within; those words are taken for names, which match nothing.",
             )
         return Result(
             metrics=metrics,
-            counts=metric.totals() | {"missing": missing},
+            counts=metric.sums() | {"missing": missing},
             num_invalid=len(unreadable),
             version=f"{len(ids)} images",
             protocol={
+                **source,
                 "parser": given.parser,
                 "mode": metric.mode,
-                **source,
                 "synonyms": list_name,
                 "singular": "closed table",
                 "truth": list(truth.files),
                 "rounding": given.rounding,
-                "allow_incomplete": given.allow_incomplete,
+                "incomplete": missing > 0,
             },
             warnings=warnings + truth.warnings,
         )
@@ -131,7 +136,7 @@ class ObjectHalBench300:
 
     def _phrases(
         self, given: Given, texts: dict[str, str]
-    ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, str]]:
+    ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, Any]]:
         """Phrases by image id, or None in mode "plain"; ids of unreadable replies; and who listed them."""
         asked = [one for one, text in texts.items() if is_asked(text)]
         if given.objects is not None and given.reviews is not None:
@@ -145,7 +150,7 @@ class ObjectHalBench300:
                     f"{path} has {len(unreadable)} replies that are no JSON list of phrases, the first for image "
                     f"{unreadable[0]}; the official script asks again until there is one. invalid_judge=skip leaves them out."
                 )
-            return phrases, unreadable, judged_by(given, reviews)
+            return phrases, unreadable, protocol_of(given, reviews, False)
         if given.objects is None:
             return None, [], {}
         path = required(given.objects, "objects", self.name)
@@ -178,4 +183,4 @@ def _listed_phrases(path: Path) -> dict[str, list[str]]:
     return content
 
 
-BENCHMARK = ObjectHalBench300()
+BENCHMARK: JudgedBenchmark = ObjectHalBench300()

@@ -4,7 +4,7 @@ A benchmark reads official files, and nothing else: which questions it asks, how
 worth. Its formulas are metrics of `rlaifv.evaluation`; models and judges are run by others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -118,7 +118,13 @@ class Benchmark(Protocol):
 
 
 class JudgedBenchmark(Benchmark, Protocol):
-    """A benchmark whose answers are read by a judge; `score` wants its replies as `Given.reviews`."""
+    """A benchmark whose answers are read by a judge; `score` wants its replies as `Given.reviews`.
+
+    Attributes:
+        stages: what the judge is asked about each answer, one after the other; `conversations` are of the first.
+    """
+
+    stages: "tuple[Stage, ...]"
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
         """What the judge is told about each answer, with the id that its reply is stored under.
@@ -128,3 +134,19 @@ class JudgedBenchmark(Benchmark, Protocol):
             template: the official prompt, for those who have it; this project's own words otherwise.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One question that a judge is asked about every answer.
+
+    Attributes:
+        name: the field of a review that holds the reply.
+        template: the question in this project's own words, with placeholders (`rlaifv.evaluation.benchmarks.templates`);
+            that of a later stage has {review}, the reply of the stage before.
+        is_valid: whether a reply can be read.
+    """
+
+    name: str
+    template: str
+    is_valid: Callable[[str], bool]
