@@ -67,6 +67,11 @@ BEFORE_VERBS = _set(
 )
 # After these "to" is a preposition, and what follows is a noun.
 BEFORE_TO = _set("adjacent attached close connected due leading near next opposite similar tied up")
+# The plural of such a noun is also a third person, after these.
+BEFORE_THIRD_PERSONS = _set("he she it who which that")
+# Participles as often as nouns: not read after another noun ("a boat sailing"), a form of be, or what a verb follows.
+PARTICIPLES = _set("drawing painting sailing")
+FORMS_OF_BE = _set("is are was were be been being while")
 # "can" is a verb nearly always in descriptions; a noun after these.
 BEFORE_CAN = _set("a an another aluminum beer each garbage metal one paint rubbish soda spray tin trash waste watering")
 FUNCTION_WORDS = _set(
@@ -146,23 +151,25 @@ class NounFinder:
         for sentence in sentences(text):
             words = words_of(sentence)
             for place, word in enumerate(words):
-                singular = self.singulars.get(word)
-                if singular is not None and _is_noun(words, place):
-                    found.append(singular)
+                if word in self.singulars and self._is_noun(words, place):
+                    found.append(self.singulars[word])
         return found
 
-
-def _is_noun(words: list[str], place: int) -> bool:
-    """Whether an ambiguous word is a noun here, as far as its neighbours tell; other words always are."""
-    word = words[place]
-    before = words[place - 1].lower() if place else ""
-    after = words[place + 1].lower() if place + 1 < len(words) else ""
-    if word == "can":
-        return before in BEFORE_CAN
-    if word in ADJECTIVES:
-        return not after or after in FUNCTION_WORDS or after in HEADS
-    if word not in VERBS or before not in BEFORE_VERBS:
-        return True
-    earlier = words[place - 2].lower() if place > 1 else ""
-    # "next to rocks" names things.
-    return before == "to" and earlier in BEFORE_TO
+    def _is_noun(self, words: list[str], place: int) -> bool:
+        """Whether an ambiguous word is a noun here, as far as its neighbours tell; other words always are."""
+        word = words[place]
+        before = words[place - 1].lower() if place else ""
+        after = words[place + 1].lower() if place + 1 < len(words) else ""
+        if word == "can":
+            return before in BEFORE_CAN
+        if word in ADJECTIVES:
+            return not after or after in FUNCTION_WORDS or after in HEADS
+        if word in PARTICIPLES:
+            return before not in self.singulars and before not in FORMS_OF_BE | BEFORE_VERBS
+        if self.singulars[word] not in VERBS:
+            return True
+        if word != self.singulars[word]:
+            return before not in BEFORE_THIRD_PERSONS
+        # "next to rocks" names things.
+        is_preposition = before == "to" and place > 1 and words[place - 2].lower() in BEFORE_TO
+        return before not in BEFORE_VERBS or is_preposition

@@ -74,7 +74,7 @@ def test_order_and_repetitions_change_nothing(order: list[int], again: list[int]
 
 
 def test_broken_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="different numbers of questions: {'rows': 1, 'responses': 2, 'truths': 1}"):
+    with pytest.raises(ValueError, match=r"questions: \{'rows': 1, 'responses': 2, 'truths': 1\}"):
         POPE(6).update([0], ["Yes", "No"], ["yes"])
     with pytest.raises(ValueError, match="POPE has the parsers"):
         POPE(6, parser="contains_yes")

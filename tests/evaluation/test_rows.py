@@ -38,6 +38,13 @@ def test_a_row_of_zeros_is_seen() -> None:
     assert metric.seen == []
 
 
+def test_a_step_returns_its_own_rows_and_keeps_all() -> None:
+    metric = Total(3, 2)
+    assert metric([0, 1], [(1, 1), (2, 2)]) == [3, 3]
+    assert metric([1, 2], [(2, 2), (4, 4)]) == [6, 6]
+    assert metric.compute() == [7, 7]
+
+
 @pytest.mark.parametrize(
     ("rows", "kept", "message"),
     [

@@ -126,6 +126,8 @@ def _score_descriptions(
 ) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
     ids = [one for one in annotations.described if one in answers]
     if not ids:
+        if given.nouns is not None or given.similarity is not None:
+            raise ValueError(f"nouns=… and similarity=… are about descriptions, but {given.answers} has none.")
         return {}, {}, {}
     if given.nouns is None:
         find = NounFinder(annotations.lexicon.vocabulary)

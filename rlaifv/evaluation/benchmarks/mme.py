@@ -122,8 +122,8 @@ def _read_tables(folder: Path, columns: Sequence[str]) -> dict[str, list[Line]]:
             cells = row.rstrip("\r").split("\t")
             if len(cells) != len(columns):
                 raise ValueError(
-                    f"Line {number} of {path} has {len(cells)} columns in place of {len(columns)} ({', '.join(columns)}); tabs "
-                    "and line breaks in responses have to be replaced by spaces."
+                    f"Line {number} of {path} has {len(cells)} columns in place of {len(columns)} ({', '.join(columns)}); "
+                    "tabs and line breaks in responses have to be replaced by spaces."
                 )
             lines.append(Line(cells[0], cells[1], _truth(cells[2], number, path), *cells[3:]))
         _check_pairs(lines, path)

@@ -90,6 +90,7 @@ def test_descriptions_only_and_questions_only(given: Given, tmp_path: Path) -> N
     assert {"accuracy", "existence", "attribute", "relation"} < result.metrics.keys()
     assert result.metrics.keys().isdisjoint({*GENERATIVE, "amber_score"})
     assert "nouns" not in result.protocol
+    refused(replace(some, nouns=tmp_path / "nouns.json"), "are about descriptions, but")
     some = replace(given, answers=write(tmp_path / "some.json", REPLIES[2:]))
     assert BENCHMARK.score(some).metrics.keys() == {"relation"}
 
