@@ -215,12 +215,13 @@ def plot(comparison: Comparison) -> str:
 def shown(value: float | None) -> str:
     """A number as tables print it.
 
-    >>> shown(85.94), shown(2.361), shown(None)
-    ('85.9', '2.36', '–')
+    >>> shown(85.94), shown(2.361), shown(0.8594), shown(None)
+    ('85.9', '2.36', '0.859', '–')
     """
     if value is None:
         return MISSING
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    num_digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{num_digits}f}"
 
 
 def _columns(benchmark: str, fingerprint: str, mark: str, members: Sequence[StoredResult]) -> list[Column]:
