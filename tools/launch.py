@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from rlaifv.checks import ConfigError
-from rlaifv.report.console import result_line, result_table
+from rlaifv.report.console import benchmark_table, result_line, result_table
 from rlaifv.report.run import read_statistics
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import Stopped
@@ -300,6 +300,8 @@ def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     if evaluations:
         console.print(result_table(evaluations, read_statistics(run_dir)))
+        if (benchmarks := benchmark_table(evaluations)) is not None:
+            console.print(benchmarks)
     console.print(f"report: {shown / 'report' / 'index.html'}", soft_wrap=True)
     line = result_line([] if run == "label" else evaluations, shown, num_iterations)
     console.print(line.replace("trained", "labelled") if run == "label" else line, soft_wrap=True)

@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import binary_accuracy
 
 from rlaifv.engines.protocol import Advance, Labeler, Sampler, ignore_progress
 from rlaifv.evaluation.hallucination import HallucinationRate
-from rlaifv.evaluation.truth import Truth
+from rlaifv.evaluation.known_objects import benchmark_rates
+from rlaifv.evaluation.truth import KnownObjects, Truth
 from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
 from rlaifv.feedback.generate import generate
 from rlaifv.feedback.score import QUESTION_SUFFIX, ask, score
@@ -40,8 +41,9 @@ def evaluate(
     """Answer each prompt greedily, divide the answers into claims and judge them.
 
     Rates by the labeler (`rejected/response`, `rejected/mention`) exist for any prompts; those by the truth
-    (`hallucination/*`, `coverage`, `labeler/accuracy`) where there is one. The labeler never sees the truth. Answers that the
-    divider failed at are left out of the rates, and `not_divided` is their share where it may fail.
+    (`hallucination/*`, `coverage`, `labeler/accuracy`) where there is one, and the benchmarks' (`known_objects`) where it
+    knows objects by name. The labeler never sees the truth. Answers that the divider failed at are left out of the rates, and
+    `not_divided` is their share where it may fail.
 
     Raises:
         ValueError: the divider failed at all of them.
@@ -66,6 +68,8 @@ def evaluate(
     if truth is not None:
         metrics |= _true_rates(known, claims, truth)
         metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, truth, question_suffix, other_forms)
+    if isinstance(truth, KnownObjects):
+        metrics |= benchmark_rates(prompts, responses, policy, truth, question_suffix, advance)
     examples = [
         _example(prompt, response, claims[response.id], judgements, truth)
         for prompt, response in list(zip(prompts, responses, strict=True))[:num_examples]

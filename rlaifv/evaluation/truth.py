@@ -1,6 +1,7 @@
 """What a world knows about its images. It measures; no stage of the feedback ever sees it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 
@@ -22,4 +23,44 @@ class Truth(Protocol):
 
     def exam(self, prompt_id: str) -> list[tuple[str, bool]]:
         """Yes/no questions with their answers, half of them true, to test a labeler with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkQuestion:
+    """A yes/no question of a benchmark.
+
+    Attributes:
+        prompt_id: of the image that it is about.
+        kind: benchmark and split or dimension, as in "pope/random".
+        text: the question, without a request to answer yes or no.
+        object_name: what it asks for.
+        is_true: whether the right answer is yes.
+    """
+
+    prompt_id: str
+    kind: str
+    text: str
+    object_name: str
+    is_true: bool
+
+
+@runtime_checkable
+class KnownObjects(Truth, Protocol):
+    """A truth that knows objects by name, so that the benchmarks' formulas apply to its images."""
+
+    def objects(self, prompt_id: str) -> list[str]:
+        """Names of the image's objects, each once."""
+        ...
+
+    def likely_objects(self, prompt_id: str) -> list[str]:
+        """Names of absent objects that language alone suggests."""
+        ...
+
+    def objects_named(self, text: str) -> list[str]:
+        """Names of the objects that an answer speaks of, repeated as it repeats them."""
+        ...
+
+    def benchmark_questions(self) -> list[BenchmarkQuestion]:
+        """About some of the held-out prompts."""
         ...

@@ -26,6 +26,16 @@ _COLUMN_LABELS = {
     "labeler/agreement": "labeler\nagreement",
     "labeler/accuracy": "labeler\naccuracy",
 }
+_BENCHMARK_LABELS = {
+    "chair/chair_s": "CHAIR s\nshapes",
+    "chair/chair_i": "CHAIR i\nshapes",
+    "amber/chair": "AMBER\nCHAIR",
+    "amber/cover": "AMBER\nCover",
+    "amber/cog": "AMBER\nCog",
+    "amber/f1": "AMBER\nF1",
+    "pope/f1": "POPE F1\nasked",
+    "pope_told/f1": "POPE F1\ndescribed",
+}
 _FEEDBACK = (
     "responses",
     "claims_per_response",
@@ -100,6 +110,26 @@ def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[
         kept = f"{cells['pairs_kept']} ({cells['pairs_possible']})" if "pairs_kept" in row.values else MISSING
         before_pairs = [cells[name] for name in _COLUMN_LABELS if not name.startswith("labeler/")]
         table.add_row(row.name, *before_pairs, kept, cells["labeler/agreement"], cells["labeler/accuracy"])
+    return table
+
+
+def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The base model and the latest policy by the benchmarks' formulas; None where they were not measured.
+
+    Args:
+        evaluations: Contents of evaluations/*.json.
+    """
+    metrics = _by_iterations(evaluations)
+    names = [name for name in _BENCHMARK_LABELS if name in metrics.get(0, {})]
+    if not names:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(_BENCHMARK_LABELS[name], justify="right")
+    for row in rows(metrics, ()):
+        if row.num_iterations in (0, max(metrics)):
+            table.add_row(row.name, *(_show(name, row.values.get(name)) for name in names))
     return table
 
 

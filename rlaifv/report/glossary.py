@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from rlaifv.report.benchmarks import TABLES
+
 Unit = Literal["share", "count", "mean", "seconds"]
 MISSING = "–"
 
@@ -129,6 +131,12 @@ ENTRIES = {
         "Pairs whose chosen answer has the higher reward. A new reference puts it back.",
         "higher",
     ),
+}
+
+ENTRIES |= {
+    name: Entry(f"{table.title}: {label}", "share", definition, better)
+    for table in TABLES
+    for name, (label, better, definition) in table.columns.items()
 }
 
 _DROPPED = {

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlaifv.report.answers import Answer, mark_claims
+from rlaifv.report.benchmarks import shown_tables
 from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, result_charts, training_charts
 from rlaifv.report.glossary import ENTRIES, MISSING, Entry, entry, show
 from rlaifv.report.pairs import PairExample, Side, read_pairs
@@ -78,6 +79,7 @@ def render(run: Run) -> str:
     page = environment.get_template("page.html.jinja").render(
         **_head(run),
         **_numbers(run),
+        benchmarks=_benchmarks(run),
         **_examples(run, pictures),
         pairs=_pairs(run, pictures),
         result_charts=result_charts(run),
@@ -194,6 +196,23 @@ def _candidates(run: Run) -> Table:
 
 def _across(name: str, word: Entry, table: Sequence[Row]) -> tuple[str, ...]:
     return (word.label, *(show(row.values.get(name), word.unit) for row in table))
+
+
+def _benchmarks(run: Run) -> list[Mapping[str, Any]]:
+    """The benchmarks' tables: the base model, and the latest policy that was measured."""
+    evaluations = _metrics(run)
+    ends = [row for row in rows(evaluations, ()) if row.num_iterations in (0, max(evaluations))]
+    return [
+        {
+            "title": table.title,
+            "read": table.read,
+            "table": Table(
+                ("", *(table.label(name) for name in table.columns)),
+                tuple((row.name, *(show(row.values.get(name), "share") for name in table.columns)) for row in ends),
+            ),
+        }
+        for table in shown_tables(evaluations.get(0, {}))
+    ]
 
 
 def _examples(run: Run, pictures: _Pictures) -> dict[str, Any]:

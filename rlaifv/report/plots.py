@@ -22,13 +22,14 @@ _MAX_MARKERS = 40
 _LEGEND_PX = 24
 _STYLE = (
     "text{font:11px sans-serif;fill:#555}.middle{text-anchor:middle}.end{text-anchor:end}.title{font-weight:bold}"
-    ".grid{stroke:#ddd}.zero{stroke:#888}polyline{fill:none;stroke-width:2}"
+    ".inside{fill:#fff;text-anchor:middle}.grid{stroke:#ddd}.zero{stroke:#888}polyline{fill:none;stroke-width:2}"
     + "".join(
-        f".s{k} polyline{{stroke:{colour}}}.s{k} path,text.s{k}{{fill:{colour};stroke:none}}"
+        f".s{k} polyline{{stroke:{colour}}}.s{k} path,text.s{k},.p{k}{{fill:{colour};stroke:none}}"
         for k, colour in enumerate(("#0b6e4f", "#b3541e", "#2f5d8a", "#7a4e9c", "#8a6d00", "#555"))
     )
 )
 _BAR_PX, _BAR_GAP_PX = 24, 12
+_PANEL_GAP_PX, _TITLE_PX = 20, 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,28 @@ def standalone_svg(chart: LineChart) -> str:
     return tostring(svg, encoding="unicode") + "\n"
 
 
+def standalone_bars(charts: Sequence[BarChart], num_columns: int = 2) -> str:
+    """Bar charts as one file of its own, in rows of `num_columns` panels; a chart whose bars are all zero is left out."""
+    figures = [(chart, bar_chart(chart)) for chart in charts]
+    plots = [(chart, fromstring(figure).findall("svg")[-1]) for chart, figure in figures if figure]  # noqa: S314 (made here)
+    svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img"})
+    SubElement(svg, "style").text = _STYLE
+    SubElement(svg, "rect", {"width": "100%", "height": "100%", "fill": "#fff"})
+    top = 0.0
+    for start in range(0, len(plots), num_columns):
+        row = plots[start : start + num_columns]
+        for k, (chart, plot) in enumerate(row):
+            group = SubElement(svg, "g", {"transform": f"translate({k * (WIDTH + _PANEL_GAP_PX)} {top:g})"})
+            SubElement(group, "text", {"x": "0", "y": "12", "class": "title"}).text = chart.title
+            SubElement(group, "g", {"transform": f"translate(0 {_TITLE_PX})"}).extend(list(plot))
+        top += _TITLE_PX + max(float(plot.get("viewBox", "").split()[-1]) for _, plot in row) + _PANEL_GAP_PX
+    width = num_columns * WIDTH + (num_columns - 1) * _PANEL_GAP_PX
+    svg.set("viewBox", f"0 0 {width} {top:g}")
+    svg.set("width", f"{width}")
+    svg.set("aria-label", "; ".join(plot.get("aria-label", chart.title) for chart, plot in plots))
+    return tostring(svg, encoding="unicode") + "\n"
+
+
 def bar_chart(chart: BarChart) -> Markup:
     """A chart of stacked bars, widest = the largest total; bars that sum to zero keep their row."""
     total = max((sum(parts) for _, parts in chart.bars), default=0.0)
@@ -159,7 +182,8 @@ def bar_chart(chart: BarChart) -> Markup:
         _text(svg, left - 8, y + 16, name, "axis end")
         for k, (label, part) in enumerate(zip(chart.labels, parts, strict=True)):
             if part > 0:
-                _draw_part(svg, k, f"{name}: {tick_text(part)} {label}", part, (x, y, part * scale))
+                box = (x, y, part * scale)
+                _draw_part(svg, k, f"{name}: {tick_text(part)} {label}", part, box, is_labelled=sum(parts) > part)
             x += part * scale
         _text(svg, x + 6, y + 16, tick_text(sum(parts)), "axis")
     return _markup(figure)
@@ -253,7 +277,9 @@ def _marker(k: int, x: float, y: float) -> str:
     return f"M{x:.1f},{y - 4.4:.1f}l4.6,7.8h-9.2z"
 
 
-def _draw_part(svg: Element, k: int, title: str, value: float, box: tuple[float, float, float]) -> None:
+def _draw_part(
+    svg: Element, k: int, title: str, value: float, box: tuple[float, float, float], is_labelled: bool
+) -> None:
     x, y, width = box
     colour = f"p{k % NUM_COLOURS}"
     size = {
@@ -266,7 +292,7 @@ def _draw_part(svg: Element, k: int, title: str, value: float, box: tuple[float,
     part = SubElement(svg, "rect", {"class": f"part {colour}", **size})
     SubElement(part, "title").text = title
     text = tick_text(value)
-    if width > 8 + 7 * len(text):
+    if is_labelled and width > 8 + 7 * len(text):
         _text(svg, x + width / 2, y + 16, text, f"inside {colour}")
 
 

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+from rlaifv.evaluation.truth import BenchmarkQuestion
 from rlaifv.feedback.canaries import ORDER, Canary
 from rlaifv.feedback.divide import to_claims
 from rlaifv.records import Prompt
 from rlaifv.runtime import derive_seed
 from rlaifv.store.atomic import publish
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
+from rlaifv.worlds.shapes_benchmark import benchmark_questions, likely_objects, objects_named, objects_of
 
 EXAM_QUESTIONS = 4
 CANARY_SCENES = 4
+HELD_OUT = "held-out"
 PROMPTS_PER_ITERATION = 512
 # Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
 
@@ -29,7 +32,7 @@ class ShapesSource:
     Each is compared with the scene before its prompt is first given out, and drawn again where it is not that: a loss of power
     may have taken what was written last, since syncs of that many small files would take longer than drawing them.
 
-    Also knows the truth about them (see `evaluation.truth.Truth`); only measurements ask for it.
+    Also knows the truth about them (see `evaluation.truth.KnownObjects`); only measurements ask for it.
 
     Args:
         directory: where pictures are written, made if missing.
@@ -52,7 +55,7 @@ class ShapesSource:
 
     def held_out(self) -> list[Prompt]:
         """The scenes to measure on."""
-        return self._publish("held-out", self._held_out, derive_seed("shapes", "held out questions"))
+        return self._publish(HELD_OUT, self._held_out, derive_seed("shapes", "held out questions"))
 
     def canaries(self) -> list[Canary]:
         """See `HasCanaries`: an exam on scenes of their own, and its false questions again, with an order to say yes."""
@@ -83,18 +86,37 @@ class ShapesSource:
         rng = random.Random(derive_seed("shapes exam", prompt_id))
         return truthful_questions(self._scenes[prompt_id], rng, EXAM_QUESTIONS)
 
+    def objects(self, prompt_id: str) -> list[str]:
+        """See `KnownObjects`."""
+        return objects_of(self._scenes[prompt_id])
+
+    def likely_objects(self, prompt_id: str) -> list[str]:
+        """See `KnownObjects`."""
+        return likely_objects(self._scenes[prompt_id])
+
+    def objects_named(self, text: str) -> list[str]:
+        """See `KnownObjects`."""
+        return objects_named(text)
+
+    def benchmark_questions(self) -> list[BenchmarkQuestion]:
+        """See `KnownObjects`."""
+        return benchmark_questions(dict(zip(_ids(HELD_OUT, self._held_out), self._held_out, strict=True)))
+
     def _publish(self, name: str, scenes: Sequence[Scene], seed: int) -> list[Prompt]:
         self.directory.mkdir(parents=True, exist_ok=True)
         rng = random.Random(seed)
         prompts = []
-        for k, scene in enumerate(scenes):
-            prompt_id = f"{name}-{k:04d}"
+        for prompt_id, scene in zip(_ids(name, scenes), scenes, strict=True):
             path = self.directory / f"{prompt_id}.png"
             if prompt_id not in self._scenes:
                 _draw(scene, path)
                 self._scenes[prompt_id] = scene
             prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),)))
         return prompts
+
+
+def _ids(name: str, scenes: Sequence[Scene]) -> list[str]:
+    return [f"{name}-{k:04d}" for k in range(len(scenes))]
 
 
 def _draw(scene: Scene, path: Path) -> None:
