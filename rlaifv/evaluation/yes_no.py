@@ -1,0 +1,44 @@
+"""How scripts read "yes" and "no" in answers. Each reads in its own way, and the differences are worth whole points."""
+
+import re
+
+# What VLMEvalKit takes for punctuation: an asterisk or a colon stays in its word.
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def whole_word(text: str) -> str:
+    """VLMEvalKit's reading: the word yes without the word no, or the reverse, after punctuation is taken away.
+
+    Returns:
+        "yes", "no", or "" where it stays unknown.
+
+    >>> [whole_word(text) for text in ("No!", "Yes, not a problem", "yes or no", "**No**")]
+    ['no', 'yes', '', '']
+    """
+    words = set(_without_punctuation(text.lower()).split())
+    if ("yes" in words) == ("no" in words):
+        return ""
+    return "yes" if "yes" in words else "no"
+
+
+def exact(text: str) -> str:
+    """The strict reading: nothing but yes or no, in any case, with spaces around it and a full stop after it at most.
+
+    Returns:
+        "yes", "no", or "" for anything else.
+
+    >>> [exact(text) for text in ("Yes.", " NO", "No, it is not")]
+    ['yes', 'no', '']
+    """
+    word = text.strip().lower().removesuffix(".")
+    return word if word in ("yes", "no") else ""
+
+
+def _without_punctuation(text: str) -> str:
+    """Signs beside a space vanish, others become a space; full stops vanish unless a digit follows."""
+    has_number = re.search(r"\d,\d", text) is not None
+    cleaned = text
+    for sign in PUNCTUATION:
+        vanishes = has_number or f"{sign} " in text or f" {sign}" in text
+        cleaned = cleaned.replace(sign, "" if vanishes else " ")
+    return re.sub(r"\.(?!\d)", "", cleaned)
