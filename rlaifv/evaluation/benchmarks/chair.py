@@ -106,7 +106,7 @@ def _caption_rows(path: Path) -> list[dict[str, Any]]:
     rows = content["imgToEval"]
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise ValueError(f"Field 'imgToEval' of {path} has to hold one object per image.")
-    return list(rows.values())
+    return [{"image_id": image_id} | row for image_id, row in rows.items()]
 
 
 BENCHMARK: Benchmark = Chair()

@@ -138,3 +138,38 @@ def read_values(path: Path) -> list[Any]:
             except ValueError as error:
                 raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
     return values
+
+
+def by_id(
+    rows: Sequence[dict[str, Any]], ids: Sequence[str], path: Path, name: str = "id"
+) -> dict[str, dict[str, Any]]:
+    """The rows of a file by their ids, in its order.
+
+    Raises:
+        ValueError: two rows have the same id.
+    """
+    numbers: dict[str, int] = {}
+    for number, one in enumerate(ids, start=1):
+        if (first := numbers.setdefault(one, number)) != number:
+            raise ValueError(f"Row {number} of {path} has the {name} {one}, which row {first} has too.")
+    return dict(zip(ids, rows, strict=True))
+
+
+def read_lists(path: Path, what: str, by: str) -> dict[str, list[str]]:
+    """The content of a JSON file of lists of words, as in {"1": ["boat", "gull"]}.
+
+    Args:
+        path: of the file.
+        what: is in the lists, for messages.
+        by: what they are found by, for messages.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has to be a JSON object of lists of {what} by {by}.")
+    for key, words in content.items():
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"Entry {key!r} of {path} has to be a list of {what}, but it is {words!r:.60}.")
+    return content

@@ -5,7 +5,7 @@ A file of reviews is a JSON list or JSON Lines. Each review is a reply as a stri
 than once about an answer, a review is a list of that many replies, or an object with a field for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ class Review:
 
 
 def read_reviews(
-    path: Path, ids: Sequence[str] | None, allow_incomplete: bool, stages: Sequence[Sequence[str]] = (NAMES,)
+    path: Path,
+    ids: Sequence[str] | None,
+    allow_incomplete: bool,
+    stages: Sequence[Sequence[str]] = (NAMES,),
+    id_of: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> list[Review]:
     """The reviews of a file, in the order of `ids`.
 
@@ -42,6 +46,7 @@ def read_reviews(
         ids: of the answers; None where they are not given, and the file alone says what there is.
         allow_incomplete: whether answers may have no review; reviews without ids are those of the first answers then.
         stages: for each stage, the fields that may hold its reply.
+        id_of: the id that an object has in other fields than `IDS`, None where it has none.
 
     Raises:
         ValueError: a review cannot be read; only some have an id; they are not as many as the answers, or of others.
@@ -49,7 +54,7 @@ def read_reviews(
     values = read_values(path)
     replies = [_replies(value, number, path, stages) for number, value in enumerate(values, start=1)]
     rows = [value if isinstance(value, dict) else {} for value in values]
-    own = [next((str(row[name]) for name in IDS if name in row), None) for row in rows]
+    own = [(id_of(row) if id_of else None) or _id_of(row) for row in rows]
     found = [one for one in own if one is not None]
     if found and len(found) < len(own):
         raise ValueError(f"Row {own.index(None) + 1} of {path} has no id, but {len(found)} other reviews have one.")
@@ -96,6 +101,12 @@ def _replies(value: Any, number: int, path: Path, stages: Sequence[Sequence[str]
         wanted = "a reply" if len(stages) == 1 else f"a list of {len(stages)} replies"
         raise ValueError(f"Row {number} of {path} has to be {wanted}, or an object that holds it: {str(value)[:60]!r}.")
     return tuple(value)
+
+
+def _id_of(row: dict[str, Any]) -> str | None:
+    # An API's answer has an id of its own, which says nothing about the question.
+    names = IDS[:1] if "choices" in row else IDS
+    return next((str(row[name]) for name in names if name in row), None)
 
 
 def _reply_of(row: dict[str, Any], names: Sequence[str]) -> Any:

@@ -120,7 +120,7 @@ def test_missing_answers_and_reviews(files: Given) -> None:
         ({"category": "VX"}, "Field 'category' in row 2 of {path} has to be one of VD VS: 'VX'."),
         ({"gt_answer": "2"}, "Field 'gt_answer' in row 2 of {path} has to be one of 0 1: '2'."),
         ({"visual_input": "3"}, "Field 'visual_input' in row 2 of {path} has to be one of 0 1 2: '3'."),
-        ({"question_id": "0"}, "Row 2 of {path} is the question VD_chart_0_0_0, which an earlier row is too."),
+        ({"question_id": "0"}, "Row 2 of {path} has the id VD_chart_0_0_0, which row 1 has too."),
         ({"set_id": None}, "Field 'set_id' in row 2 of {path} has to be str or int"),
         ({"model_prediction": None}, "Field 'model_prediction' in row 2 of {path} has to be str"),
     ],
