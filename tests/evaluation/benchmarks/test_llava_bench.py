@@ -97,7 +97,7 @@ def test_files_that_lack_something_are_refused(files: Given, tmp_path: Path) -> 
     result = BENCHMARK.score(replace(files, allow_incomplete=True))
     assert (result.metrics["detail"], result.counts["missing"], result.protocol["incomplete"]) == (88.9, 2, True)
     write(files.reviews, ["0 8"])
-    with pytest.raises(ValueError, match="rates the reference 0 on average, or nothing at all, in all, detail"):
+    with pytest.raises(ValueError, match="all is undefined: the reference is rated 0 on average"):
         BENCHMARK.score(replace(files, allow_incomplete=True))
 
 
