@@ -131,8 +131,6 @@ def _add(
         field_of(row, "id", int, number, path): field_of(row, "name", str, number, path)
         for number, row in enumerate(content.get("categories", []), start=1)
     }
-    if foreign := [name for name in names.values() if name not in objects.class_of]:
-        raise ValueError(f"Category {foreign[0]!r} of {path} is in no row of the synonyms.")
     for number, row in enumerate(rows, start=1):
         image_id = field_of(row, "image_id", int, number, path)
         known.add(image_id)
@@ -145,5 +143,7 @@ def _add(
         category = field_of(row, "category_id", int, number, path)
         if category not in names:
             raise ValueError(f"Row {number} of {path} has category {category}, which the file does not name.")
+        if names[category] not in objects.class_of:
+            raise ValueError(f"Category {names[category]!r} of row {number} of {path} is in no row of the synonyms.")
         classes[image_id].add(objects.class_of[names[category]])
     return kind

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def required(path: Path | None, name: str, benchmark: str) -> Path:
     """The file that a benchmark cannot do without.
@@ -138,6 +141,23 @@ def read_values(path: Path) -> list[Any]:
             except ValueError as error:
                 raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
     return values
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, by the file's suffix: .tsv, .parquet, or else JSON.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    if path.suffix == ".tsv":
+        return list(read_tsv(path))
+    if path.suffix != ".parquet":
+        return read_rows(path)
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not valid Parquet: {error}.") from error
+    return rows
 
 
 def by_id(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, read_tsv, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_table, required
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.mmstar import NUM_QUESTIONS, MMStar, Parser
 from rlaifv.models.sampling import Decoding
@@ -92,7 +92,7 @@ class MMStarBench:
 
 
 def _by_index(path: Path) -> dict[str, dict[str, Any]]:
-    rows: list[dict[str, Any]] = list(read_tsv(path)) if path.suffix == ".tsv" else read_rows(path)
+    rows = read_table(path)
     ids = [str(field_of(row, "index", (int, str), number, path)) for number, row in enumerate(rows, start=1)]
     return by_id(rows, ids, path, "index")
 
@@ -105,7 +105,12 @@ def _checked(rows: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str,
 
 
 def _image(rows: dict[str, dict[str, Any]], key: str, path: Path) -> bytes:
+    """The picture of a row: bytes in a Parquet table, base64 or the index of another row elsewhere."""
     text = rows[key].get("image", "")
+    text = text.get("bytes") if isinstance(text, dict) else text
+    if isinstance(text, bytes):
+        return text
+    text = str(text)
     if len(text) <= MAX_REFERENCE_LETTERS:
         text = rows.get(text, {}).get("image", "")
     if len(text) <= MAX_REFERENCE_LETTERS:
