@@ -16,8 +16,8 @@ class RowMetric(Metric):
 
     Children name what they keep of a row in `columns`, and all are called alike: `update(texts, targets…, rows=None)`, where
     `rows` are the places of the texts among those of the benchmark, in order from the first if not given, and targets are
-    what is known of these rows. What grouping rows takes, their manifest, goes to the constructor. `compute` returns
-    float64[] by name, and raises a ValueError that names the number where one is undefined.
+    what is known of these rows. What is known of all rows beforehand, in words that no tensor keeps, goes to the constructor.
+    `compute` returns float64[] by name, and raises a ValueError that names the number where one is undefined.
 
     Shapes: N rows of the benchmark, V values of each, K rows that came.
     """

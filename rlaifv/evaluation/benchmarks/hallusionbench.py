@@ -45,7 +45,7 @@ class Hallusion:
 
     name = "hallusionbench"
     uses: tuple[str, ...] = ("questions", "images", "reviews", "judge", "parser", "invalid_judge")
-    parsers: tuple[str, ...] = ("official", "vlmevalkit")
+    parsers: tuple[str, ...] = ("official", "lmms_eval", "vlmevalkit")
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
     stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_verdict),)
 
@@ -72,16 +72,17 @@ class Hallusion:
         return found
 
     def score(self, given: Given) -> Result:
-        """Score the answers by their reviews, or by their words."""
+        """Score the answers by their reviews, or by their words; by the rules of other suites only those with an image."""
+        by_judge = given.reviews is not None
+        if by_judge and given.parser == "vlmevalkit":
+            raise ValueError(f"parser=vlmevalkit reads the answers' own words, not reviews={given.reviews}.")
+        if not by_judge and given.parser == "lmms_eval":
+            raise ValueError("parser=lmms_eval rests on a judge, so reviews=… must be given.")
         rows, questions = self._answered(given)
-        if given.parser == "vlmevalkit":
-            rows = {key: row for key, row in rows.items() if row["visual_input"] != "0"}
+        if given.parser != "official":
             questions = {key: row for key, row in questions.items() if row["visual_input"] != "0"}
         size = len(questions)
-        by_judge = given.reviews is not None
-        if by_judge and given.parser != "official":
-            raise ValueError(f"parser={given.parser} reads the answers' own words, not reviews={given.reviews}.")
-        verdicts, invalid, protocol = _judged(given, rows, size) if by_judge else _read(given, rows, size)
+        verdicts, invalid, protocol = _judged(given, rows, questions) if by_judge else _read(given, rows, questions)
         if not verdicts:
             raise ValueError(f"There is nothing to score in {_answers_path(given)}.")
         metric = HallusionBench([_key(rows[one]) for one in verdicts])
@@ -130,22 +131,29 @@ class Hallusion:
         return {key: {**row, **questions[key], ANSWER: row[ANSWER]} for key, row in rows.items()}, questions
 
 
-def _judged(given: Given, rows: dict[str, dict[str, Any]], size: int) -> tuple[dict[str, int], int, dict[str, Any]]:
-    """Verdicts by id, how many reviews could not be read, and the protocol."""
+Rows = dict[str, dict[str, Any]]
+
+
+def _judged(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
+    """Verdicts by id on answers to these questions, how many reviews could not be read, and the protocol."""
     path = required(given.reviews, "reviews", "hallusionbench")
     reviews = read_reviews(path, list(rows), given.allow_incomplete, id_of=_own_id)
+    reviews = [review for review in reviews if review.id in questions]
     invalid = [review.id for review in reviews if not is_verdict(review.replies[0])]
     if invalid and given.invalid_judge == "raise":
         raise ValueError(f"The review of {invalid[0]} in {path} has no verdict.")
     left_out = set(invalid) if given.invalid_judge == "skip" else set()
-    verdicts = {review.id: read_verdict(review.replies[0]) for review in reviews if review.id not in left_out}
-    return verdicts, len(invalid), protocol_of(given, reviews, len(reviews) < size) | {"verdicts": "judge"}
+    verdicts = {one.id: read_verdict(one.replies[0]) for one in reviews if one.id not in left_out}
+    return verdicts, len(invalid), protocol_of(given, reviews, len(reviews) < len(questions)) | {"verdicts": "judge"}
 
 
-def _read(given: Given, rows: dict[str, dict[str, Any]], size: int) -> tuple[dict[str, int], int, dict[str, Any]]:
+def _read(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
     """The same by the answers' own words."""
-    verdicts = {key: check_answer(row[ANSWER], row["gt_answer"] == "1") for key, row in rows.items()}
-    protocol = {"parser": given.parser, "rounding": given.rounding, "verdicts": "words", "incomplete": len(rows) < size}
+    verdicts = {
+        key: check_answer(row[ANSWER], row["gt_answer"] == "1") for key, row in rows.items() if key in questions
+    }
+    is_incomplete = len(verdicts) < len(questions)
+    protocol = {"parser": given.parser, "rounding": given.rounding, "verdicts": "words", "incomplete": is_incomplete}
     return verdicts, list(verdicts.values()).count(UNCLEAR), protocol
 
 

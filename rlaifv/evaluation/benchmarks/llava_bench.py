@@ -94,8 +94,6 @@ class LLaVABenchWild:
         if given.answers is not None:
             ids = list(self._answers(given, ids))
         reviews = read_reviews(path, ids, given.allow_incomplete)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         categories = [_category(review, questions, number, given) for number, review in enumerate(reviews, start=1)]
         parser: Parser = given.parser  # type: ignore[assignment]  # one of `parsers`, as the caller sees to
         metric = LLaVABench(categories, parser, given.invalid_judge, given.rounding)

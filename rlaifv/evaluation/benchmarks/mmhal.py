@@ -85,8 +85,6 @@ class MMHal:
         rows = self._with_questions(given)
         ids = [str(k) for k in range(len(rows))] if rows else None
         reviews = read_reviews(path, ids, given.allow_incomplete)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         numbers = [_number(review.id, path) for review in reviews]
         size = len(rows) or max(numbers) + 1
         metric = MMHalBench(size, given.invalid_judge)

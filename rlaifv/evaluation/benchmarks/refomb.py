@@ -103,8 +103,6 @@ class RefoMBench:
         if given.answers is not None:
             ids = list(self._answers(given, questions))
         reviews = read_reviews(path, ids, given.allow_incomplete, STAGES)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         size = len(questions or ids or reviews)
         metric = RefoMB(len(reviews), given.invalid_judge)
         metric.update([review.replies[0] for review in reviews], [review.replies[1] for review in reviews])

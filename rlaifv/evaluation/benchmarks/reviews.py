@@ -49,7 +49,8 @@ def read_reviews(
         id_of: the id that an object has in other fields than `IDS`, None where it has none.
 
     Raises:
-        ValueError: a review cannot be read; only some have an id; they are not as many as the answers, or of others.
+        ValueError: there is no review, or one cannot be read; only some have an id; they are not as many as the answers, or
+            of others.
     """
     values = read_values(path)
     replies = [_replies(value, number, path, stages) for number, value in enumerate(values, start=1)]
@@ -63,6 +64,8 @@ def read_reviews(
             raise ValueError(f"{path} has {len(values)} reviews without ids, but there are {len(ids)} answers.")
         found = list(ids[: len(values)]) if ids is not None else [str(k) for k in range(len(values))]
     kept = match_ids(ids if ids is not None else found, found, path, allow_incomplete, "answer of the judge")
+    if not kept and ids != []:
+        raise ValueError(f"{path} has no reviews.")
     place = {one: k for k, one in enumerate(found)}
     return [Review(one, replies[place[one]], rows[place[one]]) for one in kept]
 
