@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +105,15 @@ def image_id_of(row: dict[str, Any], number: int, path: Path) -> int:
     if isinstance(value, str) and not value.isdecimal():
         raise ValueError(f"Field 'image_id' in row {number} of {path} has to be a number, but it is {value!r:.60}.")
     return int(value)
+
+
+def image_ids(rows: Sequence[dict[str, Any]], path: Path) -> list[str]:
+    """The image ids of the rows of a file, as text.
+
+    Raises:
+        ValueError: see `image_id_of`.
+    """
+    return [str(image_id_of(row, number, path)) for number, row in enumerate(rows, start=1)]
 
 
 def _read(path: Path) -> dict[str, Any]:

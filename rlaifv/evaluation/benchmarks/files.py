@@ -121,17 +121,20 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def read_values(path: Path) -> list[Any]:
-    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order.
+    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order; of a JSON object, itself alone.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    if text.lstrip().startswith("["):
+    start = text.lstrip()[:1]
+    if start in ("[", "{"):
         try:
-            return list(json.loads(text))
+            whole = json.loads(text)
+            return list(whole) if isinstance(whole, list) else [whole]
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # which lines that are lists themselves have
+            # Lines that are lists or objects themselves have extra data; of broken lines, the number is told below.
+            if start == "[" and error.msg != "Extra data":
                 raise ValueError(f"{path} is not valid JSON: {error}.") from error
     values = []
     for number, line in enumerate(text.split("\n"), start=1):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_lists, read_rows, read_values, required
+from rlaifv.evaluation.benchmarks.coco import image_id_of, image_ids, read_objects, read_truth
+from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_lists, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
-from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
+from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews, review_values
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
 from rlaifv.models.sampling import Decoding
@@ -123,7 +123,7 @@ class ObjectHalBench300:
         wanted = None
         if given.questions is not None:
             questions = required(given.questions, "questions", self.name)
-            wanted = [str(image_id_of(row, n, questions)) for n, row in enumerate(read_rows(questions), start=1)]
+            wanted = image_ids(read_rows(questions), questions)
         ids = _ids(rows, path, wanted)
         found = {}
         for number, (one, row) in enumerate(zip(ids, rows, strict=True), start=1):
@@ -144,7 +144,7 @@ class ObjectHalBench300:
         if given.reviews is not None:
             path = required(given.reviews, "reviews", self.name)
             # Who asked about short answers as well has as many replies as answers.
-            ids = list(texts) if len(read_values(path)) == len(texts) else asked
+            ids = list(texts) if len(review_values(path)) == len(texts) else asked
             reviews = [one for one in read_reviews(path, ids, given.allow_incomplete) if one.id in asked]
             phrases, unreadable = objects_of({review.id: review.replies[0] for review in reviews})
             if unreadable and given.invalid_judge != "skip":
@@ -165,7 +165,7 @@ class ObjectHalBench300:
 def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | None) -> list[str]:
     """Image ids of the rows of answers; of the question file's rows, in its order, where none has its own."""
     if any("image_id" in row for row in rows):
-        return [str(image_id_of(row, number, path)) for number, row in enumerate(rows, start=1)]
+        return image_ids(rows, path)
     if wanted is None:
         raise ValueError(f"{path} has no image_id, so questions=… must be given, whose rows are in the same order.")
     if len(rows) != len(wanted):

@@ -1,8 +1,8 @@
 """Reads what a judge said: the raw replies that a benchmark's scores rest on.
 
 A file of reviews is a JSON list or JSON Lines. Each review is a reply as a string, or an object with the reply in one of
-`NAMES` or as an API's whole answer (`choices`); in the order of the answers, or with their ids. Where a benchmark asks more
-than once about an answer, a review is a list of that many replies, or an object with a field for each.
+`NAMES` or as an API's whole answer (`choices`); in the order of the answers, or with their ids, or in one object by id. Where
+a benchmark asks more than once about an answer, a review is a list of that many replies, or an object with a field for each.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def read_reviews(
         ValueError: there is no review, or one cannot be read; only some have an id; they are not as many as the answers, or
             of others.
     """
-    values = read_values(path)
+    values = review_values(path, stages)
     replies = [_replies(value, number, path, stages) for number, value in enumerate(values, start=1)]
     rows = [value if isinstance(value, dict) else {} for value in values]
     own = [(id_of(row) if id_of else None) or _id_of(row) for row in rows]
@@ -68,6 +68,25 @@ def read_reviews(
         raise ValueError(f"{path} has no reviews.")
     place = {one: k for k, one in enumerate(found)}
     return [Review(one, replies[place[one]], rows[place[one]]) for one in kept]
+
+
+def review_values(path: Path, stages: Sequence[Sequence[str]] = (NAMES,)) -> list[Any]:
+    """The reviews of a file as they stand there; those of one object by id as rows with an `id`.
+
+    Raises:
+        ValueError: the file is no JSON.
+    """
+    values = read_values(path)
+    fields = {*IDS, "choices", *(name for names in stages for name in names)}
+    if len(values) != 1 or not isinstance(values[0], dict) or not fields.isdisjoint(values[0]):
+        return values
+    rows = []
+    for one, value in values[0].items():
+        if not isinstance(value, dict):
+            replies = value if isinstance(value, list) else [value]
+            value = {names[0]: reply for names, reply in zip(stages, replies, strict=False)}
+        rows.append({"id": one, **value})
+    return rows
 
 
 def protocol_of(given: Given, reviews: Sequence[Review], is_incomplete: bool) -> dict[str, Any]:
