@@ -7,15 +7,13 @@ vectors, `rlaifv.evaluation.nouns` finds nouns without.
 Shapes: R responses.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from rlaifv.evaluation.rows import RowMetric
+from rlaifv.evaluation.by_row import RowMetric
 
 THRESHOLD = 0.8  # similar is what lies above it
 SMOOTHING = 0.001  # what the script's denominators start from
@@ -94,15 +92,19 @@ def count_nouns(
 
 
 def generative_scores(counts: Sequence[Sequence[int]], rounded: bool = True) -> dict[str, float]:
-    """CHAIR, Cover, Hal and Cog from the counts of R responses, as in `AMBERGenerative`."""
-    nouns, hallucinated, truths, covered, hallus, thought_of = (
-        [sum(column) for column in zip(*counts, strict=True)] if counts else [0] * len(COUNTS)
-    )
+    """CHAIR, Cover, Hal and Cog from the counts of R responses, as in `AMBERGenerative`.
+
+    Raises:
+        ValueError: there is no response.
+    """
+    if not counts:
+        raise ValueError("hal is undefined: there is no response.")
+    nouns, hallucinated, truths, covered, hallus, thought_of = (sum(column) for column in zip(*counts, strict=True))
     clean = sum(row[1] == 0 for row in counts)
     scores = {
         "chair": hallucinated / (SMOOTHING + nouns) * 100,
         "cover": covered / (SMOOTHING + truths) * 100,
-        "hal": 100 - clean / (SMOOTHING + len(counts)) * 100 if counts else math.nan,
+        "hal": 100 - clean / (SMOOTHING + len(counts)) * 100,
         "cog": thought_of / (SMOOTHING + hallus) * 100,
     }
     return {name: round(score, 1) if rounded else score for name, score in scores.items()}
@@ -118,19 +120,24 @@ class AMBERGenerative(RowMetric):
 
     All are sums over responses, divided once, each denominator 0.001 too large, and rounded to one decimal, as by AMBER's
     script (arXiv 2311.07397). The number of responses is one of those denominators, so that few responses bias `hal`: a single
-    clean one gets 0.1. A model that says nothing gets 0 in everything; read `cover` beside the rest. Without a response,
-    `hal` is NaN.
+    clean one gets 0.1. A model that says nothing gets 0 in everything; read `cover` beside the rest.
 
     The image shows a harbor with a boat; "gull" is what one would expect. Three nouns count, of which one is made up:
 
     >>> lexicon = Lexicon({"boat": ["ship"], "harbor": ["pier"], "gull": ["bird"]})
     >>> metric = AMBERGenerative(num_rows=1, lexicon=lexicon)
-    >>> metric.update([0], [["ship", "pier", "sky", "bird"]], truths=[["harbor", "boat"]], hallus=[["gull"]])
+    >>> metric.update([["ship", "pier", "sky", "bird"]], truths=[["harbor", "boat"]], hallus=[["gull"]])
     >>> {name: value.item() for name, value in metric.compute().items()}
     {'chair': 33.3, 'cover': 100.0, 'hal': 100.0, 'cog': 99.9}
     """
 
-    higher_is_better = None
+    columns = COUNTS
+    higher_is_better: ClassVar[dict[str, bool]] = {  # type: ignore[assignment, misc]
+        "chair": False,
+        "cover": True,
+        "hal": False,
+        "cog": False,
+    }
 
     def __init__(
         self,
@@ -149,39 +156,41 @@ class AMBERGenerative(RowMetric):
             rounded: to one decimal.
             kwargs: options of `torchmetrics.Metric`.
         """
-        super().__init__(num_rows, len(COUNTS), **kwargs)
+        super().__init__(num_rows, **kwargs)
         self.lexicon = lexicon
         self.similarity = similarity
         self.rounded = rounded
 
     def update(
         self,
-        rows: Sequence[int],
         nouns: Sequence[Sequence[str]],
         truths: Sequence[Sequence[str]],
         hallus: Sequence[Sequence[str]],
+        rows: Sequence[int] | None = None,
     ) -> None:
-        """Add R responses; one that was added before is not counted again.
+        """Add R responses.
 
         Args:
-            rows: the place of each among all responses.
             nouns: the nouns of each.
             truths: what each image shows.
             hallus: what people would wrongly think of at each.
+            rows: places of the responses among all; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, a place does not exist, or an annotated word has no relations.
+            ValueError: the arguments differ in length, an annotated word has no relations, or a row is unknown or came with
+                other counts.
         """
-        sizes = {"rows": len(rows), "nouns": len(nouns), "truths": len(truths), "hallus": len(hallus)}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"The arguments describe different numbers of responses: {sizes}.")
+        numbers = self._numbers(rows, nouns=nouns, truths=truths, hallus=hallus)
         parts = zip(nouns, truths, hallus, strict=True)
-        self.keep(rows, [count_nouns(*part, self.lexicon, self.similarity) for part in parts])
+        self._put(numbers, [count_nouns(*part, self.lexicon, self.similarity) for part in parts])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each of the four names above."""
-        scores = generative_scores(self.seen, self.rounded)
-        return {name: torch.tensor(score, dtype=torch.float64) for name, score in scores.items()}
+        """Return float64[] for each of the four names above.
+
+        Raises:
+            ValueError: there is no response.
+        """
+        return self._tensors(generative_scores(self._counts(), self.rounded))
 
 
 def _candidates(words: Sequence[str], lexicon: Lexicon) -> list[tuple[str, int]]:

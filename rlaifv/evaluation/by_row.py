@@ -1,7 +1,7 @@
 """Numbers that are known of each row of a benchmark, so that rows count once however often they come."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,37 +14,58 @@ class RowMetric(Metric):
     Samplers pad the last batch of a rank with rows that others have too; a row that comes again changes nothing, on
     whatever rank. States are sums, so neither order nor batches nor ranks matter.
 
-    Shapes: N rows, V values of each.
+    Children name what they keep of a row in `columns`, and all are called alike: `update(texts, targets…, rows=None)`, where
+    `rows` are the places of the texts among those of the benchmark, in order from the first if not given, and targets are
+    what is known of these rows. What is known of all rows beforehand, in words that no tensor keeps, goes to the constructor.
+    `compute` returns float64[] by name, and raises a ValueError that names the number where one is undefined.
+
+    Shapes: N rows of the benchmark, V values of each, K rows that came.
     """
 
     is_differentiable = False
     full_state_update = False
+    columns: ClassVar[tuple[str, ...]]
     totals: Tensor
     times: Tensor
 
-    def __init__(self, num_rows: int, num_values: int, **kwargs: Any) -> None:
+    def __init__(self, num_rows: int, **kwargs: Any) -> None:
         """Start without any row.
 
         Args:
-            num_rows: how many rows the benchmark has.
-            num_values: how many values are kept of each.
+            num_rows: how many rows the benchmark has; some may never come.
             kwargs: options of `torchmetrics.Metric`.
         """
         super().__init__(**kwargs)
-        self.add_state("totals", torch.zeros(num_rows, num_values, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("totals", torch.zeros(num_rows, len(self.columns), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("times", torch.zeros(num_rows, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _numbers(self, rows: Sequence[int] | None, num_texts: int) -> Sequence[int]:
-        """The numbers of the rows that texts are about: from the first if not given.
+    def sums(self) -> dict[str, int]:
+        """The values summed over the rows that came, by the names of `columns`."""
+        return dict(zip(self.columns, self._values().sum(0).long().tolist(), strict=True))
+
+    @property
+    def num_invalid(self) -> int:
+        """How many texts could not be read; of metrics with a column `is_read`."""
+        return int((self._column("is_read") == 0).sum())
+
+    def _numbers(self, rows: Sequence[int] | None, **arguments: Sized) -> Sequence[int]:
+        """The places of the rows that an update is about.
+
+        Args:
+            rows: as given to `update`.
+            arguments: of `update`, each with one element per row, by name.
 
         Raises:
-            ValueError: there are not as many as texts, or one is out of range.
+            ValueError: the arguments differ in length, or a place is out of range.
         """
-        numbers = range(num_texts) if rows is None else rows
-        if len(numbers) != num_texts:
-            raise ValueError(f"There are {num_texts} texts, but {len(numbers)} numbers of rows.")
+        sizes = {name: len(argument) for name, argument in arguments.items()}
+        if rows is not None:
+            sizes["rows"] = len(rows)
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"The arguments describe different numbers of rows: {sizes}.")
+        numbers = range(next(iter(sizes.values()))) if rows is None else rows
         if wrong := [row for row in numbers if not 0 <= row < len(self.times)]:
-            raise ValueError(f"Row {wrong[0]} is none of the {len(self.times)} rows of the benchmark.")
+            raise ValueError(f"Row {wrong[0]} is none of the {len(self.times)} rows of the benchmark, counted from 0.")
         return numbers
 
     def _put(self, rows: Sequence[int], values: Sequence[Sequence[float]]) -> None:
@@ -64,10 +85,37 @@ class RowMetric(Metric):
         self.totals, self.times = totals, times
 
     def _seen(self) -> Tensor:
-        """Numbers of the rows that came: int64[K]."""
+        """Places of the rows that came: int64[K]."""
         return self.times.nonzero().flatten()
 
     def _values(self) -> Tensor:
         """Their values: float64[K, V]."""
         seen = self._seen()
         return self.totals[seen] / self.times[seen, None]
+
+    def _column(self, name: str) -> Tensor:
+        """One value of each: float64[K]."""
+        return self._values()[:, self.columns.index(name)]
+
+    def _counts(self) -> list[list[int]]:
+        """Their values where those are whole numbers: [K][V]."""
+        counts: list[list[int]] = self._values().long().tolist()
+        return counts
+
+    def _tensors(self, scores: Mapping[str, float]) -> dict[str, Tensor]:
+        """Scores as `compute` returns them: float64[] by name."""
+        return {name: self.totals.new_tensor(score) for name, score in scores.items()}
+
+
+def share(name: str, part: float, whole: float, missing: str) -> float:
+    """A part of a whole, in [0, 1].
+
+    Raises:
+        ValueError: the whole is 0; the message names the number, and what is missing.
+
+    >>> share("chair_s", 1, 8, "there is no caption")
+    0.125
+    """
+    if whole == 0:
+        raise ValueError(f"{name} is undefined: {missing}.")
+    return part / whole

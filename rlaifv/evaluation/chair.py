@@ -3,11 +3,10 @@
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from rlaifv.evaluation.by_row import RowMetric, share
 from rlaifv.evaluation.coco_objects import CocoObjects, coco_objects
-from rlaifv.evaluation.row_counts import RowCounts, percentage
 
 COLUMNS = (
     "texts",
@@ -56,7 +55,7 @@ def chair_rates(
     return {name: value.item() for name, value in metric.compute().items()}
 
 
-class CHAIR(RowCounts):
+class CHAIR(RowMetric):
     """Caption and mention hallucination rate on the 80 classes of COCO, in percent, with recall and length.
 
     - `chair_s`: captions with at least one hallucinated mention / all captions, also those without any mention
@@ -112,9 +111,7 @@ class CHAIR(RowCounts):
         Raises:
             ValueError: the arguments differ in length, or a row is unknown or came with other counts.
         """
-        if len(captions) != len(truths):
-            raise ValueError(f"There are {len(captions)} captions, but truths of {len(truths)}.")
-        numbers = self._numbers(rows, len(captions))
+        numbers = self._numbers(rows, captions=captions, truths=truths)
         counts = [
             count_mentions(self.objects.mentions(caption), truth, caption)
             for caption, truth in zip(captions, truths, strict=True)
@@ -122,20 +119,18 @@ class CHAIR(RowCounts):
         self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each of the four names above.
+        """Return float64[] for each of the four names above; `recall` only where an image has an object.
 
         Raises:
-            ValueError: a rate is undefined, because there is no caption, no mention, or no object in any image.
+            ValueError: a rate is undefined, because there is no caption or no mention.
         """
         sums = self.sums()
+        texts, mentions, present = sums["texts"], sums["mentions"], sums["truth_classes"]
         values = {
-            "chair_s": percentage("chair_s", sums["hallucinating"], sums["texts"], "there is no caption"),
-            "chair_i": percentage(
-                "chair_i", sums["hallucinated"], sums["mentions"], "no caption mentions an object of the list"
-            ),
-            "recall": percentage(
-                "recall", sums["correct_classes"], sums["truth_classes"], "no image has an object of the list"
-            ),
-            "mean_words": sums["words"] / sums["texts"],
+            "chair_s": 100 * share("chair_s", sums["hallucinating"], texts, "there is no caption"),
+            "chair_i": 100
+            * share("chair_i", sums["hallucinated"], mentions, "no caption mentions an object of the list"),
         }
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        if present:  # the script does not know recall, so it cannot fail for it
+            values["recall"] = 100 * sums["correct_classes"] / present
+        return self._tensors(values | {"mean_words": sums["words"] / texts})

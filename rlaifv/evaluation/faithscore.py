@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlaifv.evaluation.row_counts import RowCounts
+from rlaifv.evaluation.by_row import RowMetric
 
 
 def is_verified(reply: str) -> bool:
@@ -49,13 +49,13 @@ def sentence_faithfulness(verified: Sequence[bool], sentences: Sequence[Sequence
     return sum(true) / len(true) if true else 1.0
 
 
-class FaithScore(RowCounts):
+class FaithScore(RowMetric):
     """FaithScore and its sentence score, in [0, 1]: means over answers, each answer with the same weight.
 
     - `faithscore`: mean of `answer_faithfulness`
     - `sentence`: mean of `sentence_faithfulness`; only where sentences are given
 
-    Without any answer both are NaN. Source: arXiv 2311.01477, section 3.
+    Source: arXiv 2311.01477, section 3.
 
     Two answers; the first has two confirmed facts of three, the second none at all:
 
@@ -87,9 +87,8 @@ class FaithScore(RowCounts):
             ValueError: the arguments differ in length, a fact does not exist, or a row is unknown or came with
                 other counts.
         """
-        if sentences is not None and len(sentences) != len(verified):
-            raise ValueError(f"There are facts of {len(verified)} answers, but sentences of {len(sentences)}.")
-        numbers = self._numbers(rows, len(verified))
+        given = {"verified": verified} if sentences is None else {"verified": verified, "sentences": sentences}
+        numbers = self._numbers(rows, **given)
         counts = []
         for k, facts in enumerate(verified):
             own = sentences[k] if sentences is not None else []
@@ -98,8 +97,14 @@ class FaithScore(RowCounts):
         self._put(numbers, counts)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for `faithscore`, and for `sentence` where every answer came with its sentences."""
+        """Return float64[] for `faithscore`, and for `sentence` where every answer came with its sentences.
+
+        Raises:
+            ValueError: there is no answer.
+        """
         verified, facts, true, sentences, has = self._values().unbind(1)
+        if not len(facts):
+            raise ValueError("faithscore is undefined: there is no answer.")
         scores = {"faithscore": (verified / facts.clamp(min=1)).mean()}
         if has.all():
             scores["sentence"] = torch.where(sentences > 0, true / sentences.clamp(min=1), 1.0).mean()

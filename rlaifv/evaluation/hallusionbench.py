@@ -1,16 +1,14 @@
 """HallusionBench: accuracy by question, by figure and by question pair (arXiv 2310.14566)."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.yes_no import whole_word
 
 WRONG, RIGHT, UNCLEAR = 0, 1, 2
-# Marks that become a space, or nothing where the text has one of them beside a space, or a comma within a number.
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
 class Key(NamedTuple):
@@ -56,15 +54,10 @@ def check_answer(answer: str, truth: bool) -> int:
     >>> check_answer("Yes, it is.", True), check_answer("No!", True), check_answer("yes or no", True)
     (1, 0, 2)
     """
-    text = answer.lower()
-    has_number = re.search(r"\d,\d", text) is not None
-    for mark in _MARKS:
-        is_beside_space = f"{mark} " in answer.lower() or f" {mark}" in answer.lower()
-        text = text.replace(mark, "" if is_beside_space or has_number else " ")
-    words = re.sub(r"\.(?!\d)", "", text).split()
-    if ("yes" in words) == ("no" in words):
+    word = whole_word(answer)
+    if not word:
         return UNCLEAR
-    return RIGHT if ("yes" in words) == truth else WRONG
+    return RIGHT if (word == "yes") == truth else WRONG
 
 
 def hallusionbench_accuracies(verdicts: Sequence[int], keys: Sequence[Key]) -> dict[str, float]:
@@ -100,6 +93,7 @@ class HallusionBench(RowMetric):
     [75.0, 50.0, 50.0, 100.0, 50.0]
     """
 
+    columns = ("is_right",)
     higher_is_better = True
 
     def __init__(self, keys: Sequence[Key], **kwargs: Any) -> None:
@@ -112,7 +106,7 @@ class HallusionBench(RowMetric):
         Raises:
             ValueError: two questions have the same key, or a category is neither VD nor VS.
         """
-        super().__init__(len(keys), num_values=1, **kwargs)
+        super().__init__(len(keys), **kwargs)
         known: dict[tuple[str, ...], int] = {}
         for row, key in enumerate(keys):
             if key.category not in ("VD", "VS"):
@@ -131,7 +125,7 @@ class HallusionBench(RowMetric):
         Raises:
             ValueError: there are not as many numbers as verdicts, or a row is unknown or came with another verdict.
         """
-        numbers = self._numbers(rows, len(verdicts))
+        numbers = self._numbers(rows, verdicts=verdicts)
         values = []
         for row, verdict in zip(numbers, verdicts, strict=True):
             has_no_figure = self.keys[row].category == "VS" and self.keys[row].figure_id == "0"
@@ -139,15 +133,21 @@ class HallusionBench(RowMetric):
         self._put(numbers, values)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each of the names above."""
+        """Return float64[] for each of the names above.
+
+        Raises:
+            ValueError: there is no verdict.
+        """
         keys = [self.keys[row] for row in self._seen().tolist()]
-        right = self._values()[:, 0].bool().tolist()
+        if not keys:
+            raise ValueError("a_acc is undefined: there is no verdict.")
+        right = self._column("is_right").bool().tolist()
         rows = list(zip(keys, right, strict=True))
         found = _accuracies(rows)
         for category in ("VD", "VS"):
             part = _accuracies([row for row in rows if row[0].category == category])
             found |= {f"{name}/{category}": value for name, value in part.items()}
-        return {name: self.totals.new_tensor(value) for name, value in found.items()}
+        return self._tensors(found)
 
 
 def _accuracies(rows: Sequence[tuple[Key, bool]]) -> dict[str, float]:

@@ -112,7 +112,7 @@ def _amber(
     words = {name for of_images in (objects, likely, named) for names in of_images.values() for name in names}
     lexicon = Lexicon({word: () for word in words})
     described = AMBERGenerative(len(texts), lexicon, rounded=False, sync_on_compute=False)
-    described.update(range(len(texts)), list(named.values()), list(objects.values()), list(likely.values()))
+    described.update(list(named.values()), list(objects.values()), list(likely.values()))
     scores = {name: value.item() for name, value in described.compute().items()}
     asked = [
         (KINDS[question.kind.removeprefix("amber/")], answer, "yes" if question.is_true else "no")
@@ -122,7 +122,7 @@ def _amber(
     if asked:
         kinds, replies, truths = zip(*asked, strict=True)
         yes_no = AMBERDiscriminative(len(asked), rounded=False, sync_on_compute=False)
-        yes_no.update(range(len(asked)), cast(Sequence[Kind], kinds), replies, truths)
+        yes_no.update(replies, truths, cast(Sequence[Kind], kinds))
         found = {name: value.item() for name, value in yes_no.compute().items()}
         scores |= {name: found[f"{name}/accuracy"] for name in KINDS}
         scores |= {"f1": found["f1"], "score": amber_score(scores["chair"], found["f1"])}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.by_row import RowMetric, share
 
 CATEGORIES = ("conv", "detail", "complex")
 InvalidJudge = Literal["official", "skip", "raise"]
@@ -63,7 +63,7 @@ class LLaVABench(RowMetric):
     `parser="vlmevalkit"`: the percent only).
 
     An unreadable review counts as −1 for both in the official summary; `invalid_judge="skip"` leaves it out, as RLHF-V's
-    summary does, and "raise" refuses it. `num_invalid` counts them. Where the reference's mean is 0, a score is NaN.
+    summary does, and "raise" refuses it. `num_invalid` counts them.
 
     >>> metric = LLaVABench(["conv", "conv", "detail"])
     >>> metric.update(["8 6", "10 8", "nine"])
@@ -71,6 +71,7 @@ class LLaVABench(RowMetric):
     ({'all': 76.5, 'conv': 77.8, 'detail': 100.0}, 1)
     """
 
+    columns = ("reference", "model", "is_read")
     higher_is_better = True
 
     def __init__(
@@ -93,7 +94,7 @@ class LLaVABench(RowMetric):
         Raises:
             ValueError: there is no such category.
         """
-        super().__init__(len(categories), num_values=3, **kwargs)
+        super().__init__(len(categories), **kwargs)
         if unknown := sorted({*categories} - {*CATEGORIES}):
             raise ValueError(f"A category of questions has to be one of {', '.join(CATEGORIES)}, not {unknown[0]!r}.")
         self.categories = tuple(categories)
@@ -110,32 +111,32 @@ class LLaVABench(RowMetric):
             ValueError: there are not as many numbers as reviews, or a row is unknown or came with other ratings; or a
                 review is unreadable with `invalid_judge="raise"`.
         """
-        numbers = self._numbers(rows, len(reviews))
+        numbers = self._numbers(rows, reviews=reviews)
         read = [read_ratings(review, self.parser) for review in reviews]
         if self.invalid_judge == "raise" and None in read:
             raise ValueError(f"Review {read.index(None)} has no two ratings: {reviews[read.index(None)]!r:.100}.")
         self._put(numbers, [(*(ratings or (-1.0, -1.0)), ratings is not None) for ratings in read])
 
-    @property
-    def num_invalid(self) -> int:
-        """How many reviews could not be read."""
-        return int((self._values()[:, 2] == 0).sum())
-
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for `all` and the categories that came."""
+        """Return float64[] for `all` and the categories that came.
+
+        Raises:
+            ValueError: no review counts, or the reference's mean rating is 0.
+        """
         values, rows = self._values(), self._seen()
         if self.invalid_judge == "skip":
             rows, values = rows[values[:, 2] > 0], values[values[:, 2] > 0]
-        scores = {"all": self._relative(values)}
+        scores = {"all": self._relative("all", values)}
         for name in CATEGORIES:
             of_category = torch.tensor([self.categories[row] == name for row in rows.tolist()], dtype=torch.bool)
             if of_category.any():
-                scores[name] = self._relative(values[of_category.to(values.device)])
-        return scores
+                scores[name] = self._relative(name, values[of_category.to(values.device)])
+        return self._tensors(scores)
 
-    def _relative(self, values: Tensor) -> Tensor:
-        reference, model, _ = values.mean(0).tolist()
+    def _relative(self, name: str, values: Tensor) -> float:
+        sums = values.sum(0).tolist()
+        reference, model, _ = (share(name, one, len(values), "no review has two ratings") for one in sums)
         if self.rounding == "official" and self.parser != "vlmevalkit":
             reference, model = round(reference, 3), round(model, 3)
-        percent = model / reference * 100 if reference else math.nan
-        return values.new_tensor(round(percent, 1) if self.rounding == "official" else percent)
+        percent = share(name, model, reference, "the reference is rated 0 on average") * 100
+        return round(percent, 1) if self.rounding == "official" else percent

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from rlaifv.evaluation.row_counts import RowCounts
+from rlaifv.evaluation.by_row import RowMetric, share
 
 TYPES = ("object", "position", "number", "other")
 
 
-class ResponseHallucinationRate(RowCounts):
+class ResponseHallucinationRate(RowMetric):
     """Responses with a hallucination of a kind / responses, in percent, and `all`: with one of any kind.
 
-    Without any response every rate is NaN. Source: arXiv 2312.00849, section 4.1; there is no published script.
+    Source: arXiv 2312.00849, section 4.1; there is no published script.
 
     Of four responses one has a wrong object, and one a wrong object and a wrong number:
 
+    >>> import torch
     >>> metric = ResponseHallucinationRate(num_rows=4)
     >>> labels = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
     >>> metric.update(labels)
@@ -40,14 +40,19 @@ class ResponseHallucinationRate(RowCounts):
         """
         if labels.ndim != 2 or labels.shape[1] != len(TYPES):
             raise ValueError(f"Labels have to be bool[R, {len(TYPES)}], but they are {tuple(labels.shape)}.")
-        numbers = self._numbers(rows, len(labels))
+        numbers = self._numbers(rows, labels=labels)
         self._put(numbers, [(1, *map(int, row), int(any(row))) for row in labels.bool().tolist()])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each kind, and for `all`."""
+        """Return float64[] for each kind, and for `all`.
+
+        Raises:
+            ValueError: there is no response.
+        """
         sums = self.sums()
-        responses = torch.tensor(sums.pop("responses"), dtype=torch.float64)
-        return {name: 100 * count / responses for name, count in sums.items()}
+        responses = sums.pop("responses")
+        rates = {name: 100 * share(name, count, responses, "there is no response") for name, count in sums.items()}
+        return self._tensors(rates)
 
 
 def response_hallucination_rates(labels: Tensor) -> dict[str, float]:
@@ -56,6 +61,7 @@ def response_hallucination_rates(labels: Tensor) -> dict[str, float]:
     Raises:
         ValueError: the labels are not of this shape.
 
+    >>> import torch
     >>> response_hallucination_rates(torch.tensor([[False, True, False, False]]))["all"]
     100.0
     """

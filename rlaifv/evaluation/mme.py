@@ -9,14 +9,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rlaifv.evaluation.rows import RowMetric
-from rlaifv.evaluation.yes_no import whole_word
+from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.yes_no import exact, first_found, reader, whole_word
 
 TASKS = ("existence", "count", "position", "color")
-PARSERS = ("official", "lmms_eval", "vlmevalkit")
+
+
+def _by_start(text: str) -> str:
+    return first_found(text.lower()[:4])
+
+
+def _by_start_without_spaces(text: str) -> str:
+    start = text.lower().strip().replace(".", "")
+    return {"y": "yes", "n": "no"}.get(start) or first_found(start[:4])
+
+
+READERS = {
+    "official": _by_start,
+    "lmms_eval": _by_start_without_spaces,
+    "vlmevalkit": whole_word,
+    "strict": exact,
+}
+PARSERS = tuple(READERS)
 
 
 def read_answer(text: str, parser: str = "official") -> str:
@@ -26,7 +42,7 @@ def read_answer(text: str, parser: str = "official") -> str:
         text: the answer.
         parser: "official" looks for yes, and then for no, in the first four characters, spaces included and case aside;
             "lmms_eval" does so without the spaces around and without full stops, and knows y and n; "vlmevalkit" looks for
-            either word alone.
+            either word alone; "strict" wants nothing else but a full stop.
 
     Returns:
         "yes", "no", or "" for what cannot be read, which is wrong.
@@ -37,34 +53,25 @@ def read_answer(text: str, parser: str = "official") -> str:
     >>> [read_answer(text) for text in ("Yes, there is", "not sure", "eyes", "  yes")]
     ['yes', 'no', 'yes', '']
     """
-    if parser == "vlmevalkit":
-        return whole_word(text)
-    if parser not in PARSERS:
-        raise ValueError(f"MME has the parsers {', '.join(PARSERS)}, but got {parser!r}.")
-    start = text.lower()
-    if parser == "lmms_eval":
-        start = start.strip().replace(".", "")
-        if start in ("y", "n"):
-            return {"y": "yes", "n": "no"}[start]
-    return next((word for word in ("yes", "no") if word in start[:4]), "")
+    return reader(READERS, parser, "MME")(text)
 
 
-def mme_scores(tasks: Sequence[str], images: Sequence[int], right: Sequence[bool]) -> dict[str, float]:
+def mme_scores(right: Sequence[bool], tasks: Sequence[str], images: Sequence[int]) -> dict[str, float]:
     """Scores of Q answers as in `MME`.
 
     Args:
+        right: whether each is answered right.
         tasks: of the questions, among `TASKS`.
         images: of the questions; a number that only the two questions about an image share.
-        right: whether each is answered right.
 
     Raises:
         ValueError: there is no answer, or an image does not have two of them.
 
-    >>> mme_scores(["count"] * 4, [0, 0, 1, 1], [True, True, True, False])
+    >>> mme_scores([True, True, True, False], ["count"] * 4, [0, 0, 1, 1])
     {'count/accuracy': 75.0, 'count/accuracy_plus': 50.0, 'count': 125.0}
     """
     if not tasks:
-        raise ValueError("All numbers of MME are undefined without an answer.")
+        raise ValueError("total is undefined: there is no answer.")
     by_image: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for task, image, is_right in zip(tasks, images, right, strict=True):
         by_image[task][image].append(is_right)
@@ -73,7 +80,9 @@ def mme_scores(tasks: Sequence[str], images: Sequence[int], right: Sequence[bool
         pairs = by_image.get(task, {})
         for image, pair in pairs.items():
             if len(pair) != 2:
-                raise ValueError(f"Image {image} of {task} has {len(pair)} answers; accuracy+ is defined for two.")
+                raise ValueError(
+                    f"{task}/accuracy_plus is undefined: image {image} does not have two answers, but {len(pair)}."
+                )
         if pairs:
             accuracy = sum(map(sum, pairs.values())) / (2 * len(pairs)) * 100
             plus = sum(map(all, pairs.values())) / len(pairs) * 100
@@ -91,11 +100,12 @@ class MME(RowMetric):
     section 2.2.
 
     >>> metric = MME(num_rows=2)
-    >>> metric.update([0, 1], ["color"] * 2, [0, 0], ["Yes, it is red.", "No."], ["yes", "yes"])
+    >>> metric.update(["Yes, it is red.", "No."], ["yes", "yes"], ["color"] * 2, images=[0, 0])
     >>> metric.compute()["color"].item()
     50.0
     """
 
+    columns = ("task", "image", "is_right", "is_read")
     higher_is_better = True
 
     def __init__(self, num_rows: int, parser: str = "official", **kwargs: Any) -> None:
@@ -109,39 +119,41 @@ class MME(RowMetric):
         Raises:
             ValueError: there is no such parser.
         """
-        super().__init__(num_rows, 3, **kwargs)
-        read_answer("", parser)
-        self.parser = parser
+        super().__init__(num_rows, **kwargs)
+        self.read = reader(READERS, parser, "MME")
 
     def update(
         self,
-        rows: Sequence[int],
-        tasks: Sequence[str],
-        images: Sequence[int],
         responses: Sequence[str],
         truths: Sequence[str],
+        tasks: Sequence[str],
+        images: Sequence[int],
+        rows: Sequence[int] | None = None,
     ) -> None:
-        """Add Q answers; one that was added before is not counted again.
+        """Add Q answers.
 
         Args:
-            rows: the place of each among all questions.
-            tasks: among `TASKS`.
-            images: a number that only the two questions about an image share.
             responses: raw answers.
             truths: "yes" or "no".
+            tasks: of the questions, among `TASKS`.
+            images: of the questions; a number that only the two questions about an image share.
+            rows: places of the questions among all; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, or a place or a task does not exist.
+            ValueError: the arguments differ in length, a task does not exist, or a row is unknown or came with another
+                answer.
         """
-        sizes = {"rows": len(rows), "tasks": len(tasks), "images": len(images)}
-        sizes |= {"responses": len(responses), "truths": len(truths)}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"The arguments describe different numbers of questions: {sizes}.")
+        numbers = self._numbers(rows, responses=responses, truths=truths, tasks=tasks, images=images)
         if unknown := [task for task in tasks if task not in TASKS]:
             raise ValueError(f"The tasks are {', '.join(TASKS)}, but got {unknown[0]!r}.")
-        right = [read_answer(text, self.parser) == truth for text, truth in zip(responses, truths, strict=True)]
-        places = [TASKS.index(task) for task in tasks]
-        self.keep(rows, list(zip(places, images, map(int, right), strict=True)))
+        answers = [self.read(response) for response in responses]
+        self._put(
+            numbers,
+            [
+                (TASKS.index(task), image, answer == truth, answer != "")
+                for task, image, answer, truth in zip(tasks, images, answers, truths, strict=True)
+            ],
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64[] for each of the names above.
@@ -149,7 +161,6 @@ class MME(RowMetric):
         Raises:
             ValueError: there is no answer, or an image does not have two of them.
         """
-        seen = self.seen
-        tasks, images, right = ([row[part] for row in seen] for part in range(3))
-        scores = mme_scores([TASKS[task] for task in tasks], images, [bool(one) for one in right])
-        return {name: torch.tensor(score, dtype=torch.float64) for name, score in scores.items()}
+        counts = self._counts()
+        right, tasks, images = ([row[part] for row in counts] for part in (2, 0, 1))
+        return self._tensors(mme_scores([one == 1 for one in right], [TASKS[task] for task in tasks], images))

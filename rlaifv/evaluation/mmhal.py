@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.by_row import RowMetric, share
 
 # The type of a question is its position modulo 8, whatever its row says.
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
@@ -54,7 +54,7 @@ class MMHalBench(RowMetric):
     - `score/TYPE`, `hallucination_rate/TYPE`: the first two for each of the 8 question types that came
 
     A review without exactly one rating counts as rated 0, and so as a hallucination; `num_invalid` tells how many there
-    are. `invalid_judge="skip"` leaves them out, "raise" refuses them. Without any row, everything is NaN.
+    are. `invalid_judge="skip"` leaves them out, "raise" refuses them.
 
     >>> metric = MMHalBench(8)
     >>> metric.update(["Rating: 6", "Rating: 2", "Rating: 3", "no idea"])
@@ -65,6 +65,7 @@ class MMHalBench(RowMetric):
     1
     """
 
+    columns = ("rating", "is_read")
     higher_is_better = {"score": True, "hallucination_rate": False, "informativeness": True}  # type: ignore[assignment]  # noqa: RUF012
 
     def __init__(self, num_rows: int = NUM_QUESTIONS, invalid_judge: InvalidJudge = "official", **kwargs: Any) -> None:
@@ -75,7 +76,7 @@ class MMHalBench(RowMetric):
             invalid_judge: what a review without a rating is worth.
             kwargs: options of `torchmetrics.Metric`.
         """
-        super().__init__(num_rows, num_values=2, **kwargs)
+        super().__init__(num_rows, **kwargs)
         self.invalid_judge = invalid_judge
 
     def update(self, reviews: Sequence[str], rows: Sequence[int] | None = None) -> None:
@@ -89,7 +90,7 @@ class MMHalBench(RowMetric):
             ValueError: there are not as many numbers as reviews, or a row is unknown or came with another rating; or a
                 review has no rating with `invalid_judge="raise"`.
         """
-        numbers = self._numbers(rows, len(reviews))
+        numbers = self._numbers(rows, reviews=reviews)
         ratings = [read_rating(review) for review in reviews]
         if self.invalid_judge == "raise" and None in ratings:
             raise ValueError(
@@ -97,27 +98,30 @@ class MMHalBench(RowMetric):
             )
         self._put(numbers, [(rating or 0, rating is not None) for rating in ratings])
 
-    @property
-    def num_invalid(self) -> int:
-        """How many reviews had no rating."""
-        return int((self._values()[:, 1] == 0).sum())
-
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each of the names above."""
+        """Return float64[] for each of the names above.
+
+        Raises:
+            ValueError: no review counts.
+        """
         values, rows = self._values(), self._seen()
         if self.invalid_judge == "skip":
             rows, values = rows[values[:, 1] > 0], values[values[:, 1] > 0]
         ratings = values[:, 0]
         false = (ratings < 3).double()
         informative = torch.where(ratings >= 3, ratings - 3, ratings)
+        nothing = "there is no review" if not len(self._seen()) else "no review has a rating"
         scores = {
-            "score": ratings.mean(),
-            "hallucination_rate": false.mean(),
-            "informativeness": informative.mean() / 3 * 100,
+            name: share(name, part, len(ratings), nothing)
+            for name, part in (
+                ("score", ratings.sum().item()),
+                ("hallucination_rate", false.sum().item()),
+                ("informativeness", informative.sum().item() / 3 * 100),
+            )
         }
         for number, name in enumerate(TYPES):
             of_type = rows % len(TYPES) == number
             if of_type.any():
-                scores[f"score/{name}"] = ratings[of_type].mean()
-                scores[f"hallucination_rate/{name}"] = false[of_type].mean()
-        return scores
+                scores[f"score/{name}"] = ratings[of_type].mean().item()
+                scores[f"hallucination_rate/{name}"] = false[of_type].mean().item()
+        return self._tensors(scores)

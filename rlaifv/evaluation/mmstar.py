@@ -86,6 +86,7 @@ class MMStar(RowMetric):
     ([0.0007, 0.004, 1.0], 1)
     """
 
+    columns = ("is_right", "is_read")
     higher_is_better = True
 
     def __init__(
@@ -106,7 +107,7 @@ class MMStar(RowMetric):
         Raises:
             ValueError: the arguments differ in length, a letter is none from A to D, or there is no such category.
         """
-        super().__init__(len(answers), num_values=2, **kwargs)
+        super().__init__(len(answers), **kwargs)
         if len(answers) != len(categories):
             raise ValueError(f"There are {len(answers)} right answers, but {len(categories)} categories.")
         if wrong := [one for one in answers if one.strip().lower() not in ("a", "b", "c", "d")]:
@@ -127,21 +128,22 @@ class MMStar(RowMetric):
         Raises:
             ValueError: there are not as many numbers as answers, or a row is unknown or came with another answer.
         """
-        numbers = self._numbers(rows, len(predictions))
+        numbers = self._numbers(rows, predictions=predictions)
         choices = [read_choice(prediction, self.parser) for prediction in predictions]
         values = [
             (choice == self.answers[row], choice is not None) for choice, row in zip(choices, numbers, strict=True)
         ]
         self._put(numbers, values)
 
-    @property
-    def num_invalid(self) -> int:
-        """How many answers choose nothing."""
-        return int((self._values()[:, 1] == 0).sum())
-
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for each of the names above."""
-        values, rows = self._values()[:, 0], self._seen().tolist()
+        """Return float64[] for each of the names above.
+
+        Raises:
+            ValueError: there is no answer.
+        """
+        values, rows = self._column("is_right"), self._seen().tolist()
+        if not rows:
+            raise ValueError("accuracy is undefined: there is no answer.")
         parts: dict[str, dict[str, list[float]]] = {name: {} for name in CATEGORIES}
         for row, value in zip(rows, values.tolist(), strict=True):
             category, below = self.categories[row]
@@ -154,8 +156,8 @@ class MMStar(RowMetric):
             right = {name: sum(map(sum, part.values())) for name, part in parts.items()}
             whole = {"accuracy": sum(right.values()) / NUM_QUESTIONS}
             whole |= {name: count / NUM_PER_CATEGORY for name, count in right.items()}
-        return {name: values.new_tensor(value) for name, value in (whole | means).items()}
+        return self._tensors(whole | means)
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values)

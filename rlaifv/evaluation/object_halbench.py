@@ -8,13 +8,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
+from rlaifv.evaluation.by_row import RowMetric, share
 from rlaifv.evaluation.chair import COLUMNS, count_mentions
 from rlaifv.evaluation.coco_objects import CocoObjects, coco_objects, tokens_of
 from rlaifv.evaluation.noun_runs import noun_runs
-from rlaifv.evaluation.row_counts import RowCounts, percentage
 
 Mode = Literal["extracted", "plain"]
 MAX_WORDS_UNASKED = 3
@@ -123,7 +122,7 @@ def extracted_mentions(phrases: Sequence[str], objects: CocoObjects) -> list[tup
     return objects.known(list(words))
 
 
-class ObjectHalBench(RowCounts):
+class ObjectHalBench(RowMetric):
     """Response and mention hallucination rate of Object HalBench, in percent.
 
     - `resp`: answers with a hallucinated object / answers with an object
@@ -202,9 +201,7 @@ class ObjectHalBench(RowCounts):
         if (phrases is None) != (self.mode == "plain"):
             raise ValueError(f"Mode {self.mode!r} {'needs' if phrases is None else 'has no use for'} phrases.")
         listed = [[] for _ in answers] if phrases is None else phrases
-        if not len(answers) == len(truths) == len(listed):
-            raise ValueError(f"There are {len(answers)} answers, truths of {len(truths)} and phrases of {len(listed)}.")
-        numbers = self._numbers(rows, len(answers))
+        numbers = self._numbers(rows, answers=answers, truths=truths, phrases=listed)
         counts = []
         for answer, truth, some in zip(answers, truths, listed, strict=True):
             text = answer_text(answer)
@@ -223,11 +220,10 @@ class ObjectHalBench(RowCounts):
         """
         sums = self.sums()
         nothing = "no answer mentions an object of the list"
-        resp = percentage("resp", sums["hallucinating"], sums["with_objects"], nothing)
-        ment = percentage("ment", sums["hallucinated"], sums["mentions"], nothing)
-        recall = percentage(
-            "recall", sums["correct_classes"], sums["truth_classes"], "no image has an object of the list"
-        )
+        resp = 100 * share("resp", sums["hallucinating"], sums["with_objects"], nothing)
+        ment = 100 * share("ment", sums["hallucinated"], sums["mentions"], nothing)
+        absent = "no image has an object of the list"
+        recall = 100 * share("recall", sums["correct_classes"], sums["truth_classes"], absent)
         values = {
             "resp": resp,
             "ment": ment,
@@ -237,7 +233,7 @@ class ObjectHalBench(RowCounts):
             "response_f1": _harmonic(100 * sums["with_objects"] / sums["texts"], 100 - resp),
             "mean_words": sums["words"] / sums["texts"],
         }
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        return self._tensors(values)
 
 
 def object_halbench_rates(

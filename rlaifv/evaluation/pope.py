@@ -8,13 +8,29 @@ Shapes: Q questions.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rlaifv.evaluation.rows import RowMetric
-from rlaifv.evaluation.yes_no import exact, whole_word
+from rlaifv.evaluation.by_row import RowMetric, share
+from rlaifv.evaluation.yes_no import exact, reader, whole_word
 
-PARSERS = ("official", "lmms_eval", "vlmevalkit", "strict")
+
+def _by_first_sentence(text: str) -> str:
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "yes" if {"No", "no", "not"}.isdisjoint(words) else "no"
+
+
+def _by_whole_text(text: str) -> str:
+    word = text.lower().strip()
+    return word if word in ("yes", "no") else ""
+
+
+READERS = {
+    "official": _by_first_sentence,
+    "lmms_eval": _by_whole_text,
+    "vlmevalkit": whole_word,
+    "strict": exact,
+}
+PARSERS = tuple(READERS)
 NAMES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 ANSWERS = ("", "yes", "no")
 
@@ -37,17 +53,7 @@ def read_answer(text: str, parser: str = "official") -> str:
     >>> [read_answer(text) for text in ("No, it is not.", "NO", "Yes, not a problem", "I cannot tell")]
     ['no', 'yes', 'no', 'yes']
     """
-    if parser == "official":
-        words = text.split(".")[0].replace(",", "").split(" ")
-        return "yes" if {"No", "no", "not"}.isdisjoint(words) else "no"
-    if parser == "lmms_eval":
-        word = text.lower().strip()
-        return word if word in ("yes", "no") else ""
-    if parser == "vlmevalkit":
-        return whole_word(text)
-    if parser == "strict":
-        return exact(text)
-    raise ValueError(f"POPE has the parsers {', '.join(PARSERS)}, but got {parser!r}.")
+    return reader(READERS, parser, "POPE")(text)
 
 
 def pope_scores(answers: Sequence[str], truths: Sequence[str], parser: str = "official") -> dict[str, float]:
@@ -65,7 +71,7 @@ def pope_scores(answers: Sequence[str], truths: Sequence[str], parser: str = "of
     {'accuracy': 0.5, 'precision': 0.5, 'recall': 0.5, 'f1': 0.5, 'yes_ratio': 0.5}
     """
     if not answers:
-        raise ValueError("All numbers of POPE are undefined without an answer.")
+        raise ValueError("accuracy is undefined: there is no answer.")
     positive = [truth != "no" for truth in truths]
     pairs = list(zip(answers, positive, strict=True))
     true_positives = sum(answer == "yes" and truth for answer, truth in pairs)
@@ -73,9 +79,9 @@ def pope_scores(answers: Sequence[str], truths: Sequence[str], parser: str = "of
     # In lmms-eval, a question whose answer cannot be read is not one that was missed.
     missed = sum(truth and (answer == "no" if parser == "lmms_eval" else answer != "yes") for answer, truth in pairs)
     strict = parser in ("official", "strict")
-    precision = _share(true_positives, said_yes, "Precision", "no answer was read as yes", strict)
-    recall = _share(true_positives, true_positives + missed, "Recall", "no question has the label yes", strict)
-    f1 = _share(2 * precision * recall, precision + recall, "F1", "no answer yes is right", strict)
+    precision = _share("precision", true_positives, said_yes, "no answer was read as yes", strict)
+    recall = _share("recall", true_positives, true_positives + missed, "no question has the label yes", strict)
+    f1 = _share("f1", 2 * precision * recall, precision + recall, "no answer yes is right", strict)
     # ... and its ratio of yes is that of the labels.
     yes = sum(positive) if parser == "lmms_eval" else said_yes
     right = sum(answer == ("yes" if truth else "no") for answer, truth in pairs)
@@ -96,12 +102,13 @@ class POPE(RowMetric):
     script fails, as this metric does.
 
     >>> metric = POPE(num_rows=3)
-    >>> metric.update([0, 1], ["Yes.", "There is no boat."], ["yes", "no"])
-    >>> metric.update([2, 0], ["I see none.", "Yes."], ["no", "yes"])
+    >>> metric.update(["Yes.", "There is no boat."], ["yes", "no"], rows=[0, 1])
+    >>> metric.update(["I see none.", "Yes."], ["no", "yes"], rows=[2, 0])
     >>> {name: round(value.item(), 2) for name, value in metric.compute().items()}
     {'accuracy': 0.67, 'precision': 0.5, 'recall': 1.0, 'f1': 0.67, 'yes_ratio': 0.67}
     """
 
+    columns = ("answer", "is_positive", "is_read")
     higher_is_better = None
 
     def __init__(self, num_rows: int, parser: str = "official", **kwargs: Any) -> None:
@@ -115,30 +122,26 @@ class POPE(RowMetric):
         Raises:
             ValueError: there is no such parser.
         """
-        super().__init__(num_rows, 2, **kwargs)
-        read_answer("", parser)
+        super().__init__(num_rows, **kwargs)
+        self.read = reader(READERS, parser, "POPE")
         self.parser = parser
 
-    def update(self, rows: Sequence[int], responses: Sequence[str], truths: Sequence[str]) -> None:
-        """Add Q answers; one that was added before is not counted again.
+    def update(self, responses: Sequence[str], truths: Sequence[str], rows: Sequence[int] | None = None) -> None:
+        """Add Q answers.
 
         Args:
-            rows: the place of each among all questions.
             responses: raw answers.
             truths: "no", or anything else for yes.
+            rows: places of the questions among all; in order from the first if not given.
 
         Raises:
-            ValueError: the arguments differ in length, or a place does not exist.
+            ValueError: the arguments differ in length, or a row is unknown or came with another answer.
         """
-        sizes = {"rows": len(rows), "responses": len(responses), "truths": len(truths)}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"The arguments describe different numbers of questions: {sizes}.")
-        self.keep(
-            rows,
-            [
-                (ANSWERS.index(read_answer(response, self.parser)), int(truth != "no"))
-                for response, truth in zip(responses, truths, strict=True)
-            ],
+        numbers = self._numbers(rows, responses=responses, truths=truths)
+        answers = [ANSWERS.index(self.read(response)) for response in responses]
+        self._put(
+            numbers,
+            [(answer, truth != "no", answer > 0) for answer, truth in zip(answers, truths, strict=True)],
         )
 
     def compute(self) -> dict[str, Tensor]:
@@ -147,17 +150,13 @@ class POPE(RowMetric):
         Raises:
             ValueError: one of them is undefined.
         """
-        seen = self.seen
-        answers, truths = [ANSWERS[answer] for answer, _ in seen], ["yes" if truth else "no" for _, truth in seen]
-        scores = pope_scores(answers, truths, self.parser)
-        return {name: torch.tensor(score, dtype=torch.float64) for name, score in scores.items()}
+        counts = self._counts()
+        answers, truths = [ANSWERS[row[0]] for row in counts], ["yes" if row[1] else "no" for row in counts]
+        return self._tensors(pope_scores(answers, truths, self.parser))
 
 
-def _share(some: float, every: float, name: str, reason: str, strict: bool) -> float:
-    if every:
-        return some / every
-    if strict:
-        raise ValueError(
-            f"{name} is undefined: {reason}. POPE's script divides by zero here; parser=vlmevalkit and parser=lmms_eval say 0."
-        )
-    return 0.0
+def _share(name: str, part: float, whole: float, missing: str, strict: bool) -> float:
+    if whole == 0 and not strict:
+        return 0.0
+    hint = "POPE's script divides by zero here, and parser=vlmevalkit and parser=lmms_eval say 0"
+    return share(name, part, whole, f"{missing}; {hint}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.by_row import RowMetric, share
 
 NUM_QUESTIONS = 99
 InvalidJudge = Literal["official", "skip", "raise"]
@@ -23,6 +23,16 @@ def read_verdict(review: str) -> float | None:
     """
     found = re.search(r"\[\[([ABC])\]\]", review)
     return _VERDICTS[found[1]] if found else None
+
+
+def read_verdicts(overall: str, hallucination: str) -> tuple[float | None, float | None]:
+    """What the two reviews of an answer are worth; without a first verdict there is no second one.
+
+    >>> read_verdicts("[[B]]", "[[C]]"), read_verdicts("?", "[[C]]")
+    ((1.0, 0.5), (None, None))
+    """
+    won = read_verdict(overall)
+    return won, None if won is None else read_verdict(hallucination)
 
 
 def refomb_scores(
@@ -46,7 +56,7 @@ class RefoMB(RowMetric):
 
     Both in [0, 1], ties count half, so GPT-4V itself would have 0.5. A review without a verdict is left out, and an answer
     without a first verdict has no second one, as where the official script loses an item; `num_invalid` counts them.
-    `invalid_judge="skip"` is the same rule, "raise" refuses them. Without any verdict, a share is NaN.
+    `invalid_judge="skip"` is the same rule, "raise" refuses them.
 
     >>> metric = RefoMB(4)
     >>> metric.update(["[[B]]", "[[A]]", "[[C]]", "?"], ["[[B]]", "[[B]]", "[[A]]", "[[B]]"])
@@ -54,6 +64,7 @@ class RefoMB(RowMetric):
     ({'trust': 0.667, 'win': 0.5}, 1)
     """
 
+    columns = ("won", "is_judged", "trusted", "is_read")  # read in both stages
     higher_is_better = True
 
     def __init__(self, num_rows: int = NUM_QUESTIONS, invalid_judge: InvalidJudge = "official", **kwargs: Any) -> None:
@@ -64,7 +75,7 @@ class RefoMB(RowMetric):
             invalid_judge: whether a review without a verdict is an error.
             kwargs: options of `torchmetrics.Metric`.
         """
-        super().__init__(num_rows, num_values=4, **kwargs)
+        super().__init__(num_rows, **kwargs)
         self.invalid_judge = invalid_judge
 
     def update(self, overall: Sequence[str], hallucination: Sequence[str], rows: Sequence[int] | None = None) -> None:
@@ -79,24 +90,24 @@ class RefoMB(RowMetric):
             ValueError: the arguments differ in length, or a row is unknown or came with another verdict; or a review has
                 no verdict with `invalid_judge="raise"`.
         """
-        if len(overall) != len(hallucination):
-            raise ValueError(f"There are {len(overall)} overall reviews, but {len(hallucination)} of hallucination.")
-        numbers = self._numbers(rows, len(overall))
+        numbers = self._numbers(rows, overall=overall, hallucination=hallucination)
         values = []
         for first, second in zip(overall, hallucination, strict=True):
-            won, trusted = read_verdict(first), read_verdict(second)
-            if self.invalid_judge == "raise" and (won is None or trusted is None):
+            won, trusted = read_verdicts(first, second)
+            if self.invalid_judge == "raise" and trusted is None:
                 raise ValueError(f"A review has no verdict: {first if won is None else second!r:.100}.")
-            trusted = None if won is None else trusted
             values.append((won or 0, won is not None, trusted or 0, trusted is not None))
         self._put(numbers, values)
 
-    @property
-    def num_invalid(self) -> int:
-        """How many answers lack a verdict, of either stage."""
-        return int((self._values()[:, 3] == 0).sum())
-
     def compute(self) -> dict[str, Tensor]:
-        """Return float64[] for trust and win."""
-        won, judged, trusted, compared = self._values().sum(0)
-        return {"trust": trusted / compared, "win": won / judged}
+        """Return float64[] for trust and win.
+
+        Raises:
+            ValueError: a stage has no verdict at all.
+        """
+        won, judged, trusted, read = self._values().sum(0).tolist()
+        scores = {
+            "trust": share("trust", trusted, read, "no second review has a verdict"),
+            "win": share("win", won, judged, "no first review has a verdict"),
+        }
+        return self._tensors(scores)

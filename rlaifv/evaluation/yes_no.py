@@ -1,16 +1,29 @@
-"""How scripts read "yes" and "no" in answers. Each reads in its own way, and the differences are worth whole points."""
+"""How scripts read "yes" and "no" in answers. Each reads in its own way, and the differences are worth whole points.
+
+A reader returns "yes", "no", or "" for what it cannot read.
+"""
 
 import re
+from collections.abc import Callable, Mapping
 
+Reader = Callable[[str], str]
 # What VLMEvalKit takes for punctuation: an asterisk or a colon stays in its word.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
+def reader(readers: Mapping[str, Reader], parser: str, benchmark: str) -> Reader:
+    """The reader of a name.
+
+    Raises:
+        ValueError: the benchmark has none of it.
+    """
+    if parser not in readers:
+        raise ValueError(f"{benchmark} has the parsers {', '.join(readers)}, but got {parser!r}.")
+    return readers[parser]
+
+
 def whole_word(text: str) -> str:
     """VLMEvalKit's reading: the word yes without the word no, or the reverse, after punctuation is taken away.
-
-    Returns:
-        "yes", "no", or "" where it stays unknown.
 
     >>> [whole_word(text) for text in ("No!", "Yes, not a problem", "yes or no", "**No**")]
     ['no', 'yes', '', '']
@@ -24,14 +37,20 @@ def whole_word(text: str) -> str:
 def exact(text: str) -> str:
     """The strict reading: nothing but yes or no, in any case, with spaces around it and a full stop after it at most.
 
-    Returns:
-        "yes", "no", or "" for anything else.
-
     >>> [exact(text) for text in ("Yes.", " NO", "No, it is not")]
     ['yes', 'no', '']
     """
     word = text.strip().lower().removesuffix(".")
     return word if word in ("yes", "no") else ""
+
+
+def first_found(text: str) -> str:
+    """Yes where "yes" is anywhere in the text, in any case, even within a word; else no where "no" is.
+
+    >>> [first_found(text) for text in ("Eyes", "I know", "Maybe")]
+    ['yes', 'no', '']
+    """
+    return next((word for word in ("yes", "no") if word in text.lower()), "")
 
 
 def _without_punctuation(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 import re
 from collections.abc import Callable
@@ -14,11 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributed, multiprocessing
 
+from rlaifv.evaluation.amber_discriminative import KINDS, AMBERDiscriminative
+from rlaifv.evaluation.amber_generative import AMBERGenerative, Lexicon
 from rlaifv.evaluation.by_row import RowMetric
+from rlaifv.evaluation.chair import CHAIR
+from rlaifv.evaluation.faithscore import FaithScore
 from rlaifv.evaluation.hallusionbench import HallusionBench, Key
 from rlaifv.evaluation.llava_bench import LLaVABench
+from rlaifv.evaluation.mme import MME
 from rlaifv.evaluation.mmhal import MMHalBench
 from rlaifv.evaluation.mmstar import MMStar
+from rlaifv.evaluation.pope import POPE
 from rlaifv.evaluation.refomb import RefoMB
 
 RATINGS = [f"Rating: {k % 7}" for k in range(10)] + ["none"]
@@ -34,6 +41,37 @@ CASES: dict[str, tuple[Callable[[], RowMetric], tuple[list[Any], ...]]] = {
         lambda: LLaVABench([("conv", "detail", "complex")[k % 3] for k in range(11)]),
         ([f"{5 + k / 7} {k / 3}" for k in range(10)] + ["?"],),
     ),
+    "amber_generative": (
+        lambda: AMBERGenerative(11, Lexicon({"boat": ["ship"], "gull": ["bird"]})),
+        ([["ship", "bird", "gull"][: k % 4] for k in range(11)], [["boat"]] * 11, [["gull"]] * 11),
+    ),
+    "amber_discriminative": (
+        lambda: AMBERDiscriminative(11),
+        (
+            [("Yes", "No", "?")[k % 3] for k in range(11)],
+            [("no", "yes")[k % 2] for k in range(11)],
+            [KINDS[k % 5] for k in range(11)],
+        ),
+    ),
+    "pope": (
+        lambda: POPE(11),
+        ([("Yes", "No")[k % 2] for k in range(11)], [("yes", "no", "no")[k % 3] for k in range(11)]),
+    ),
+    # The two questions about an image go to different ranks, which no sum of scores by rank could put together.
+    "mme": (
+        lambda: MME(10),
+        (
+            [("Yes", "No", "Yes")[k % 3] for k in range(10)],
+            ["yes"] * 10,
+            ["count"] * 4 + ["color"] * 6,
+            [k // 2 for k in range(10)],
+        ),
+    ),
+    "chair": (
+        lambda: CHAIR(11),
+        ([("A dog", "Two cats", "A boat")[k % 3] for k in range(11)], [{"dog", "cat"}, {"bed"}] * 5 + [{"cat"}]),
+    ),
+    "faithscore": (lambda: FaithScore(11), ([[True] * (k % 4) + [False] for k in range(11)],)),
     "hallusionbench": (lambda: HallusionBench(KEYS), ([k % 3 for k in range(11)],)),
     "mmstar": (
         lambda: MMStar(["A"] * 11, [("math", "ab"[k % 2]) for k in range(11)]),
@@ -47,7 +85,7 @@ def scores_of(metric: RowMetric) -> dict[str, float]:
 
 
 def put(metric: RowMetric, columns: tuple[list[Any], ...], rows: list[int]) -> None:
-    metric.update(*([column[row] for row in rows] for column in columns), rows)
+    metric.update(*([column[row] for row in rows] for column in columns), rows=rows)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,10 +93,11 @@ def test_order_batches_and_repeated_rows_do_not_matter(name: str) -> None:
     make, columns = CASES[name]
     once, parts = make(), make()
     once.update(*columns)
-    rows = [*range(11), 0, 3, 3, 10]
+    rows = [*range(len(columns[0])), 0, 3, 3, 9]
     random.Random(1).shuffle(rows)
     for start in range(0, len(rows), 4):
         put(parts, columns, rows[start : start + 4])
+    put(parts, columns, [])
     assert scores_of(parts) == pytest.approx(scores_of(once), nan_ok=True)
     assert any(value not in (0, 1, 100) for value in scores_of(once).values())
 
@@ -77,7 +116,7 @@ def test_only_which_rows_came_counts(rows: list[int], cut: int) -> None:
 @pytest.mark.parametrize(
     ("texts", "rows", "message"),
     [
-        (["Rating: 1"], [0, 1], "There are 1 texts, but 2 numbers of rows."),
+        (["Rating: 1"], [0, 1], "The arguments describe different numbers of rows: {'reviews': 1, 'rows': 2}."),
         (["Rating: 1"], [11], "Row 11 is none of the 11 rows"),
         (["Rating: 1"], [-1], "Row -1 is none of the 11 rows"),
         (["Rating: 1", "Rating: 2"], [4, 4], "Row 4 came more than once, with different answers."),
@@ -91,6 +130,22 @@ def test_impossible_rows_are_refused_and_change_nothing(texts: list[str], rows: 
     with pytest.raises(ValueError, match=re.escape(message)):
         metric.update(texts, rows)
     assert scores_of(metric) == before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_claimed_without_a_row(name: str) -> None:
+    make, columns = CASES[name]
+    metric = make()
+    put(metric, columns, [])
+    with pytest.raises(ValueError, match=r"^\w+ is undefined: (there is )?no \w+"):
+        metric.compute()
+
+
+def test_metrics_go_to_other_processes() -> None:
+    for make, columns in CASES.values():
+        metric = make()
+        metric.update(*columns)
+        assert scores_of(pickle.loads(pickle.dumps(metric))) == pytest.approx(scores_of(metric), nan_ok=True)
 
 
 def test_forward_and_reset() -> None:
@@ -110,8 +165,8 @@ def _measure_on_one_of_two_ranks(rank: int, folder: str) -> None:
     found = {}
     for name, (make, columns) in CASES.items():
         metric = make()
-        # As a sampler deals 11 rows to two ranks: the first is dealt twice.
-        put(metric, columns, [*range(rank, 11, 2), *([0] if rank else [])])
+        # As a sampler deals an odd number of rows to two ranks: the first is dealt twice.
+        put(metric, columns, [*range(rank, len(columns[0]), 2), *([0] if rank else [])])
         found[name] = scores_of(metric)
     Path(folder, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.destroy_process_group()

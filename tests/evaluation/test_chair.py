@@ -1,13 +1,9 @@
-"""CHAIR against counts made by hand, over batches, repeated rows and two processes."""
+"""CHAIR against counts made by hand, over batches and repeated rows."""
 
-import json
 import random
 import re
-from pathlib import Path
 
 import pytest
-import torch
-from torch import distributed, multiprocessing
 
 from rlaifv.evaluation.chair import CHAIR, chair_rates
 from rlaifv.evaluation.coco_objects import objects_from
@@ -75,8 +71,7 @@ def test_a_row_with_two_captions_is_refused() -> None:
     [
         ([], [], "chair_s is undefined: there is no caption."),
         (["A blue sky."], [{"dog"}], "chair_i is undefined: no caption mentions an object of the list."),
-        (["A dog."], [set()], "recall is undefined: no image has an object of the list."),
-        (["A dog."], [], "There are 1 captions, but truths of 0."),
+        (["A dog."], [], "different numbers of rows: {'captions': 1, 'truths': 0}"),
     ],
 )
 def test_what_is_undefined_is_said(captions: list[str], truths: list[set[str]], message: str) -> None:
@@ -84,26 +79,5 @@ def test_what_is_undefined_is_said(captions: list[str], truths: list[set[str]], 
         chair_rates(captions, truths)
 
 
-def test_impossible_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="Row 2 is none of the 2 rows of the benchmark"):
-        CHAIR(2).update(["A dog."], [{"dog"}], [2])
-    with pytest.raises(ValueError, match="There are 1 texts, but 2 numbers of rows"):
-        CHAIR(2).update(["A dog."], [{"dog"}], [0, 1])
-
-
-def _measure_on_one_of_two_ranks(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    metric = CHAIR(4)
-    for row in ((0, 1, 2), (3, 0, 0))[rank]:  # the second rank is filled up with a row of the first
-        metric.update([CAPTIONS[row]], [TRUTHS[row]], [row])
-    Path(folder, f"{rank}.json").write_text(json.dumps(values_of(metric)), encoding="utf-8")
-    distributed.destroy_process_group()
-
-
-def test_two_processes_with_rows_to_fill_up_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A spawned process imports this module by its name, which pytest's importlib mode makes from the folders above it.
-    monkeypatch.syspath_prepend(Path(__file__).parents[__name__.count(".")])
-    multiprocessing.spawn(_measure_on_one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) == pytest.approx(EXPECTED)
+def test_recall_which_the_script_does_not_have_cannot_make_it_fail() -> None:
+    assert chair_rates(["A dog."], [set()]) == {"chair_s": 100.0, "chair_i": 100.0, "mean_words": 2.0}

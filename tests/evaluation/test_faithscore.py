@@ -1,6 +1,5 @@
 """FaithScore against values made by hand."""
 
-import math
 import re
 
 import pytest
@@ -38,7 +37,8 @@ def test_order_batches_and_repeated_rows_do_not_matter() -> None:
 def test_without_answers_nothing_is_claimed_to_be_measured() -> None:
     metric = FaithScore(1)
     metric.update([])
-    assert all(math.isnan(value) for value in values_of(metric).values())
+    with pytest.raises(ValueError, match="faithscore is undefined: there is no answer"):
+        metric.compute()
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_yes_anywhere_is_yes(reply: str, verdict: bool) -> None:
 def test_facts_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("A sentence has fact 2, but there are 2 facts, counted from 0.")):
         sentence_faithfulness([True, True], [[0, 2]])
-    with pytest.raises(ValueError, match="There are facts of 1 answers, but sentences of 2"):
+    with pytest.raises(ValueError, match=r"different numbers of rows: {'verified': 1, 'sentences': 2}"):
         FaithScore(2).update([[True]], [[[0]], []])

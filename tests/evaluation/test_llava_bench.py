@@ -1,7 +1,5 @@
 """LLaVA-Bench: two numbers in a first line, and a ratio of means."""
 
-import math
-
 import pytest
 
 from rlaifv.evaluation.llava_bench import LLaVABench, llava_bench_scores, read_ratings
@@ -53,7 +51,8 @@ def test_quirk_an_unreadable_review_is_averaged_in_as_minus_one() -> None:
 
 def test_quirk_nothing_but_unreadable_reviews_is_a_hundred_percent() -> None:
     assert llava_bench_scores(["?", "?"], ["conv", "conv"])["all"] == 100
-    assert math.isnan(llava_bench_scores(["?"], ["conv"], invalid_judge="skip")["all"])
+    with pytest.raises(ValueError, match="all is undefined: no review has two ratings"):
+        llava_bench_scores(["?"], ["conv"], invalid_judge="skip")
 
 
 def test_quirk_means_are_rounded_before_they_are_divided() -> None:
@@ -65,7 +64,8 @@ def test_quirk_means_are_rounded_before_they_are_divided() -> None:
 
 
 def test_without_a_reference_rating_nothing_is_claimed() -> None:
-    assert math.isnan(llava_bench_scores(["0 5"], ["conv"])["all"])
+    with pytest.raises(ValueError, match="conv is undefined: the reference is rated 0 on average"):
+        llava_bench_scores(["0 5", "5 5"], ["conv", "detail"])
 
 
 def test_an_unknown_category_is_refused() -> None:

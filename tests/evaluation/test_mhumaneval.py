@@ -1,7 +1,5 @@
 """MHumanEval's rates, among them the published ones that 146 responses can give."""
 
-import math
-
 import pytest
 import torch
 
@@ -31,10 +29,11 @@ def test_kinds_by_hand_whatever_the_order_and_repeated_rows() -> None:
     }
 
 
-def test_without_responses_rates_are_nan() -> None:
+def test_without_responses_nothing_is_claimed() -> None:
     metric = ResponseHallucinationRate(3)
     metric.update(torch.zeros(0, 4))
-    assert all(math.isnan(value.item()) for value in metric.compute().values())
+    with pytest.raises(ValueError, match="object is undefined: there is no response"):
+        metric.compute()
 
 
 def test_labels_of_another_shape_are_refused() -> None:

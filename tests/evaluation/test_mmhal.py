@@ -1,7 +1,5 @@
 """MMHal-Bench: ratings as the official script finds them, and what it makes of them."""
 
-import math
-
 import pytest
 
 from rlaifv.evaluation.mmhal import MMHalBench, mmhal_scores, read_rating
@@ -62,4 +60,7 @@ def test_quirk_types_go_by_position() -> None:
 
 
 def test_without_reviews_nothing_is_claimed() -> None:
-    assert all(map(math.isnan, mmhal_scores([]).values()))
+    with pytest.raises(ValueError, match="score is undefined: there is no review"):
+        mmhal_scores([])
+    with pytest.raises(ValueError, match="score is undefined: no review has a rating"):
+        mmhal_scores(["?"], invalid_judge="skip")

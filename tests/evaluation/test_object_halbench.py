@@ -187,7 +187,10 @@ def test_short_answers_are_not_asked_about_and_have_no_objects() -> None:
     [
         (("extracted", ["A dog."], [{"dog"}], None), "Mode 'extracted' needs phrases."),
         (("plain", ["A dog."], [{"dog"}], [["dog"]]), "Mode 'plain' has no use for phrases."),
-        (("extracted", ["A dog."], [{"dog"}], []), "There are 1 answers, truths of 1 and phrases of 0."),
+        (
+            ("extracted", ["A dog."], [{"dog"}], []),
+            "different numbers of rows: {'answers': 1, 'truths': 1, 'phrases': 0}",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:

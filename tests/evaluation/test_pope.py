@@ -1,13 +1,8 @@
-"""POPE's numbers by hand, under each suite's rules, over batches, and over two processes."""
-
-import json
-from pathlib import Path
+"""POPE's numbers by hand, under each suite's rules, and over repeated rows."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import distributed, multiprocessing
 
 from rlaifv.evaluation.pope import POPE, pope_scores
 
@@ -18,7 +13,7 @@ EXPECTED = {"accuracy": 4 / 6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3,
 
 
 def measured(metric: POPE, rows: list[int]) -> dict[str, float]:
-    metric.update(rows, [RESPONSES[row] for row in rows], [TRUTHS[row] for row in rows])
+    metric.update([RESPONSES[row] for row in rows], [TRUTHS[row] for row in rows], rows)
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -49,11 +44,11 @@ def test_lmms_eval_may_be_perfect_in_what_it_could_read() -> None:
         (
             ["no", "no"],
             ["yes", "no"],
-            "Precision is undefined: no answer was read as yes. POPE's script divides by zero",
+            "precision is undefined: no answer was read as yes; POPE's script divides by zero",
         ),
-        (["yes", "no"], ["no", "no"], "Recall is undefined: no question has the label yes"),
-        (["yes", "no"], ["no", "yes"], "F1 is undefined: no answer yes is right"),
-        ([], [], "All numbers of POPE are undefined without an answer"),
+        (["yes", "no"], ["no", "no"], "recall is undefined: no question has the label yes"),
+        (["yes", "no"], ["no", "yes"], "f1 is undefined: no answer yes is right"),
+        ([], [], "accuracy is undefined: there is no answer"),
     ],
 )
 def test_what_the_script_cannot_divide_is_named(answers: list[str], truths: list[str], message: str) -> None:
@@ -74,23 +69,7 @@ def test_order_and_repetitions_change_nothing(order: list[int], again: list[int]
 
 
 def test_broken_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"questions: \{'rows': 1, 'responses': 2, 'truths': 1\}"):
-        POPE(6).update([0], ["Yes", "No"], ["yes"])
+    with pytest.raises(ValueError, match=r"rows: \{'responses': 2, 'truths': 1, 'rows': 1\}"):
+        POPE(6).update(["Yes", "No"], ["yes"], [0])
     with pytest.raises(ValueError, match="POPE has the parsers"):
         POPE(6, parser="contains_yes")
-
-
-def _measure_on_one_of_two_ranks(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    scores = measured(POPE(6), [0, 2, 4, 5] if rank == 0 else [1, 3, 0, 2])
-    Path(folder, f"{rank}.json").write_text(json.dumps(scores), encoding="utf-8")
-    distributed.destroy_process_group()
-
-
-def test_two_processes_with_padded_rows_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A spawned process imports this module by its name, which pytest's importlib mode makes from the folders above it.
-    monkeypatch.syspath_prepend(Path(__file__).parents[__name__.count(".")])
-    multiprocessing.spawn(_measure_on_one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) == pytest.approx(EXPECTED)

@@ -79,7 +79,7 @@ def test_whole_words(text: str, word: str) -> None:
     ("text", "word"), [("Yes.", "yes"), (" no\n", "no"), ("yes..", ""), ("No, it is not.", ""), ("y", "")]
 )
 def test_strict(text: str, word: str) -> None:
-    assert exact(text) == pope.read_answer(text, "strict") == word
+    assert exact(text) == pope.read_answer(text, "strict") == mme.read_answer(text, "strict") == word
 
 
 def test_unknown_parsers_are_refused() -> None:
@@ -87,5 +87,5 @@ def test_unknown_parsers_are_refused() -> None:
         ValueError, match="POPE has the parsers official, lmms_eval, vlmevalkit, strict, but got 'first'"
     ):
         pope.read_answer("", "first")
-    with pytest.raises(ValueError, match="MME has the parsers official, lmms_eval, vlmevalkit, but got 'strict'"):
-        mme.read_answer("", "strict")
+    with pytest.raises(ValueError, match="MME has the parsers official, lmms_eval, vlmevalkit, strict, but got ''"):
+        mme.read_answer("", "")

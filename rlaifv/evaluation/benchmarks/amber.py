@@ -11,9 +11,8 @@ from rlaifv.evaluation.amber_discriminative import (
     AMBERDiscriminative,
     Kind,
     amber_score,
-    read_answer,
 )
-from rlaifv.evaluation.amber_generative import COUNTS, AMBERGenerative, identity
+from rlaifv.evaluation.amber_generative import AMBERGenerative, identity
 from rlaifv.evaluation.benchmarks.amber_files import (
     OFFICIAL_COUNTS,
     Annotations,
@@ -21,7 +20,7 @@ from rlaifv.evaluation.benchmarks.amber_files import (
     read_annotations,
     read_nouns,
 )
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
 from rlaifv.evaluation.nouns import NounFinder
 from rlaifv.models.sampling import Decoding
@@ -44,7 +43,7 @@ class AMBER:
         path = required(given.questions, "questions", self.name)
         items = []
         for number, row in enumerate(read_rows(path), start=1):
-            one = str(field_of(row, "id", int, number, path))
+            one = str(field_of(row, "id", (int, str), number, path))
             image, query = (field_of(row, name, str, number, path) for name in ("image", "query"))
             items.append(Item(one, query, (image,)))
         ids = [item.id for item in items]
@@ -53,11 +52,11 @@ class AMBER:
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
         """Rows {id, response}. See `Benchmark.answer_rows`."""
-        return [{"id": int(item.id), "response": text} for item, text in zip(items, texts, strict=True)]
+        ids = [int(item.id) if item.id.isdecimal() else item.id for item in items]
+        return [{"id": one, "response": text} for one, text in zip(ids, texts, strict=True)]
 
     def score(self, given: Given) -> Result:
         """AMBER's numbers. See `Benchmark.score`."""
-        read_answer("", given.parser)
         annotations = read_annotations(required(given.annotations, "annotations", self.name))
         path = required(given.answers, "answers", self.name)
         answers = _read_answers(path)
@@ -77,8 +76,8 @@ class AMBER:
             metrics["amber_score"] = amber_score(metrics["chair"], metrics["f1"])
         if num_invalid:
             warnings.append(
-                f"{num_invalid} of {more['questions']} answers are not exactly 'Yes' or 'No' and count as wrong; "
-                "parser=contains_yes reads them as most reports do."
+                f"{num_invalid} of {more['questions']} answers are neither 'Yes' nor 'No' to parser={given.parser} and count "
+                "as wrong; parser=contains_yes reads them as most reports do."
             )
         if counts.get("without_nouns"):
             warnings.append(
@@ -112,13 +111,12 @@ class AMBER:
 
 
 def _read_answers(path: Path) -> dict[str, str]:
-    answers: dict[str, str] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        one = str(field_of(row, "id", (int, str), number, path))
-        if one in answers:
-            raise ValueError(f"Row {number} of {path} has the id {one}, as a row before it.")
-        answers[one] = field_of(row, "response", str, number, path)
-    return answers
+    rows = read_rows(path)
+    ids = [str(field_of(row, "id", (int, str), number, path)) for number, row in enumerate(rows, start=1)]
+    return {
+        one: field_of(row, "response", str, number, path)
+        for number, (one, row) in enumerate(by_id(rows, ids, path).items(), start=1)
+    }
 
 
 def _score_descriptions(
@@ -137,13 +135,10 @@ def _score_descriptions(
     table = None if given.similarity is None else SimilarityTable(required(given.similarity, "similarity", "amber"))
     metric = AMBERGenerative(len(ids), annotations.lexicon, table or identity, rounded=given.rounding == "official")
     rows = [annotations.described[one] for one in ids]
-    metric.update(
-        range(len(ids)), [nouns[one] for one in ids], [row.truth for row in rows], [row.hallu for row in rows]
-    )
-    seen = metric.seen
-    sums = [sum(column) for column in zip(*seen, strict=True)]
-    counts = {"descriptions": len(ids)} | dict(zip(COUNTS, sums, strict=True))
-    counts["without_nouns"] = sum(row[0] == 0 for row in seen)
+    metric.update([nouns[one] for one in ids], [row.truth for row in rows], [row.hallu for row in rows])
+    vocabulary = annotations.lexicon.vocabulary
+    without = sum(vocabulary.isdisjoint(nouns[one]) for one in ids)
+    counts = {"descriptions": len(ids)} | metric.sums() | {"without_nouns": without}
     protocol = {
         "nouns": "built in (approximate)" if given.nouns is None else "file",
         "similarity": "same word (approximate)" if table is None else f"file, sha256 {table.sha256}",
@@ -157,9 +152,11 @@ def _score_questions(
     ids = [one for one in annotations.asked if one in answers]
     if not ids:
         return {}, {}, 0
-    metric = AMBERDiscriminative(len(ids), given.parser, rounded=given.rounding == "official")
+    annotated = {asked.kind for asked in annotations.asked.values()}
+    dimensions = [dimension for dimension in DIMENSIONS if not annotated.isdisjoint(GROUPS[dimension])]
+    metric = AMBERDiscriminative(len(ids), given.parser, given.rounding == "official", dimensions)
     kinds: list[Kind] = [annotations.asked[one].kind for one in ids]
-    metric.update(range(len(ids)), kinds, [answers[one] for one in ids], [annotations.asked[one].truth for one in ids])
+    metric.update([answers[one] for one in ids], [annotations.asked[one].truth for one in ids], kinds)
     metrics: dict[str, Any] = {}
     for name, value in metric.compute().items():
         *groups, last = name.split("/")
@@ -170,7 +167,7 @@ def _score_questions(
     counts = {"questions": len(ids)} | {
         prefix.rstrip("/"): sum(kind in GROUPS[prefix] for kind in kinds) for prefix in DIMENSIONS
     }
-    return metrics, counts, sum(read_answer(answers[one], given.parser) == "" for one in ids)
+    return metrics, counts, metric.num_invalid
 
 
 BENCHMARK = AMBER()

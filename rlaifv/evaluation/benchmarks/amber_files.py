@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlaifv.evaluation.amber_discriminative import Kind
 from rlaifv.evaluation.amber_generative import Lexicon
-from rlaifv.evaluation.benchmarks.files import digest, field_of, match_ids, read_json, read_rows
+from rlaifv.evaluation.benchmarks.files import digest, field_of, match_ids, read_json, read_lists, read_rows
 
 # The annotations' types of questions. Two of them are relations: one where all truths are yes, one where all are no.
 TYPES: dict[str, Kind] = {
@@ -62,12 +62,13 @@ def read_annotations(folder: Path) -> Annotations:
                 f"annotations={folder} has to be AMBER's data directory, with annotations.json, relation.json and "
                 f"safe_words.txt, but it has no {name}."
             )
-    lexicon = Lexicon(_read_relations(folder / "relation.json"), _read_safe_words(folder / "safe_words.txt"))
+    relations = read_lists(folder / "relation.json", "words", "word")
+    lexicon = Lexicon(relations, _read_safe_words(folder / "safe_words.txt"))
     path = folder / "annotations.json"
     described: dict[str, Described] = {}
     asked: dict[str, Asked] = {}
     for number, row in enumerate(read_rows(path), start=1):
-        one = str(field_of(row, "id", int, number, path))
+        one = str(field_of(row, "id", (int, str), number, path))
         kind = field_of(row, "type", str, number, path)
         if one in described or one in asked:
             raise ValueError(f"Row {number} of {path} has the id {one}, as a row before it.")
@@ -92,12 +93,7 @@ def read_nouns(path: Path, described: Collection[str], answered: Collection[str]
     Raises:
         ValueError: the file is not of its form, has an id that is no description's, or lacks an answered one.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} has to be a JSON object of lists of nouns by id.")
-    for one, nouns in found.items():
-        if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
-            raise ValueError(f"Entry {one!r} of {path} has to be a list of nouns, but it is {str(nouns)[:60]!r}.")
+    found = read_lists(path, "nouns", "id")
     match_ids(described, list(found), path, allow_incomplete=True, what="entry")
     # Half of the descriptions read by a tagger and half without would be no protocol at all: there is no leave to go on.
     if missing := [one for one in answered if one not in found]:
@@ -137,16 +133,6 @@ class SimilarityTable:
     def __call__(self, one: str, other: str) -> float:
         """The similarity of two words."""
         return 1.0 if one == other else self.values.get((one, other), 0.0)
-
-
-def _read_relations(path: Path) -> dict[str, list[str]]:
-    relations = read_json(path)
-    if not isinstance(relations, dict):
-        raise ValueError(f"{path} has to be a JSON object of lists of words.")
-    for word, related in relations.items():
-        if not isinstance(related, list) or not all(isinstance(other, str) for other in related):
-            raise ValueError(f"Key {word!r} of {path} has to be a list of words, but it is {str(related)[:60]!r}.")
-    return relations
 
 
 def _read_safe_words(path: Path) -> frozenset[str]:

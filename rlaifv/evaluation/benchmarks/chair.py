@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
+from rlaifv.evaluation.benchmarks.coco import image_id_of, image_ids, read_objects, read_truth
 from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.chair import CHAIR
@@ -51,7 +51,7 @@ class Chair:
         missing = 0
         if given.questions is not None:
             questions = required(given.questions, "questions", self.name)
-            wanted = [str(image_id_of(row, n, questions)) for n, row in enumerate(read_rows(questions), start=1)]
+            wanted = image_ids(read_rows(questions), questions)
             ids = match_ids(wanted, ids, answers, given.allow_incomplete)
             missing = len(wanted) - len(ids)
         if not ids:
@@ -89,10 +89,10 @@ def _read_captions(path: Path) -> dict[str, str]:
     Raises:
         ValueError: the file is neither, or an image has two captions.
     """
-    numbered = list(enumerate(_caption_rows(path), start=1))
-    ids = [str(image_id_of(row, number, path)) for number, row in numbered]
+    rows = _caption_rows(path)
+    ids = image_ids(rows, path)
     match_ids(dict.fromkeys(ids), ids, path)
-    texts = [field_of(row, ("caption", "text", "answer"), str, number, path) for number, row in numbered]
+    texts = [field_of(row, ("caption", "text", "answer"), str, n, path) for n, row in enumerate(rows, start=1)]
     return dict(zip(ids, texts, strict=True))
 
 
@@ -106,7 +106,7 @@ def _caption_rows(path: Path) -> list[dict[str, Any]]:
     rows = content["imgToEval"]
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise ValueError(f"Field 'imgToEval' of {path} has to hold one object per image.")
-    return list(rows.values())
+    return [{"image_id": image_id} | row for image_id, row in rows.items()]
 
 
 BENCHMARK: Benchmark = Chair()

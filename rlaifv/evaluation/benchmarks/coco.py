@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +107,15 @@ def image_id_of(row: dict[str, Any], number: int, path: Path) -> int:
     return int(value)
 
 
+def image_ids(rows: Sequence[dict[str, Any]], path: Path) -> list[str]:
+    """The image ids of the rows of a file, as text.
+
+    Raises:
+        ValueError: see `image_id_of`.
+    """
+    return [str(image_id_of(row, number, path)) for number, row in enumerate(rows, start=1)]
+
+
 def _read(path: Path) -> dict[str, Any]:
     def without_outlines(row: dict[str, Any]) -> dict[str, Any]:
         row.pop("segmentation", None)  # most of the file, and not needed
@@ -131,8 +140,6 @@ def _add(
         field_of(row, "id", int, number, path): field_of(row, "name", str, number, path)
         for number, row in enumerate(content.get("categories", []), start=1)
     }
-    if foreign := [name for name in names.values() if name not in objects.class_of]:
-        raise ValueError(f"Category {foreign[0]!r} of {path} is in no row of the synonyms.")
     for number, row in enumerate(rows, start=1):
         image_id = field_of(row, "image_id", int, number, path)
         known.add(image_id)
@@ -145,5 +152,7 @@ def _add(
         category = field_of(row, "category_id", int, number, path)
         if category not in names:
             raise ValueError(f"Row {number} of {path} has category {category}, which the file does not name.")
+        if names[category] not in objects.class_of:
+            raise ValueError(f"Category {names[category]!r} of row {number} of {path} is in no row of the synonyms.")
         classes[image_id].add(objects.class_of[names[category]])
     return kind

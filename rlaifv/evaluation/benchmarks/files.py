@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def required(path: Path | None, name: str, benchmark: str) -> Path:
     """The file that a benchmark cannot do without.
@@ -118,17 +121,20 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def read_values(path: Path) -> list[Any]:
-    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order.
+    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order; of a JSON object, itself alone.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    if text.lstrip().startswith("["):
+    start = text.lstrip()[:1]
+    if start in ("[", "{"):
         try:
-            return list(json.loads(text))
+            whole = json.loads(text)
+            return list(whole) if isinstance(whole, list) else [whole]
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # which lines that are lists themselves have
+            # Lines that are lists or objects themselves have extra data; of broken lines, the number is told below.
+            if start == "[" and error.msg != "Extra data":
                 raise ValueError(f"{path} is not valid JSON: {error}.") from error
     values = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -138,3 +144,55 @@ def read_values(path: Path) -> list[Any]:
             except ValueError as error:
                 raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
     return values
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, by the file's suffix: .tsv, .parquet, or else JSON.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    if path.suffix == ".tsv":
+        return list(read_tsv(path))
+    if path.suffix != ".parquet":
+        return read_rows(path)
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not valid Parquet: {error}.") from error
+    return rows
+
+
+def by_id(
+    rows: Sequence[dict[str, Any]], ids: Sequence[str], path: Path, name: str = "id"
+) -> dict[str, dict[str, Any]]:
+    """The rows of a file by their ids, in its order.
+
+    Raises:
+        ValueError: two rows have the same id.
+    """
+    numbers: dict[str, int] = {}
+    for number, one in enumerate(ids, start=1):
+        if (first := numbers.setdefault(one, number)) != number:
+            raise ValueError(f"Row {number} of {path} has the {name} {one}, which row {first} has too.")
+    return dict(zip(ids, rows, strict=True))
+
+
+def read_lists(path: Path, what: str, by: str) -> dict[str, list[str]]:
+    """The content of a JSON file of lists of words, as in {"1": ["boat", "gull"]}.
+
+    Args:
+        path: of the file.
+        what: is in the lists, for messages.
+        by: what they are found by, for messages.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has to be a JSON object of lists of {what} by {by}.")
+    for key, words in content.items():
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"Entry {key!r} of {path} has to be a list of {what}, but it is {words!r:.60}.")
+    return content

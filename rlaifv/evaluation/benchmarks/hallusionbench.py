@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
@@ -34,14 +34,18 @@ Reply with one word: "correct" if the pupil's answer agrees with the right one, 
 if one cannot tell what the pupil means.
 """
 ANSWER = "model_prediction"
+KEY_FIELDS = Key._fields[:5]  # what tells one question from another
 
 
 class Hallusion:
-    """HallusionBench (arXiv 2310.14566); the metric is `rlaifv.evaluation.hallusionbench.HallusionBench`."""
+    """HallusionBench (arXiv 2310.14566); the metric is `rlaifv.evaluation.hallusionbench.HallusionBench`.
+
+    Where no file of answers is given, the question file is taken to have them, as the official one has once it is filled in.
+    """
 
     name = "hallusionbench"
     uses: tuple[str, ...] = ("questions", "images", "reviews", "judge", "parser", "invalid_judge")
-    parsers: tuple[str, ...] = ("official", "vlmevalkit")
+    parsers: tuple[str, ...] = ("official", "lmms_eval", "vlmevalkit")
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
     stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_verdict),)
 
@@ -57,7 +61,7 @@ class Hallusion:
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
         """What the judge is asked about each answer."""
-        path, found = required(given.answers, "answers", self.name), []
+        path, found = _answers_path(given), []
         for number, (key, row) in enumerate(self._answered(given)[0].items(), start=1):
             fields = {
                 "question": row["question"],
@@ -68,18 +72,19 @@ class Hallusion:
         return found
 
     def score(self, given: Given) -> Result:
-        """Score the answers by their reviews, or by their words."""
+        """Score the answers by their reviews, or by their words; by the rules of other suites only those with an image."""
+        by_judge = given.reviews is not None
+        if by_judge and given.parser == "vlmevalkit":
+            raise ValueError(f"parser=vlmevalkit reads the answers' own words, not reviews={given.reviews}.")
+        if not by_judge and given.parser == "lmms_eval":
+            raise ValueError("parser=lmms_eval rests on a judge, so reviews=… must be given.")
         rows, questions = self._answered(given)
-        if given.parser == "vlmevalkit":
-            rows = {key: row for key, row in rows.items() if row["visual_input"] != "0"}
+        if given.parser != "official":
             questions = {key: row for key, row in questions.items() if row["visual_input"] != "0"}
         size = len(questions)
-        by_judge = given.reviews is not None
-        if by_judge and given.parser != "official":
-            raise ValueError(f"parser={given.parser} reads the answers' own words, not reviews={given.reviews}.")
-        verdicts, invalid, protocol = _judged(given, rows, size) if by_judge else _read(given, rows, size)
+        verdicts, invalid, protocol = _judged(given, rows, questions) if by_judge else _read(given, rows, questions)
         if not verdicts:
-            raise ValueError(f"There is nothing to score in {given.answers}.")
+            raise ValueError(f"There is nothing to score in {_answers_path(given)}.")
         metric = HallusionBench([_key(rows[one]) for one in verdicts])
         metric.update(list(verdicts.values()))
         warnings = []
@@ -99,7 +104,7 @@ class Hallusion:
 
     def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
         """The rows of a question or answer file by id, their numbers as strings."""
-        found: dict[str, dict[str, Any]] = {}
+        found: list[dict[str, Any]] = []
         for number, row in enumerate(read_rows(path), start=1):
             numbers = ("visual_input", "set_id", "figure_id", "question_id", "gt_answer")
             whole = {**row, **{name: str(field_of(row, name, (str, int), number, path)) for name in numbers}}
@@ -110,15 +115,12 @@ class Hallusion:
                     raise ValueError(
                         f"Field {name!r} in row {number} of {path} has to be one of {known}: {row[name]!r}."
                     )
-            key = "_".join(_key(whole)[:5])
-            if key in found:
-                raise ValueError(f"Row {number} of {path} is the question {key}, which an earlier row is too.")
-            found[key] = whole
-        return found
+            found.append(whole)
+        return by_id(found, ["_".join(_key(row)[:5]) for row in found], path)
 
     def _answered(self, given: Given) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
         """The rows that have an answer, in the order of the answers' file, and those of all questions."""
-        path = required(given.answers, "answers", self.name)
+        path = _answers_path(given)
         rows = self._rows(path)
         for number, row in enumerate(rows.values(), start=1):
             field_of(row, ANSWER, str, number, path)
@@ -126,26 +128,43 @@ class Hallusion:
             return rows, rows
         questions = self._rows(given.questions)
         match_ids(questions, list(rows), path, given.allow_incomplete)
-        return {key: {**row, **questions[key]} for key, row in rows.items()}, questions
+        return {key: {**row, **questions[key], ANSWER: row[ANSWER]} for key, row in rows.items()}, questions
 
 
-def _judged(given: Given, rows: dict[str, dict[str, Any]], size: int) -> tuple[dict[str, int], int, dict[str, Any]]:
-    """Verdicts by id, how many reviews could not be read, and the protocol."""
+Rows = dict[str, dict[str, Any]]
+
+
+def _judged(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
+    """Verdicts by id on answers to these questions, how many reviews could not be read, and the protocol."""
     path = required(given.reviews, "reviews", "hallusionbench")
-    reviews = read_reviews(path, list(rows), given.allow_incomplete)
+    reviews = read_reviews(path, list(rows), given.allow_incomplete, id_of=_own_id)
+    reviews = [review for review in reviews if review.id in questions]
     invalid = [review.id for review in reviews if not is_verdict(review.replies[0])]
     if invalid and given.invalid_judge == "raise":
         raise ValueError(f"The review of {invalid[0]} in {path} has no verdict.")
     left_out = set(invalid) if given.invalid_judge == "skip" else set()
-    verdicts = {review.id: read_verdict(review.replies[0]) for review in reviews if review.id not in left_out}
-    return verdicts, len(invalid), protocol_of(given, reviews, len(reviews) < size) | {"verdicts": "judge"}
+    verdicts = {one.id: read_verdict(one.replies[0]) for one in reviews if one.id not in left_out}
+    return verdicts, len(invalid), protocol_of(given, reviews, len(reviews) < len(questions)) | {"verdicts": "judge"}
 
 
-def _read(given: Given, rows: dict[str, dict[str, Any]], size: int) -> tuple[dict[str, int], int, dict[str, Any]]:
+def _read(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
     """The same by the answers' own words."""
-    verdicts = {key: check_answer(row[ANSWER], row["gt_answer"] == "1") for key, row in rows.items()}
-    protocol = {"parser": given.parser, "rounding": given.rounding, "verdicts": "words", "incomplete": len(rows) < size}
+    verdicts = {
+        key: check_answer(row[ANSWER], row["gt_answer"] == "1") for key, row in rows.items() if key in questions
+    }
+    is_incomplete = len(verdicts) < len(questions)
+    protocol = {"parser": given.parser, "rounding": given.rounding, "verdicts": "words", "incomplete": is_incomplete}
     return verdicts, list(verdicts.values()).count(UNCLEAR), protocol
+
+
+def _answers_path(given: Given) -> Path:
+    """The question file may have been filled in itself."""
+    return required(given.answers or given.questions, "answers", "hallusionbench")
+
+
+def _own_id(row: dict[str, Any]) -> str | None:
+    """The id of a question whose official fields stand in a review."""
+    return "_".join(str(row[name]) for name in KEY_FIELDS) if all(name in row for name in KEY_FIELDS) else None
 
 
 def _key(row: dict[str, Any]) -> Key:

@@ -4,11 +4,11 @@
 for {context} (captions, one a line), {question}, {reference} (GPT-4, first) and {answer} (the model, second).
 """
 
-import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import Review, protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
@@ -94,15 +94,11 @@ class LLaVABenchWild:
         if given.answers is not None:
             ids = list(self._answers(given, ids))
         reviews = read_reviews(path, ids, given.allow_incomplete)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         categories = [_category(review, questions, number, given) for number, review in enumerate(reviews, start=1)]
         parser: Parser = given.parser  # type: ignore[assignment]  # one of `parsers`, as the caller sees to
         metric = LLaVABench(categories, parser, given.invalid_judge, given.rounding)
         metric.update([review.replies[0] for review in reviews])
         metrics = {name: value.item() for name, value in metric.compute().items()}
-        if unclear := [name for name, value in metrics.items() if math.isnan(value)]:
-            raise ValueError(f"{path} rates the reference 0 on average, or nothing at all, in {', '.join(unclear)}.")
         size = len(questions or ids or reviews)
         return Result(
             metrics=metrics,
@@ -117,27 +113,24 @@ class LLaVABenchWild:
 
     def _questions(self, given: Given) -> dict[str, dict[str, Any]]:
         path = required(given.questions, "questions", self.name)
-        found: dict[str, dict[str, Any]] = {}
-        for number, row in enumerate(read_rows(path), start=1):
-            key = str(field_of(row, "question_id", (int, str), number, path))
+        rows = read_rows(path)
+        for number, row in enumerate(rows, start=1):
             for name in ("text", "image", "category"):
                 field_of(row, name, str, number, path)
-            if key in found:
-                raise ValueError(f"Row {number} of {path} has the question_id {key}, which an earlier row has too.")
-            found[key] = row
-        return found
+        return by_id(rows, _question_ids(rows, path), path, "question_id")
 
     def _answers(self, given: Given, ids: Sequence[str] | None) -> dict[str, str]:
+        """The model's answers in their order, by the id of their question."""
         path = required(given.answers, "answers", self.name)
         rows = read_rows(path)
-        found = [
-            str(field_of(row, "question_id", (int, str), number, path)) for number, row in enumerate(rows, start=1)
-        ]
+        found = _question_ids(rows, path)
+        match_ids(dict.fromkeys(found) if ids is None else ids, found, path, given.allow_incomplete)
         texts = [field_of(row, "text", str, number, path) for number, row in enumerate(rows, start=1)]
-        by_id = dict(zip(found, texts, strict=True))
-        return {
-            key: by_id[key] for key in match_ids(found if ids is None else ids, found, path, given.allow_incomplete)
-        }
+        return dict(zip(found, texts, strict=True))
+
+
+def _question_ids(rows: Sequence[dict[str, Any]], path: Path) -> list[str]:
+    return [str(field_of(row, "question_id", (int, str), number, path)) for number, row in enumerate(rows, start=1)]
 
 
 def _category(review: Review, questions: dict[str, dict[str, Any]], number: int, given: Given) -> str:

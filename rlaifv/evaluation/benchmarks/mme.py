@@ -7,7 +7,7 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import field_of, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
-from rlaifv.evaluation.mme import MME, PARSERS, TASKS, read_answer
+from rlaifv.evaluation.mme import MME, PARSERS, TASKS
 from rlaifv.models.sampling import Decoding
 
 OFFICIAL_SIZE = 60  # questions in each of the four tasks: two about each of 30 images
@@ -28,7 +28,8 @@ class MMEBenchmark:
     """MME's tables in, its script's numbers out.
 
     Questions are a directory with the official table of each task (image, question, answer; tab-separated). Answers are a
-    directory of the same tables with the response as a fourth column, or rows as `answer_rows` makes them.
+    directory of the same tables with the response as a fourth column, the table of one task, which its name tells and which is
+    scored alone, or rows as `answer_rows` makes them.
     """
 
     name = "mme"
@@ -38,7 +39,7 @@ class MMEBenchmark:
 
     def items(self, given: Given) -> list[Item]:
         """The questions of the four tasks; images are below a directory for each. See `Benchmark.items`."""
-        tables = _read_tables(required(given.questions, "questions", self.name), ("image", "question", "answer"))
+        tables = _read_questions(given)
         return [
             Item(f"{task}/{number}", line.question, (f"{task}/{line.image}",))
             for task, lines in tables.items()
@@ -47,7 +48,7 @@ class MMEBenchmark:
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
         """Rows {task, image, question, answer, response}: the official columns. See `Benchmark.answer_rows`."""
-        tables = _read_tables(required(given.questions, "questions", self.name), ("image", "question", "answer"))
+        tables = _read_questions(given)
         rows = []
         for item, text in zip(items, texts, strict=True):
             task, _, number = item.id.partition("/")
@@ -58,17 +59,20 @@ class MMEBenchmark:
 
     def score(self, given: Given) -> Result:
         """MME's numbers. See `Benchmark.score`."""
-        read_answer("", given.parser)
         path = required(given.answers, "answers", self.name)
-        tables = _read_tables(path, COLUMNS) if path.is_dir() else _read_answer_rows(path)
+        is_one_task = path.is_file() and not _is_json(path)
+        if is_one_task:
+            tables = {_task_of(path): _read_table(path, (len(COLUMNS),))}
+        else:
+            tables = _read_tables(path, (len(COLUMNS),)) if path.is_dir() else _read_answer_rows(path)
         missing = [task for task in TASKS if task not in tables]
-        if missing and not given.allow_incomplete:
+        if missing and not given.allow_incomplete and not is_one_task:
             raise ValueError(
                 f"{path} has no answers to {', '.join(missing)}; allow_incomplete=true scores the other tasks, and says so."
             )
         num_left_out = 0
         if given.questions is not None:
-            questions = _read_tables(required(given.questions, "questions", self.name), COLUMNS[:3])
+            questions = _read_questions(given)
             for task, lines in tables.items():
                 asked = questions.get(task, [])
                 if given.allow_incomplete:  # of some images, both questions about each
@@ -78,20 +82,18 @@ class MMEBenchmark:
             num_left_out = sum(map(len, questions.values())) - sum(map(len, tables.values()))
         rows = [(task, line // 2, table[line]) for task, table in tables.items() for line in range(len(table))]
         metric = MME(len(rows), given.parser)
-        responses = [line.response for _, _, line in rows]
         metric.update(
-            range(len(rows)),
+            [line.response for _, _, line in rows],
+            [line.truth for _, _, line in rows],
             [task for task, _, _ in rows],
             [image for _, image, _ in rows],
-            responses,
-            [line.truth for _, _, line in rows],
         )
         return Result(
             metrics=_metrics({name: value.item() for name, value in metric.compute().items()}),
             counts={f"{task}_questions": len(lines) for task, lines in tables.items()}
             | {"missing": len(missing)}
             | ({"left_out": num_left_out} if num_left_out else {}),
-            num_invalid=sum(read_answer(text, given.parser) == "" for text in responses),
+            num_invalid=metric.num_invalid,
             version="v1" if all(len(tables.get(task, ())) == OFFICIAL_SIZE for task in TASKS) else "unknown",
             protocol={"parser": given.parser, "complete": not missing and not num_left_out},
             warnings=tuple(
@@ -113,32 +115,50 @@ def _metrics(scores: dict[str, float]) -> dict[str, Any]:
     return metrics
 
 
-def _read_tables(folder: Path, columns: Sequence[str]) -> dict[str, list[Line]]:
-    """The tables of those of the four tasks that a directory has."""
+def _read_questions(given: Given) -> dict[str, list[Line]]:
+    """Tables of questions; responses that they may have do not matter."""
+    return _read_tables(required(given.questions, "questions", "mme"), (len(COLUMNS) - 1, len(COLUMNS)))
+
+
+def _read_tables(folder: Path, sizes: Sequence[int]) -> dict[str, list[Line]]:
+    """The tables of those of the four tasks that a directory has, of as many columns as one of `sizes`."""
+    names = ", ".join(f"{task}.txt" for task in TASKS)
     if not folder.is_dir():
-        raise ValueError(f"{folder} has to be a directory with {', '.join(f'{task}.txt' for task in TASKS)}.")
-    tables = {}
-    for task in TASKS:
-        path = folder / f"{task}.txt"
-        if not path.exists():
-            continue
-        rows = path.read_text(encoding="utf-8-sig").split("\n")
-        if not rows[-1]:
-            rows.pop()
-        lines = []
-        for number, row in enumerate(rows, start=1):
-            cells = row.rstrip("\r").split("\t")
-            if len(cells) != len(columns):
-                raise ValueError(
-                    f"Line {number} of {path} has {len(cells)} columns in place of {len(columns)} ({', '.join(columns)}); "
-                    "tabs and line breaks in responses have to be replaced by spaces."
-                )
-            lines.append(Line(cells[0], cells[1], _truth(cells[2], number, path), *cells[3:]))
-        _check_pairs(lines, path)
-        tables[task] = lines
+        raise ValueError(f"{folder} has to be a directory with {names}.")
+    paths = {task: folder / f"{task}.txt" for task in TASKS}
+    tables = {task: _read_table(path, sizes) for task, path in paths.items() if path.exists()}
     if not tables:
-        raise ValueError(f"{folder} has none of {', '.join(f'{task}.txt' for task in TASKS)}.")
+        raise ValueError(f"{folder} has none of {names}.")
     return tables
+
+
+def _read_table(path: Path, sizes: Sequence[int]) -> list[Line]:
+    rows = path.read_text(encoding="utf-8-sig").split("\n")
+    if not rows[-1]:
+        rows.pop()
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        cells = row.rstrip("\r").split("\t")
+        if len(cells) not in sizes:
+            raise ValueError(
+                f"Line {number} of {path} has {len(cells)} columns in place of {sizes[0]} "
+                f"({', '.join(COLUMNS[: sizes[0]])}); tabs and line breaks in responses have to be replaced by spaces."
+            )
+        lines.append(Line(cells[0], cells[1], _truth(cells[2], number, path), *cells[3:]))
+    _check_pairs(lines, path)
+    return lines
+
+
+def _task_of(path: Path) -> str:
+    """The task that the name of a table's file tells."""
+    found = [task for task in TASKS if task in path.stem.lower()]
+    if len(found) != 1:
+        raise ValueError(f"The name of {path} has to tell which task its answers are to: {', '.join(TASKS)}.")
+    return found[0]
+
+
+def _is_json(path: Path) -> bool:
+    return path.read_text(encoding="utf-8-sig").lstrip()[:1] in ("[", "{")
 
 
 def _read_answer_rows(path: Path) -> dict[str, list[Line]]:

@@ -66,7 +66,7 @@ class MMHal:
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
         """What the judge is asked about each answer."""
-        path = required(given.answers, "answers", self.name)
+        path = required(given.answers or given.questions, "answers", self.name)
         found = []
         for number, row in enumerate(self._with_questions(given), start=1):
             contents = field_of(row, "image_content", list, number, path)
@@ -85,8 +85,6 @@ class MMHal:
         rows = self._with_questions(given)
         ids = [str(k) for k in range(len(rows))] if rows else None
         reviews = read_reviews(path, ids, given.allow_incomplete)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         numbers = [_number(review.id, path) for review in reviews]
         size = len(rows) or max(numbers) + 1
         metric = MMHalBench(size, given.invalid_judge)
@@ -126,7 +124,9 @@ class MMHal:
         for number, (question, row) in enumerate(zip(questions, answers, strict=False), start=1):
             if row.get("question", question["question"]) != question["question"]:
                 raise ValueError(f"Row {number} of {path} asks another question than that of {given.questions}.")
-        return [{**question, **row} for question, row in zip(questions, answers, strict=False)]
+        # The question file may be a template with places for answers.
+        asked = [{name: value for name, value in row.items() if name not in ANSWER} for row in questions]
+        return [{**question, **row} for question, row in zip(asked, answers, strict=False)]
 
 
 def _number(name: str, path: Path) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, read_tsv, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_table, required
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
 from rlaifv.evaluation.mmstar import NUM_QUESTIONS, MMStar, Parser
 from rlaifv.models.sampling import Decoding
@@ -45,8 +45,11 @@ class MMStarBench:
         ]
 
     def score(self, given: Given) -> Result:
-        """Score the answers; what is right is said by the questions, or by the answers' own rows without them."""
-        path = required(given.answers, "answers", self.name)
+        """Score the answers; what is right is said by the questions, or by the answers' own rows without them.
+
+        Where no file of answers is given, the questions are taken to have them.
+        """
+        path = required(given.answers or given.questions, "answers", self.name)
         answers = _by_index(path)
         for number, row in enumerate(answers.values(), start=1):
             field_of(row, "prediction", str, number, path)
@@ -89,14 +92,9 @@ class MMStarBench:
 
 
 def _by_index(path: Path) -> dict[str, dict[str, Any]]:
-    rows: list[dict[str, Any]] = list(read_tsv(path)) if path.suffix == ".tsv" else read_rows(path)
-    found: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(rows, start=1):
-        key = str(field_of(row, "index", (int, str), number, path))
-        if key in found:
-            raise ValueError(f"Row {number} of {path} has the index {key}, which an earlier row has too.")
-        found[key] = row
-    return found
+    rows = read_table(path)
+    ids = [str(field_of(row, "index", (int, str), number, path)) for number, row in enumerate(rows, start=1)]
+    return by_id(rows, ids, path, "index")
 
 
 def _checked(rows: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
@@ -107,7 +105,12 @@ def _checked(rows: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str,
 
 
 def _image(rows: dict[str, dict[str, Any]], key: str, path: Path) -> bytes:
+    """The picture of a row: bytes in a Parquet table, base64 or the index of another row elsewhere."""
     text = rows[key].get("image", "")
+    text = text.get("bytes") if isinstance(text, dict) else text
+    if isinstance(text, bytes):
+        return text
+    text = str(text)
     if len(text) <= MAX_REFERENCE_LETTERS:
         text = rows.get(text, {}).get("image", "")
     if len(text) <= MAX_REFERENCE_LETTERS:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_json, read_rows, required
+from rlaifv.evaluation.benchmarks.coco import image_id_of, image_ids, read_objects, read_truth
+from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_lists, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
-from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
+from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews, review_values
 from rlaifv.evaluation.benchmarks.templates import fill
 from rlaifv.evaluation.object_halbench import ObjectHalBench, answer_text, has_name, is_asked, is_readable, objects_of
 from rlaifv.models.sampling import Decoding
@@ -117,22 +117,22 @@ class ObjectHalBench300:
         )
 
     def _answers(self, given: Given) -> tuple[dict[str, tuple[str, str]], int]:
-        """Question and answer by image id, and how many answers are missing."""
+        """Question and answer by image id, in the order of the answers, and how many are missing."""
         path = required(given.answers, "answers", self.name)
         rows = read_rows(path)
         wanted = None
         if given.questions is not None:
             questions = required(given.questions, "questions", self.name)
-            wanted = [str(image_id_of(row, n, questions)) for n, row in enumerate(read_rows(questions), start=1)]
+            wanted = image_ids(read_rows(questions), questions)
         ids = _ids(rows, path, wanted)
         found = {}
         for number, (one, row) in enumerate(zip(ids, rows, strict=True), start=1):
-            prompt = field_of(row, ("prompt", "question"), str, number, path)
+            prompt = str(row.get("prompt", row.get("question", "")))  # only an extractor wants it
             found[one] = prompt, field_of(row, ("text", "answer"), str, number, path)
-        kept = match_ids(ids if wanted is None else wanted, ids, path, given.allow_incomplete)
+        kept = match_ids(dict.fromkeys(ids) if wanted is None else wanted, ids, path, given.allow_incomplete)
         if not kept:
             raise ValueError(f"{path} has no answer, so nothing can be scored.")
-        return {one: found[one] for one in kept}, len(wanted or kept) - len(kept)
+        return found, len(wanted or kept) - len(kept)
 
     def _phrases(
         self, given: Given, texts: dict[str, str]
@@ -143,7 +143,9 @@ class ObjectHalBench300:
             raise ValueError("objects=… and reviews=… both say what the answers mention; give one of them.")
         if given.reviews is not None:
             path = required(given.reviews, "reviews", self.name)
-            reviews = read_reviews(path, asked, given.allow_incomplete)
+            # Who asked about short answers as well has as many replies as answers.
+            ids = list(texts) if len(review_values(path)) == len(texts) else asked
+            reviews = [one for one in read_reviews(path, ids, given.allow_incomplete) if one.id in asked]
             phrases, unreadable = objects_of({review.id: review.replies[0] for review in reviews})
             if unreadable and given.invalid_judge != "skip":
                 raise ValueError(
@@ -154,7 +156,7 @@ class ObjectHalBench300:
         if given.objects is None:
             return None, [], {}
         path = required(given.objects, "objects", self.name)
-        listed = _listed_phrases(path)
+        listed = {_plain(one): phrases for one, phrases in read_lists(path, "phrases", "image id").items()}
         short = [one for one in listed if one in texts and one not in asked]
         match_ids(asked, [one for one in listed if one not in short], path, given.allow_incomplete, "object list")
         return listed, [], {"judge": given.judge or "unknown"}
@@ -163,7 +165,7 @@ class ObjectHalBench300:
 def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | None) -> list[str]:
     """Image ids of the rows of answers; of the question file's rows, in its order, where none has its own."""
     if any("image_id" in row for row in rows):
-        return [str(image_id_of(row, number, path)) for number, row in enumerate(rows, start=1)]
+        return image_ids(rows, path)
     if wanted is None:
         raise ValueError(f"{path} has no image_id, so questions=… must be given, whose rows are in the same order.")
     if len(rows) != len(wanted):
@@ -173,14 +175,9 @@ def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | Non
     return list(wanted)
 
 
-def _listed_phrases(path: Path) -> dict[str, list[str]]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} has to be a JSON object of phrases by image id.")
-    for image_id, phrases in content.items():
-        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
-            raise ValueError(f"Image {image_id} of {path} has to have a list of phrases, but it is {phrases!r:.60}.")
-    return content
+def _plain(image_id: str) -> str:
+    """An image id without the zeros that names of files have in front."""
+    return str(int(image_id)) if image_id.isdecimal() else image_id
 
 
 BENCHMARK: JudgedBenchmark = ObjectHalBench300()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import digest, field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, digest, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
-from rlaifv.evaluation.pope import NAMES, PARSERS, POPE, read_answer
+from rlaifv.evaluation.pope import NAMES, PARSERS, POPE
 from rlaifv.models.sampling import Decoding
 
 SPLITS = ("random", "popular", "adversarial")
@@ -27,7 +27,7 @@ EDITIONS = {
 
 
 class POPEBenchmark:
-    """POPE's files in, its script's numbers out: for each file of questions, and their mean.
+    """POPE's files in, its script's numbers out: for each file of questions, and their mean, which also stands alone.
 
     Questions and answers are one file each, or directories with one file for each split, which their names tell.
     """
@@ -57,7 +57,6 @@ class POPEBenchmark:
 
     def score(self, given: Given) -> Result:
         """POPE's numbers. See `Benchmark.score`."""
-        read_answer("", given.parser)
         splits = _read_questions(required(given.questions, "questions", self.name))
         found = _read_answers(required(given.answers, "answers", self.name), list(splits))
         metrics: dict[str, Any] = {}
@@ -66,10 +65,9 @@ class POPEBenchmark:
         num_invalid = 0
         for split, (path, questions) in splits.items():
             answers = _match(questions, *found[split], given.allow_incomplete)
-            num_invalid += sum(read_answer(text, given.parser) == "" for text in answers.values())
             metric = POPE(len(answers), given.parser)
-            labels = [questions[one]["label"] for one in answers]
-            metric.update(range(len(answers)), list(answers.values()), labels)
+            metric.update(list(answers.values()), [questions[one]["label"] for one in answers])
+            num_invalid += metric.num_invalid
             try:
                 metrics[split] = {name: value.item() for name, value in metric.compute().items()}
             except ValueError as error:
@@ -80,7 +78,7 @@ class POPEBenchmark:
                 warnings.append(
                     f"A split of POPE has 3000 questions, or 2910 in its first edition, but {path} has {size}."
                 )
-        metrics["mean"] = {name: sum(metrics[split][name] for split in splits) / len(splits) for name in NAMES}
+        mean = {name: sum(metrics[split][name] for split in splits) / len(splits) for name in NAMES}
         counts["missing"] = sum(counts[f"{split}_questions"] - counts[f"{split}_answers"] for split in splits)
         version = _version(splits)
         if version == "first":
@@ -89,7 +87,7 @@ class POPEBenchmark:
                 "compared with results on the same edition."
             )
         return Result(
-            metrics=metrics,
+            metrics=metrics | {"mean": mean} | mean,
             counts=counts,
             num_invalid=num_invalid,
             version=version,
@@ -142,19 +140,16 @@ def _read_questions(path: Path) -> dict[str, tuple[Path, Questions]]:
     """Rows by id, by split, with the file of each split."""
     splits = {}
     for split, file in _by_split(path).items():
-        rows: Questions = {}
-        for number, row in enumerate(read_rows(file), start=1):
-            one = str(field_of(row, "question_id", (int, str), number, file))
+        rows, ids = read_rows(file), []
+        for number, row in enumerate(rows, start=1):
+            ids.append(str(field_of(row, "question_id", (int, str), number, file)))
             for name in ("image", "text", "label"):
                 field_of(row, name, str, number, file)
             if row["label"] not in ("yes", "no"):
                 raise ValueError(
                     f"Field 'label' in row {number} of {file} has to be 'yes' or 'no', but it is {row['label']!r}."
                 )
-            if one in rows:
-                raise ValueError(f"Row {number} of {file} has the question_id {one}, as a row before it.")
-            rows[one] = row
-        splits[split] = (file, rows)
+        splits[split] = (file, by_id(rows, ids, file, "question_id"))
     return splits
 
 
@@ -199,8 +194,8 @@ def _match(questions: Questions, path: Path, rows: list[dict[str, Any]], allow_i
     answers = {}
     for number, (one, row) in enumerate(zip(ids, rows, strict=True), start=1):
         asked = questions[one]["text"]
-        # Evaluation code appends a request for one word to what it asks.
-        if "question" in row and not str(row["question"]).strip().startswith(asked.strip()):
+        # Evaluation code puts the image's place before, and a request for one word behind, what it asks.
+        if "question" in row and asked.strip() not in str(row["question"]):
             raise ValueError(f"Row {number} of {path} answers {row['question']!r}, but question {one} is {asked!r}.")
         answers[one] = field_of(row, ("answer", "text"), str, number, path)
     return answers

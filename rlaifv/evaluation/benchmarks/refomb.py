@@ -5,15 +5,14 @@ The judge is asked twice. The first template has places for {description}, {ques
 a row {"id": …, "overall": first reply, "hallucination": second reply}, or a list of the two, for each answer.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import Review, protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
-from rlaifv.evaluation.refomb import NUM_QUESTIONS, RefoMB, read_verdict, refomb_scores
+from rlaifv.evaluation.refomb import NUM_QUESTIONS, RefoMB, read_verdict, read_verdicts
 from rlaifv.models.sampling import Decoding
 
 TEMPLATE = """Two models, A and B, answered a question about an image. You do not see the image, but have a full description of
@@ -41,7 +40,7 @@ Review: {review:json}
 Say how many hallucinations the review finds for model A, and how many for model B. Then end with one verdict in double
 brackets: [[A]] if model A has fewer, [[B]] if model B has fewer, [[C]] if both have as many or none.
 """
-STAGES = (("overall", "review_text", "review"), ("hallucination", "review_res"))
+STAGES = (("overall", "win", "review_text", "review"), ("hallucination", "trust", "review_res"))
 
 
 class RefoMBench:
@@ -104,15 +103,11 @@ class RefoMBench:
         if given.answers is not None:
             ids = list(self._answers(given, questions))
         reviews = read_reviews(path, ids, given.allow_incomplete, STAGES)
-        if not reviews:
-            raise ValueError(f"{path} has no reviews.")
         size = len(questions or ids or reviews)
         metric = RefoMB(len(reviews), given.invalid_judge)
         metric.update([review.replies[0] for review in reviews], [review.replies[1] for review in reviews])
         digits = 3 if given.rounding == "official" else 15
         metrics: dict[str, Any] = {name: round(value.item(), digits) for name, value in metric.compute().items()}
-        if any(map(math.isnan, metrics.values())):
-            raise ValueError(f"{path} has no verdict at all, so there is nothing to score.")
         return Result(
             metrics=metrics | {"types": _by_type(reviews, questions, digits)},
             counts={"questions": size, "reviews": len(reviews), "missing": size - len(reviews)},
@@ -125,27 +120,30 @@ class RefoMBench:
     def _questions(self, given: Given) -> dict[str, dict[str, Any]]:
         """The questions by id, or by position where they have none; each with the number of its row."""
         path = required(given.questions, "questions", self.name)
-        found: dict[str, dict[str, Any]] = {}
-        for number, row in enumerate(read_rows(path), start=1):
-            key = str(row.get("id", number - 1))
-            if key in found:
-                raise ValueError(f"Row {number} of {path} has the id {key}, which row {found[key]['number']} has too.")
+        rows = [row | {"number": number} for number, row in enumerate(read_rows(path), start=1)]
+        for row in rows:
             for name in ("question", "image_url"):
-                field_of(row, name, str, number, path)
-            found[key] = row | {"number": number}
-        return found
+                field_of(row, name, str, row["number"], path)
+        return by_id(rows, [str(row.get("id", row["number"] - 1)) for row in rows], path)
 
     def _answers(self, given: Given, questions: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """The model's answers by the id of their question, found by question and image as in the official script."""
+        """The model's answers in their order, by the id of their question.
+
+        Questions are found by their words and image, as in the official script; by id where an answer names no image.
+        """
         path = required(given.answers, "answers", self.name)
         place = {(row["question"], row["image_url"]): key for key, row in questions.items()}
         found, texts = [], {}
         for number, row in enumerate(read_rows(path), start=1):
-            asked = (field_of(row, ("question", "prompt"), str, number, path), row.get("image_url"))
-            key = place.get(asked, f"row {number}") if questions else str(row.get("id", number - 1))
+            if questions and "image_url" in row:
+                asked = (field_of(row, ("question", "prompt"), str, number, path), row["image_url"])
+                key = place.get(asked, f"row {number}")
+            else:
+                key = str(row.get("id", number - 1))
             found.append(key)
             texts[key] = field_of(row, ("answer", "text"), str, number, path)
-        return {key: texts[key] for key in match_ids(questions or found, found, path, given.allow_incomplete)}
+        match_ids(questions or dict.fromkeys(found), found, path, given.allow_incomplete)
+        return texts
 
 
 def _by_type(
@@ -159,8 +157,12 @@ def _by_type(
             types.setdefault(str(kind).lower(), []).append(review)
     found = {}
     for kind, some in sorted(types.items()):
-        scores = refomb_scores([one.replies[0] for one in some], [one.replies[1] for one in some])
-        found[kind] = {name: round(value, digits) for name, value in scores.items() if not math.isnan(value)}
+        worth: dict[str, list[float]] = {"trust": [], "win": []}
+        for one in some:
+            won, trusted = read_verdicts(one.replies[0], one.replies[1])
+            worth["win"] += [] if won is None else [won]
+            worth["trust"] += [] if trusted is None else [trusted]
+        found[kind] = {name: round(sum(all) / len(all), digits) for name, all in worth.items() if all}
     return found
 
 

@@ -1,11 +1,11 @@
 """Reads what a judge said: the raw replies that a benchmark's scores rest on.
 
 A file of reviews is a JSON list or JSON Lines. Each review is a reply as a string, or an object with the reply in one of
-`NAMES` or as an API's whole answer (`choices`); in the order of the answers, or with their ids. Where a benchmark asks more
-than once about an answer, a review is a list of that many replies, or an object with a field for each.
+`NAMES` or as an API's whole answer (`choices`); in the order of the answers, or with their ids, or in one object by id. Where
+a benchmark asks more than once about an answer, a review is a list of that many replies, or an object with a field for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ class Review:
 
 
 def read_reviews(
-    path: Path, ids: Sequence[str] | None, allow_incomplete: bool, stages: Sequence[Sequence[str]] = (NAMES,)
+    path: Path,
+    ids: Sequence[str] | None,
+    allow_incomplete: bool,
+    stages: Sequence[Sequence[str]] = (NAMES,),
+    id_of: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> list[Review]:
     """The reviews of a file, in the order of `ids`.
 
@@ -42,14 +46,16 @@ def read_reviews(
         ids: of the answers; None where they are not given, and the file alone says what there is.
         allow_incomplete: whether answers may have no review; reviews without ids are those of the first answers then.
         stages: for each stage, the fields that may hold its reply.
+        id_of: the id that an object has in other fields than `IDS`, None where it has none.
 
     Raises:
-        ValueError: a review cannot be read; only some have an id; they are not as many as the answers, or of others.
+        ValueError: there is no review, or one cannot be read; only some have an id; they are not as many as the answers, or
+            of others.
     """
-    values = read_values(path)
+    values = review_values(path, stages)
     replies = [_replies(value, number, path, stages) for number, value in enumerate(values, start=1)]
     rows = [value if isinstance(value, dict) else {} for value in values]
-    own = [next((str(row[name]) for name in IDS if name in row), None) for row in rows]
+    own = [(id_of(row) if id_of else None) or _id_of(row) for row in rows]
     found = [one for one in own if one is not None]
     if found and len(found) < len(own):
         raise ValueError(f"Row {own.index(None) + 1} of {path} has no id, but {len(found)} other reviews have one.")
@@ -58,8 +64,29 @@ def read_reviews(
             raise ValueError(f"{path} has {len(values)} reviews without ids, but there are {len(ids)} answers.")
         found = list(ids[: len(values)]) if ids is not None else [str(k) for k in range(len(values))]
     kept = match_ids(ids if ids is not None else found, found, path, allow_incomplete, "answer of the judge")
+    if not kept and ids != []:
+        raise ValueError(f"{path} has no reviews.")
     place = {one: k for k, one in enumerate(found)}
     return [Review(one, replies[place[one]], rows[place[one]]) for one in kept]
+
+
+def review_values(path: Path, stages: Sequence[Sequence[str]] = (NAMES,)) -> list[Any]:
+    """The reviews of a file as they stand there; those of one object by id as rows with an `id`.
+
+    Raises:
+        ValueError: the file is no JSON.
+    """
+    values = read_values(path)
+    fields = {*IDS, "choices", *(name for names in stages for name in names)}
+    if len(values) != 1 or not isinstance(values[0], dict) or not fields.isdisjoint(values[0]):
+        return values
+    rows = []
+    for one, value in values[0].items():
+        if not isinstance(value, dict):
+            replies = value if isinstance(value, list) else [value]
+            value = {names[0]: reply for names, reply in zip(stages, replies, strict=False)}
+        rows.append({"id": one, **value})
+    return rows
 
 
 def protocol_of(given: Given, reviews: Sequence[Review], is_incomplete: bool) -> dict[str, Any]:
@@ -96,6 +123,12 @@ def _replies(value: Any, number: int, path: Path, stages: Sequence[Sequence[str]
         wanted = "a reply" if len(stages) == 1 else f"a list of {len(stages)} replies"
         raise ValueError(f"Row {number} of {path} has to be {wanted}, or an object that holds it: {str(value)[:60]!r}.")
     return tuple(value)
+
+
+def _id_of(row: dict[str, Any]) -> str | None:
+    # An API's answer has an id of its own, which says nothing about the question.
+    names = IDS[:1] if "choices" in row else IDS
+    return next((str(row[name]) for name in names if name in row), None)
 
 
 def _reply_of(row: dict[str, Any], names: Sequence[str]) -> Any:

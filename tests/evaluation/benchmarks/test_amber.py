@@ -73,13 +73,16 @@ def test_both_halves_and_the_score(given: Given) -> None:
     assert (result.counts["descriptions"], result.counts["questions"], result.counts["missing"]) == (2, 4, 0)
     assert (result.counts["nouns"], result.counts["hallucinated"]) == (5, 1)
     assert "AMBER has 1004 descriptions and 14216 questions" in result.warnings[0]
-    assert "1 of 4 answers are not exactly 'Yes' or 'No'" in result.warnings[1]
+    assert "1 of 4 answers are neither 'Yes' nor 'No' to parser=official and count as wrong" in result.warnings[1]
 
 
 def test_contains_yes_reads_what_the_script_does_not(given: Given) -> None:
     result = BENCHMARK.score(replace(given, parser="contains_yes"))
     assert (result.metrics["accuracy"], result.num_invalid) == (75.0, 0)
-    refused(replace(given, parser="strict"), "parsers official and contains_yes, but got 'strict'")
+    assert BENCHMARK.score(replace(given, parser="strict")).num_invalid == 0  # "No." is no to all but the script
+    refused(
+        replace(given, parser="first"), "AMBER has the parsers official, contains_yes, lmms_eval, vlmevalkit, strict"
+    )
 
 
 def test_descriptions_only_and_questions_only(given: Given, tmp_path: Path) -> None:
@@ -199,8 +202,8 @@ def test_queries_choose_what_is_expected(given: Given, tmp_path: Path) -> None:
             "has to be 'yes' or 'no', but it is 'Yes'",
         ),
         ("annotations.json", [{"id": 1, "type": "colour", "truth": "yes"}], "Row 1 of"),
-        ("relation.json", {"boat": "ship"}, "Key 'boat' of"),
-        ("relation.json", ["boat"], "has to be a JSON object of lists of words"),
+        ("relation.json", {"boat": "ship"}, "Entry 'boat' of"),
+        ("relation.json", ["boat"], "has to be a JSON object of lists of words by word"),
     ],
 )
 def test_broken_annotations_are_refused(given: Given, name: str, content: Any, message: str) -> None:

@@ -86,7 +86,10 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
         (instances((11, 7)), "has category 7, which the file does not name"),
         ({"annotations": [{"image_id": "11", "caption": "A dog."}]}, "Field 'image_id' in row 1 of"),
         ({"annotations": [{"image_id": 11}]}, "has no field 'caption'"),
-        ({"categories": [{"id": 1, "name": "unicorn"}], "annotations": []}, "Category 'unicorn' of"),
+        (
+            {"categories": [{"id": 1, "name": "unicorn"}], "annotations": [{"image_id": 11, "category_id": 1}]},
+            "Category 'unicorn' of row 1 of",
+        ),
     ],
 )
 def test_broken_files_are_refused(tmp_path: Path, content: Any, message: str) -> None:

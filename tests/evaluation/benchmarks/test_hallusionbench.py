@@ -86,6 +86,15 @@ def test_quirk_vlmevalkit_scores_questions_with_an_image_only(files: Given) -> N
         BENCHMARK.score(replace(files, parser="vlmevalkit"))
 
 
+def test_quirk_lmms_eval_judges_questions_with_an_image_only(files: Given) -> None:
+    """Three of VD are right; VS's unclear answer without a figure is not asked for."""
+    result = BENCHMARK.score(replace(files, parser="lmms_eval"))
+    assert (result.metrics["a_acc"], result.counts["scored"]) == (60, 5)
+    assert (result.protocol["parser"], result.protocol["incomplete"]) == ("lmms_eval", False)
+    with pytest.raises(ValueError, match=r"parser=lmms_eval rests on a judge, so reviews=… must be given"):
+        BENCHMARK.score(replace(files, reviews=None, parser="lmms_eval"))
+
+
 def test_quirk_a_reply_without_a_verdict_is_unclear(files: Given) -> None:
     assert files.reviews is not None
     replies = [row[6] for row in ROWS]
@@ -120,7 +129,7 @@ def test_missing_answers_and_reviews(files: Given) -> None:
         ({"category": "VX"}, "Field 'category' in row 2 of {path} has to be one of VD VS: 'VX'."),
         ({"gt_answer": "2"}, "Field 'gt_answer' in row 2 of {path} has to be one of 0 1: '2'."),
         ({"visual_input": "3"}, "Field 'visual_input' in row 2 of {path} has to be one of 0 1 2: '3'."),
-        ({"question_id": "0"}, "Row 2 of {path} is the question VD_chart_0_0_0, which an earlier row is too."),
+        ({"question_id": "0"}, "Row 2 of {path} has the id VD_chart_0_0_0, which row 1 has too."),
         ({"set_id": None}, "Field 'set_id' in row 2 of {path} has to be str or int"),
         ({"model_prediction": None}, "Field 'model_prediction' in row 2 of {path} has to be str"),
     ],

@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> Given:
         questions=write(tmp_path / "questions.jsonl", questions),
         annotations=tmp_path,
         answers=write(tmp_path / "answers.jsonl", [{"question_id": k, "text": f"answer {k}"} for k in (2, 0, 1)]),
-        reviews=write(tmp_path / "reviews.jsonl", ["8 6\nGood.", "10 9", "9, 8"]),
+        reviews=write(tmp_path / "reviews.jsonl", ["9, 8", "8 6\nGood.", "10 9"]),  # in the order of the answers
     )
 
 
@@ -71,7 +71,8 @@ def test_official_reviews_alone_are_enough(files: Given, tmp_path: Path) -> None
 
 def test_what_the_judge_is_asked(files: Given) -> None:
     asked = BENCHMARK.conversations(files, "{context}|{question}|{reference}|{answer}")
-    assert asked[1] == ("1", "B.\nC.|What is 1?|reference 1|answer 1")
+    assert [one for one, _ in asked] == ["2", "0", "1"]
+    assert asked[2] == ("1", "B.\nC.|What is 1?|reference 1|answer 1")
     (stage,) = BENCHMARK.stages
     assert stage.is_valid("8 7\nBoth")
     assert not stage.is_valid("Assistant 1: 8")
@@ -79,10 +80,10 @@ def test_what_the_judge_is_asked(files: Given) -> None:
 
 def test_files_that_lack_something_are_refused(files: Given, tmp_path: Path) -> None:
     write(tmp_path / "answers_gpt4.jsonl", [{"question_id": 0, "text": "r"}])
-    with pytest.raises(ValueError, match=r"answers_gpt4\.jsonl has no answer to question 1"):
+    with pytest.raises(ValueError, match=r"answers_gpt4\.jsonl has no answer to question 2"):
         BENCHMARK.conversations(files)
-    write(tmp_path / "context.jsonl", [{"image": "000.jpg", "caption": "A."}])
-    with pytest.raises(ValueError, match=r"context\.jsonl has no caption of 001\.jpg, which question 1 is about"):
+    write(tmp_path / "context.jsonl", [{"image": "001.jpg", "caption": "B."}])
+    with pytest.raises(ValueError, match=r"context\.jsonl has no caption of 000\.jpg, which question 2 is about"):
         BENCHMARK.conversations(files)
     (tmp_path / "context.jsonl").unlink()
     with pytest.raises(ValueError, match=re.escape(f"annotations={tmp_path / 'context.jsonl'} does not exist")):
@@ -96,7 +97,7 @@ def test_files_that_lack_something_are_refused(files: Given, tmp_path: Path) -> 
     result = BENCHMARK.score(replace(files, allow_incomplete=True))
     assert (result.metrics["detail"], result.counts["missing"], result.protocol["incomplete"]) == (88.9, 2, True)
     write(files.reviews, ["0 8"])
-    with pytest.raises(ValueError, match="rates the reference 0 on average, or nothing at all, in all, detail"):
+    with pytest.raises(ValueError, match="all is undefined: the reference is rated 0 on average"):
         BENCHMARK.score(replace(files, allow_incomplete=True))
 
 
@@ -105,9 +106,9 @@ def test_questions_go_out_and_answers_come_back(files: Given, tmp_path: Path) ->
     assert [(item.id, item.question, item.images) for item in items][1] == ("1", "What is 1?", ("001.jpg",))
     rows = BENCHMARK.answer_rows(files, items, ["a", "b", "c"])
     assert rows[1] == {"question_id": 1, "prompt": "What is 1?", "text": "b", "answer_id": "1"}
-    answers = write(tmp_path / "mine.jsonl", rows)
+    answers = write(tmp_path / "mine.jsonl", [rows[2], rows[0], rows[1]])
     assert BENCHMARK.score(replace(files, answers=answers)).metrics == BENCHMARK.score(files).metrics
     assert files.questions is not None
     write(files.questions, [{"question_id": 1, "image": "a", "category": "conv", "text": "b"}] * 2)
-    with pytest.raises(ValueError, match=r"Row 2 of .* has the question_id 1, which an earlier row has too"):
+    with pytest.raises(ValueError, match=r"Row 2 of .* has the question_id 1, which row 1 has too"):
         BENCHMARK.items(files)

@@ -68,7 +68,9 @@ def test_parsers_go_through(given: Given) -> None:
     assert (lmms.num_invalid, lmms.metrics["count"]) == (0, 125.0)  # "  yes" is read, and wrong
     kit = BENCHMARK.score(replace(given, parser="vlmevalkit"))
     assert (kit.num_invalid, kit.metrics["count"]) == (4, 50.0)  # "nothing like it" is not read
-    refused(replace(given, parser="strict"), "MME has the parsers")
+    strict = BENCHMARK.score(replace(given, parser="strict"))
+    assert (strict.num_invalid, strict.metrics["count"]) == (4, 50.0)
+    refused(replace(given, parser="first"), "MME has the parsers")
 
 
 def test_answer_rows_come_back_as_answers(given: Given, tmp_path: Path) -> None:

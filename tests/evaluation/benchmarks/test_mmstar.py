@@ -112,7 +112,7 @@ def test_missing_and_doubled_answers(files: Given) -> None:
     assert result.counts == {"questions": 3, "scored": 1, "missing": 2}
     assert result.protocol["incomplete"] is True
     write(files.answers, [{"index": 1, "prediction": "A"}] * 2)
-    with pytest.raises(ValueError, match=f"Row 2 of {files.answers} has the index 1, which an earlier row has too"):
+    with pytest.raises(ValueError, match=f"Row 2 of {files.answers} has the index 1, which row 1 has too"):
         BENCHMARK.score(files)
     write(files.answers, [{"index": 1, "prediction": None}])
     with pytest.raises(ValueError, match="Field 'prediction' in row 1"):

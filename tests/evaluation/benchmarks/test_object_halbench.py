@@ -189,8 +189,8 @@ def test_answers_that_nobody_listed_the_objects_of_are_refused_or_left_out(tmp_p
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("objects.json", [], "has to be a JSON object of phrases by image id"),
-        ("objects.json", {"11": "dog"}, "Image 11 of"),
+        ("objects.json", [], "has to be a JSON object of lists of phrases by image id"),
+        ("objects.json", {"11": "dog"}, "Entry '11' of"),
         ("objects.json", {"11": ["dog"]}, "has no object list for 12"),
         ("objects.json", PHRASES | {"99": []}, "has an object list for 99, which the benchmark does not ask about"),
         ("answers.jsonl", {"image_id": 11, "prompt": ""}, "Row 1 of"),

@@ -59,7 +59,10 @@ def refused(given: Given, message: str) -> None:
 def test_one_split_with_answers_in_order(given: Given) -> None:
     result = BENCHMARK.score(given)
     expected = {"accuracy": 0.75, "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "yes_ratio": 0.75}
-    assert result.metrics == {"random": pytest.approx(expected), "mean": pytest.approx(expected)}
+    assert {name: result.metrics[name] for name in ("random", "mean")} == dict.fromkeys(
+        ("random", "mean"), pytest.approx(expected)
+    )
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
     assert result.counts == {"random_questions": 4, "random_answers": 4, "random_misspelt": 0, "missing": 0}
     assert result.num_invalid == 0
     assert given.questions is not None
@@ -70,11 +73,15 @@ def test_one_split_with_answers_in_order(given: Given) -> None:
 
 def test_splits_and_their_mean(splits: Given) -> None:
     metrics = BENCHMARK.score(splits).metrics
-    assert list(metrics) == ["random", "popular", "adversarial", "mean"]
-    assert [metrics[split]["accuracy"] for split in metrics] == pytest.approx([0.75, 0.75, 0.5, 2 / 3])
+    splits_and_mean = ["random", "popular", "adversarial", "mean"]
+    assert list(metrics)[:4] == splits_and_mean
+    assert [metrics[split]["accuracy"] for split in splits_and_mean] == pytest.approx([0.75, 0.75, 0.5, 2 / 3])
+    assert metrics["accuracy"] == metrics["mean"]["accuracy"]
     # Two of three yes are right, two of two, one of two.
     precisions = [2 / 3, 1.0, 0.5]
-    assert [metrics[split]["precision"] for split in metrics] == pytest.approx([*precisions, sum(precisions) / 3])
+    assert [metrics[split]["precision"] for split in splits_and_mean] == pytest.approx(
+        [*precisions, sum(precisions) / 3]
+    )
 
 
 def test_answers_by_id_in_any_order_and_any_name(given: Given) -> None:
@@ -107,7 +114,7 @@ def test_answer_rows_come_back_as_answers(splits: Given, tmp_path: Path) -> None
 def test_a_question_may_have_a_request_appended(given: Given) -> None:
     rows = answers_of("Yes", "Yes", "Yes", "No.")
     for row in rows:
-        row["question"] += "\nAnswer with one word."
+        row["question"] = f"<image>\n{row['question']}\nAnswer with one word."
     assert given.answers is not None
     write(given.answers, rows)
     assert BENCHMARK.score(given).metrics["random"]["accuracy"] == 0.75
@@ -125,7 +132,7 @@ def test_parsers_go_through(given: Given) -> None:
 def test_an_undefined_share_is_named_with_its_split(given: Given) -> None:
     assert given.answers is not None
     write(given.answers, answers_of("No", "No", "No", "No"))
-    refused(given, "Split random: Precision is undefined: no answer was read as yes.")
+    refused(given, "Split random: precision is undefined: no answer was read as yes;")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +192,7 @@ def test_answers_that_do_not_fit_are_refused(given: Given, rows: list[dict[str, 
     ("rows", "message"),
     [
         ([question(1, "Yes")], "Field 'label' in row 1 of"),
-        ([question(1, "yes"), question(1, "no")], "has the question_id 1, as a row before it"),
+        ([question(1, "yes"), question(1, "no")], "has the question_id 1, which row 1 has too"),
         ([{"question_id": 1, "image": "a.png", "text": "Is there?"}], "has no field 'label'"),
     ],
 )

@@ -90,14 +90,14 @@ def test_quirk_a_review_without_verdict_shrinks_the_denominator(files: Given, tm
     with pytest.raises(ValueError, match="A review has no verdict: 'so"):
         BENCHMARK.score(replace(files, reviews=reviews, invalid_judge="raise"))
     none = write(tmp_path / "none.jsonl", [["so?", "so?"]] * 3)
-    with pytest.raises(ValueError, match="has no verdict at all"):
+    with pytest.raises(ValueError, match="trust is undefined: no second review has a verdict"):
         BENCHMARK.score(replace(files, reviews=none))
 
 
 def test_quirk_answers_are_found_by_question_and_image(files: Given) -> None:
     asked = BENCHMARK.conversations(files, "{description}|{question}|{reference}|{answer}")
     assert asked[1] == ("1", "A table with a red kettle.|What is on table 1?|A kettle 1.|What is on table 1?<EOT>")
-    assert [one for one, _ in asked] == ["0", "1", "2"]
+    assert [one for one, _ in asked] == ["2", "1", "0"]
 
 
 def test_missing_answers_and_reviews(files: Given) -> None:
@@ -118,7 +118,7 @@ def test_missing_answers_and_reviews(files: Given) -> None:
 def test_files_of_another_kind_are_refused(files: Given) -> None:
     assert files.questions is not None
     assert files.answers is not None
-    with pytest.raises(ValueError, match=f"{files.questions} has no answer of GPT-4V to question 0; annotations=…"):
+    with pytest.raises(ValueError, match=f"{files.questions} has no answer of GPT-4V to question 2; annotations=…"):
         BENCHMARK.conversations(replace(files, annotations=None))
     write(files.answers, [{"question": "Who?", "image_url": "x", "answer": "me"}])
     with pytest.raises(ValueError, match="has an answer for row 1, which the benchmark does not ask about"):
@@ -134,7 +134,7 @@ def test_questions_go_out_and_answers_come_back(files: Given, tmp_path: Path) ->
     rows = BENCHMARK.answer_rows(files, items, ["a", "b", "c"])
     answers = write(tmp_path / "mine.jsonl", rows[::-1])
     found = BENCHMARK.conversations(replace(files, answers=answers), "{description}{question}{reference} {answer}")
-    assert [text[-2:] for _, text in found] == [" a", " b", " c"]
+    assert [text[-2:] for _, text in found] == [" c", " b", " a"]
 
 
 def test_the_own_templates_have_their_places() -> None:

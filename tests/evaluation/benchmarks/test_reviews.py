@@ -44,6 +44,23 @@ def test_two_stages_are_a_list_or_an_object(tmp_path: Path, row: Any) -> None:
     assert review.replies == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("content", "stages", "replies"),
+    [
+        ({"8": "two", "7": "one"}, (("reply",),), [("one",), ("two",)]),
+        ({"7": ["a", "b"], "8": {"review": "c", "hallucination": "d"}}, TWO, [("a", "b"), ("c", "d")]),
+    ],
+)
+def test_reviews_may_be_one_object_by_id(tmp_path: Path, content: Any, stages: Any, replies: Any) -> None:
+    path = tmp_path / "reviews.json"
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    reviews = read_reviews(path, ["7", "8"], False, stages)
+    assert [(review.id, review.replies) for review in reviews] == list(zip(("7", "8"), replies, strict=True))
+    path.write_text(json.dumps({"7": "one", "8": 5}), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"Row 2 of {path} has to hold a judge's reply"):
+        read_reviews(path, ["7", "8"], False)
+
+
 def test_without_answers_the_file_says_what_there_is(tmp_path: Path) -> None:
     reviews = read_reviews(write(tmp_path / "a.json", ["one", "two"]), None, False)
     assert [review.id for review in reviews] == ["0", "1"]
