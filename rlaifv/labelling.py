@@ -18,6 +18,7 @@ class LabelRun(LightningModule):
         self.loop = loop
         self.num_iterations = num_iterations
         self.policy, self.labeler = loop.policy.model, loop.labeler  # registered, so that they are moved
+        self.chosen_from = None if loop.chosen_from is None else loop.chosen_from.model
 
     def predict_dataloader(self) -> DataLoader[int]:
         return DataLoader(range(self.num_iterations), batch_size=None)  # type: ignore[arg-type]

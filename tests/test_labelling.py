@@ -15,6 +15,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.policy = SimpleNamespace(model=torch.nn.Linear(2, 2))
         self.labeler = torch.nn.Linear(2, 2)
+        self.chosen_from = SimpleNamespace(model=torch.nn.Linear(3, 3))
         self.prepared: list[tuple[int, bool, bool]] = []
 
     def prepare(self, iteration: int) -> Any:
@@ -31,3 +32,4 @@ def test_every_iteration_is_made_once_without_gradients() -> None:
     trainer.predict(LabelRun(loop, 3), return_predictions=False)  # type: ignore[arg-type]
     assert loop.prepared == [(k, False, True) for k in range(3)]
     assert loop.labeler.weight.dtype == torch.bfloat16
+    assert loop.chosen_from.model.weight.dtype == torch.bfloat16

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
+from rlaifv.report.dots import DotPanel, dot_plot
 from rlaifv.report.run import read_evaluations
 from rlaifv.report.summary import change, headlines
 from rlaifv.runtime import console
@@ -21,13 +22,14 @@ from tools.launch import ERROR_NAME
 
 FILE_NAME = "sweep.csv"
 MEANS_NAME = "sweep_means.csv"
+PICTURE_NAME = "sweep_means.svg"
 
 
 class SweepSummary(Callback):
     """Prints one row per run of a multirun and writes them to sweep.csv beside the runs.
 
     Where runs differ in their seed alone, a second table (sweep_means.csv) has mean and standard deviation of what they ended
-    with, once for each setting.
+    with, once for each setting, and a picture (sweep_means.svg) what each of them did.
 
     A run that failed left its traceback in error.txt; with one of those, the multirun ends with exit status 1.
     """
@@ -66,35 +68,59 @@ class SweepSummary(Callback):
         _keep_differing_overrides(self.rows)
         directory = Path(config.hydra.sweep.dir)
         _show("sweep", self.rows, directory / FILE_NAME)
-        if means := means_over_seeds([(row["overrides"], self.ends[row["run"]]) for row in self.rows]):
-            _show("means over seeds", means, directory / MEANS_NAME)
+        if groups := by_setting([(row["overrides"], self.ends[row["run"]]) for row in self.rows]):
+            _show("means over seeds", means_over_seeds(groups), directory / MEANS_NAME)
+            write_text(directory / PICTURE_NAME, _picture(groups))
         if any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(1)
 
 
-def means_over_seeds(runs: Sequence[tuple[str, Mapping[str, float]]]) -> list[dict[str, str]]:
-    """One row for each setting that was run with more than one seed: mean ± standard deviation (of the sample, n - 1).
+def by_setting(runs: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """The values of each number over the runs of a setting, for settings that were run with more than one seed.
 
     Args:
         runs: overrides, separated by spaces, and metrics of each run; none of a failed one, which then does not count.
 
     >>> runs = [("a=1 seed=0", {"coverage": 0.5}), ("a=1 seed=1", {"coverage": 0.7}), ("a=2 seed=0", {"coverage": 0.1})]
-    >>> means_over_seeds(runs)
-    [{'overrides': 'a=1', 'runs': '2', 'coverage': '0.600 ± 0.141'}]
+    >>> by_setting(runs)
+    {'a=1': {'coverage': [0.5, 0.7]}}
     """
     groups: dict[str, list[Mapping[str, float]]] = {}
     for overrides, metrics in runs:
         setting = " ".join(item for item in overrides.split(" ") if not item.startswith("seed="))
         if metrics and setting != overrides:
             groups.setdefault(setting, []).append(metrics)
-    rows = []
-    for setting, several in groups.items():
-        if len(several) > 1:
-            names = [name for name in several[0] if all(name in metrics for metrics in several)]
-            values = {name: [metrics[name] for metrics in several] for name in names}
-            shown = {name: f"{mean(some):.3f} ± {stdev(some):.3f}" for name, some in values.items()}
-            rows.append({"overrides": setting, "runs": str(len(several)), **shown})
-    return rows
+    return {
+        setting: {
+            name: [metrics[name] for metrics in several]
+            for name in several[0]
+            if all(name in metrics for metrics in several)
+        }
+        for setting, several in groups.items()
+        if len(several) > 1
+    }
+
+
+def means_over_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, str]]:
+    """One row for each setting: mean ± standard deviation (of the sample, n - 1).
+
+    >>> means_over_seeds({"a=1": {"coverage": [0.5, 0.7]}})
+    [{'overrides': 'a=1', 'runs': '2', 'coverage': '0.600 ± 0.141'}]
+    """
+    return [
+        {
+            "overrides": setting,
+            "runs": str(max(map(len, values.values()))),
+            **{name: f"{mean(some):.3f} ± {stdev(some):.3f}" for name, some in values.items()},
+        }
+        for setting, values in groups.items()
+    ]
+
+
+def _picture(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    names = dict.fromkeys(name for values in groups.values() for name in values)
+    rows = {name: tuple(tuple(values.get(name, ())) for values in groups.values()) for name in names}
+    return dot_plot([setting or "all" for setting in groups], [DotPanel(name, rows[name]) for name in names])
 
 
 def _show(title: str, rows: Sequence[Mapping[str, str]], path: Path) -> None:

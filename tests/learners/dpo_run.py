@@ -75,6 +75,7 @@ class Run:
     def fit(self, module: DPOModule, data: PreferenceDataModule, *callbacks: Callback, **options: Any) -> L.Trainer:
         loop = SimpleNamespace(
             labeler=torch.nn.Module(),
+            chosen_from=None,
             measure=lambda num_iterations: None,
             check_policy=lambda iteration, digest: None,
             evaluation_path=lambda num_iterations: Path("nowhere"),

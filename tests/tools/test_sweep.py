@@ -104,6 +104,8 @@ def test_runs_that_differ_in_their_seed_alone_are_averaged(
         }
         for beta, rate in (("0.1", "0.300 ± 0.141"), ("0.3", "0.100 ± 0.000"))
     ]
+    picture = (tmp_path / "sweep_means.svg").read_text()
+    assert "rejected/response, means: learner.beta=0.1 0.300, learner.beta=0.3 0.100" in picture
     assert "means over seeds" in capsys.readouterr().out
 
 
