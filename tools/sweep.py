@@ -127,7 +127,7 @@ def _show(title: str, rows: Sequence[Mapping[str, str]], path: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name.replace("/", "/\n"), overflow="fold")
     for row in rows:
         table.add_row(*(row.get(name, "") for name in columns))
     console.print(table)
