@@ -196,7 +196,7 @@ def test_a_terminal_without_unicode_shows_the_result(tmp_path: Path) -> None:
     """From a real shell, with a type of question that no encoding can write."""
     words = refomb(tmp_path)
     questions = tmp_path / "RefoMB_dev.jsonl"
-    questions.write_text(questions.read_text().replace('"OCR"', '"caf\\u00e9 \\ud800"'))
+    questions.write_text(questions.read_text().replace('"OCR"', '"\\u00e4 \\ud800"'))
     done = subprocess.run(
         [sys.executable, SCORE, "benchmark=refomb", *words],
         cwd=tmp_path,
@@ -205,7 +205,7 @@ def test_a_terminal_without_unicode_shows_the_result(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert result(done.stdout.decode("ascii"))["types"] == {"café \ud800": {"trust": 0.5, "win": 1.0}}
+    assert result(done.stdout.decode("ascii"))["types"] == {"ä \ud800": {"trust": 0.5, "win": 1.0}}
 
 
 def test_two_lists_of_one_image_are_refused(run: Run, tmp_path: Path) -> None:
