@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 import torch.distributed as dist
@@ -106,6 +107,9 @@ def set_up_logging(verbose: bool = False) -> None:
 
     Known harmless warnings of libraries are silenced here, each with its reason, and nowhere else.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what it cannot show must end no run
     handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("rlaifv").setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -14,12 +14,15 @@
     judge=DIR_OR_URL judge_model=NAME
                             who reads the answers of judged benchmarks: a model, or an OpenAI-compatible server, whose key
                             is taken from RLAIFV_JUDGE_KEY
+    judge_template=FILE     the official question to the judge, with its places (docs/benchmarks.md), instead of this
+                            project's own words; [FILE,FILE] where it is asked in two stages
     parser=official rounding=official allow_incomplete=false
-                            as for tools/score.py
+                            as for tools/score.py; <name>.parser=… is for one of several benchmarks
     dtype=auto batch_tokens=32768 shard_items=256 seed=0
 
 All questions about an image hang from one prefix. Answers are written in shards: a run that was interrupted goes on with
-the first shard that is missing, and refuses other weights, questions or decoding.
+the first shard that is missing, and refuses other weights, questions or decoding. Where one benchmark cannot be scored, the
+others are, and the exit status is 2.
 """
 
 import json
@@ -44,6 +47,7 @@ from rlaifv.evaluation.benchmarks.places import given_in
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, JudgedBenchmark
 from rlaifv.evaluation.benchmarks.questions import Asking, Questions, questions_of
 from rlaifv.evaluation.benchmarks.registry import benchmark
+from rlaifv.evaluation.benchmarks.templates import check_places
 from rlaifv.evaluation.judges import KEY_VARIABLE, judge_answers, write_reviews
 from rlaifv.models.loading import load_model, weights_digest
 from rlaifv.models.prompting import Prompter
@@ -70,6 +74,7 @@ class Options:
     max_new_tokens: int | None = None
     judge: str | None = None
     judge_model: str | None = None
+    judge_template: str | None = None
     parser: str = "official"
     rounding: str = "official"
     allow_incomplete: bool = False
@@ -93,19 +98,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {one.name: _given(one, options, own) for one in benchmarks}
         if wrong := [word for word in own if word.partition(".")[0] not in given]:
             raise ValueError(f"{wrong[0]} has no effect on benchmark={options.benchmark}.")
-        results = _evaluate(options, benchmarks, given)
+        templates = _templates(options, benchmarks)
+        results, faults = _evaluate(options, benchmarks, given, templates)
     except (ValueError, OSError) as error:
         raise SystemExit(refuse(error)) from error
     for result in results:
         console.print(result_table(result))
         for warning in result["warnings"]:
             console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    console.print(f"results: {options.out / 'results.json'}", soft_wrap=True)
-    return 0
+    if results:
+        console.print(f"results: {options.out / 'results.json'}", soft_wrap=True)
+    return max(map(refuse, faults), default=0)
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
 
 
 def _benchmarks(text: str) -> list[Benchmark]:
-    names = [name.strip() for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    names = _listed(text)
     if len({*names}) < len(names):
         raise ValueError(f"benchmark={text} names one twice.")
     return [benchmark(name) for name in names]
@@ -126,20 +137,58 @@ def _check(options: Options) -> None:
 
 def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
     """Its files, as found or as given beside; what it would ignore is refused."""
-    paths = {}
+    values = {}
     for word in own:
         key, _, value = word.partition("=")
         name, _, field = key.partition(".")
         if name == one.name:
-            paths[field] = Path(value).expanduser()
+            values[field] = value
+    parser = values.pop("parser", options.parser)
+    paths = {field: Path(value).expanduser() for field, value in values.items()}
     found = given_in(one, options.data_root.expanduser(), paths)
     rounding: Any = options.rounding
-    chosen = replace(found, parser=options.parser, rounding=rounding, allow_incomplete=options.allow_incomplete)
+    chosen = replace(found, parser=parser, rounding=rounding, allow_incomplete=options.allow_incomplete)
     check_given(one, chosen)
     return chosen
 
 
-def _evaluate(options: Options, benchmarks: Sequence[Benchmark], given: Mapping[str, Given]) -> list[dict[str, Any]]:
+def _templates(options: Options, benchmarks: Sequence[Benchmark]) -> list[str]:
+    """The user's own questions to the judge, one for each stage; none where this project's are kept.
+
+    Raises:
+        ValueError: nobody is asked, or several benchmarks are judged, whose places differ; a file is missing,
+            or has not the places that its stage needs.
+    """
+    if options.judge_template is None:
+        return []
+    said = f"judge_template={options.judge_template}"
+    judged = [one for one in benchmarks if is_judged(one)]
+    if not judged:
+        raise ValueError(f"{said} has no effect on benchmark={options.benchmark}, whose answers no judge reads.")
+    if options.judge is None:
+        raise ValueError(f"{said} has no effect without judge=….")
+    if len(judged) > 1:
+        names = ", ".join(one.name for one in judged)
+        raise ValueError(f"{said} is for one judged benchmark, but benchmark={options.benchmark} has {names}.")
+    paths = [Path(name).expanduser() for name in _listed(options.judge_template)]
+    if len(paths) > len(judged[0].stages):
+        raise ValueError(f"{said} names {len(paths)} files; {judged[0].name} asks in {len(judged[0].stages)} stages.")
+    templates = []
+    for path, stage in zip(paths, judged[0].stages, strict=False):
+        if not path.is_file():
+            raise ValueError(f"judge_template={path} does not exist.")
+        try:
+            templates.append(path.read_text(encoding="utf-8-sig"))
+            check_places(templates[-1], stage.template)
+        except ValueError as error:
+            raise ValueError(f"judge_template={path}: {error}") from error
+    return templates
+
+
+def _evaluate(
+    options: Options, benchmarks: Sequence[Benchmark], given: Mapping[str, Given], templates: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[Exception]]:
+    """The results, which are written, and why other benchmarks have none."""
     out = options.out.expanduser()
     how = Asking(options.suffix, options.num_items, options.max_new_tokens, options.shard_items, options.seed)
     questions = {
@@ -154,18 +203,24 @@ def _evaluate(options: Options, benchmarks: Sequence[Benchmark], given: Mapping[
             with bars.stage(one.name, len(asked.items)) as advance:
                 answer(asked, engine, digest, out / one.name, how, how.decoding(one), advance)
     engine.model.to("cpu")  # a judge may need its room
-    results = []
+    results: list[dict[str, Any]] = []
+    faults: list[Exception] = []
     for one in benchmarks:
-        review = (
-            partial(_review, one, options, out / one.name) if options.judge is not None and is_judged(one) else None
-        )
-        found = run_benchmark(
-            one, given[one.name], questions[one.name], engine, digest, out / one.name, how, review=review
-        )
+        review = None
+        if options.judge is not None and is_judged(one):
+            review = partial(_review, one, options, templates, out / one.name)
+        try:
+            found = run_benchmark(
+                one, given[one.name], questions[one.name], engine, digest, out / one.name, how, review=review
+            )
+        except (ValueError, OSError) as error:  # its answers are kept, and so is what the others are worth
+            faults.append(ValueError(f"benchmark={one.name} has no result: {error}"))
+            continue
         results.append({"model": options.model, "revision": options.revision, "model_sha256": digest, **found})
-    write_json(out / "results.json", results)
-    write_text(out / "results.md", results_text(results))
-    return results
+    if results:
+        write_json(out / "results.json", results)
+        write_text(out / "results.md", results_text(results))
+    return results, faults
 
 
 def _engine(options: Options) -> LocalEngine:
@@ -175,13 +230,13 @@ def _engine(options: Options) -> LocalEngine:
     return LocalEngine(model, Prompter(processor), options.batch_tokens)
 
 
-def _review(one: JudgedBenchmark, options: Options, directory: Path, given: Given) -> Given:
+def _review(one: JudgedBenchmark, options: Options, templates: Sequence[str], directory: Path, given: Given) -> Given:
     """What is given, with what the judge says about its answers; what it had said before is not asked again."""
     chat = _chat(options)
     name = options.judge_model or str(options.judge)
     num_stages = len(one.stages)
     with StageBars("judge") as bars, bars.stage(one.name, len(one.conversations(given)) * num_stages) as advance:
-        judged = judge_answers(one, given, chat, name, directory / "judge.jsonl", advance=advance)
+        judged = judge_answers(one, given, chat, name, directory / "judge.jsonl", templates, advance)
     reviews = directory / "reviews.jsonl"
     write_reviews(reviews, judged)
     for answered, reason in list(judged.silent.items())[:1]:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(result_table(found))
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    print(json.dumps(found, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(found, allow_nan=False), flush=True)  # ASCII, whatever the terminal can show
     return 0
 
 

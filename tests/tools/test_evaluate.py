@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rlaifv.evaluation.benchmarks.outcome import outcome
 from rlaifv.evaluation.benchmarks.protocol import Given
 from rlaifv.evaluation.mme import TASKS
 from rlaifv.records import Prompt
-from tests.evaluation.benchmarks.fakes import Exam, register, write_exam
+from tests.evaluation.benchmarks.fakes import Exam, Judged, register, write_exam
 from tools.evaluate import Options, _chat, main
 
 
@@ -86,6 +87,18 @@ def test_own_paths_and_a_part(words: list[str], tmp_path: Path) -> None:
         (["benchmark=judged", "judge=http://h/v1"], "judge=http://h/v1 needs judge_model=…, the model's name on"),
         (["benchmark=exam", "num_items=0"], "num_items=0 must be at least 1."),
         (["benchmark=exam", "dtype=int8"], "dtype=int8 must be one of auto, float32, bfloat16, float16."),
+        (["benchmark=[exam,judged]", "parser=strict"], "parser=… has no effect on benchmark=judged"),
+        (["benchmark=exam", "exam.parser=mine"], "parser=mine must be one of official, strict"),
+        (
+            ["benchmark=exam", "judge_template=t"],
+            "judge_template=t has no effect on benchmark=exam, whose answers no judge",
+        ),
+        (["benchmark=judged", "judge_template=t"], "judge_template=t has no effect without judge=…."),
+        (["benchmark=judged", "judge=j", "judge_template=t"], "judge_template=t does not exist."),
+        (
+            ["benchmark=judged", "judge=j", "judge_template=[t,u]"],
+            "judge_template=[t,u] names 2 files; judged asks in 1 stages.",
+        ),
         (["benchmark=exam", "parser=mine"], "parser=mine must be one of official, strict"),
     ],
 )
@@ -133,6 +146,90 @@ def test_a_judge_reads_the_answers(
     assert judge.asked == 7  # the one that it did not reply to
     (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["counts"] == {"reviews": 6}
+
+
+def write_mmhal(words: list[str], prompts: Sequence[Prompt], tmp_path: Path) -> None:
+    """Two questions in the official form, and a judge of one's own words."""
+    place = tmp_path / "data" / "mmhal"
+    (place / "images").mkdir(parents=True)
+    rows = []
+    for k, prompt in enumerate(prompts[:2]):
+        shutil.copy(prompt.image_paths[0], place / "images" / f"{k}.png")
+        about = {"question_type": "attribute", "question_topic": "outdoor", "image_id": f"x{k}"}
+        asked = {"question": "Which colour is the kettle?", "gt_answer": "It is red.", "model_answer": ""}
+        rows.append({**about, "image_src": f"https://host/{k}.png", "image_content": ["Kettle"], **asked})
+    (place / "response_template.json").write_text(json.dumps(rows))
+    words += ["benchmark=mmhal", "max_new_tokens=4", "judge=http://host/v1", "judge_model=wise"]
+
+
+class Rater:
+    """Rates everything 4, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
+        self.asked += [one[0] for one in conversations]
+        return ["Fine. Rating: 4"] * len(conversations)
+
+
+def test_an_official_question_to_the_judge(
+    words: list[str], prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the place of this project's own, and the protocol tells the two apart."""
+    write_mmhal(words, prompts, tmp_path)
+    rater = Rater()
+    monkeypatch.setattr("tools.evaluate._chat", lambda options: rater)
+    assert main(words) == 0
+    (own,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    template = tmp_path / "official.txt"
+    template.write_text("\ufeffJudge {contents}; {question}; {human_answer}: {answer}", encoding="utf-8")
+    assert main([*words, f"judge_template={template}"]) == 0
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (found["score"], len(rater.asked)) == (4.0, 4)
+    assert rater.asked[2].startswith("Judge Kettle; Which colour is the kettle?; It is red.: ")
+    assert found["protocol"]["template"] == sha256(template.read_text("utf-8-sig").encode()).hexdigest()[:16]
+    assert found["protocol"]["template"] != own["protocol"]["template"]
+    assert found["fingerprint"] != own["fingerprint"]
+    main([*words, f"judge_template=[{template}]"])
+    assert len(rater.asked) == 4  # nothing anew
+
+
+def test_a_question_to_the_judge_without_a_place_is_refused_at_once(
+    words: list[str],
+    prompts: list[Prompt],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_mmhal(words, prompts, tmp_path)
+    monkeypatch.setattr("tools.evaluate.load_model", lambda *_: pytest.fail("weights were loaded"))
+    (tmp_path / "official.txt").write_text("Judge {contents}; {question}; {answer}")
+    with pytest.raises(SystemExit):
+        main([*words, f"judge_template={tmp_path / 'official.txt'}"])
+    said = f"judge_template={tmp_path / 'official.txt'}: The judge's template has no {{human_answer}}; it needs {{contents}},"
+    assert said in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words[:-4], *words[-3:], "benchmark=[mmhal,judged]", "judge_template=official.txt"])
+    assert "is for one judged benchmark, but benchmark=[mmhal,judged] has mmhal, judged." in capsys.readouterr().out
+
+
+def test_one_that_cannot_be_scored_does_not_take_the_others_along(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undefined(*_: object) -> None:
+        raise ValueError("precision is undefined.")
+
+    monkeypatch.setattr(Judged, "score", undefined)
+    monkeypatch.setattr("tools.evaluate._chat", lambda options: Rater())
+    assert main([*words, "benchmark=[judged,exam]", "judge=somebody"]) == 2
+    output = capsys.readouterr().out
+    assert "error: benchmark=judged has no result: precision is undefined." in output
+    assert [one["benchmark"] for one in json.loads((tmp_path / "out" / "results.json").read_text())] == ["exam"]
+    assert (tmp_path / "out" / "judged" / "answers.jsonl").exists()
+    (tmp_path / "out" / "results.json").unlink()
+    assert main([*words, "benchmark=judged", "judge=somebody"]) == 2
+    assert "results:" not in capsys.readouterr().out
 
 
 def test_a_judge_is_a_server_or_a_model_of_this_machine() -> None:

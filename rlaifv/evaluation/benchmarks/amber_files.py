@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlaifv.evaluation.amber_discriminative import Kind
 from rlaifv.evaluation.amber_generative import Lexicon
-from rlaifv.evaluation.benchmarks.files import digest, field_of, match_ids, read_json, read_lists, read_rows
+from rlaifv.evaluation.benchmarks.files import digest, field_of, match_ids, read_json, read_lists, read_rows, read_text
 
 # The annotations' types of questions. Two of them are relations: one where all truths are yes, one where all are no.
 TYPES: dict[str, Kind] = {
@@ -136,7 +136,7 @@ class SimilarityTable:
 
 
 def _read_safe_words(path: Path) -> frozenset[str]:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(path).split("\n")
     return frozenset(word for line in lines if (word := line.rstrip("\r")))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaifv.evaluation.benchmarks.files import field_of, required
+from rlaifv.evaluation.benchmarks.files import field_of, read_text, required
 from rlaifv.evaluation.coco_objects import CocoObjects, coco_objects, objects_from, read_synonyms
 
 FILES = tuple(f"{kind}_{split}2014.json" for kind in ("instances", "captions") for split in ("train", "val"))
@@ -48,7 +48,8 @@ def read_truth(path: Path, image_ids: Collection[int], objects: CocoObjects) -> 
     kinds = set()
     for one in paths:
         content = _read(one)
-        known.update(row["id"] for row in content.get("images", []) if isinstance(row, dict) and "id" in row)
+        images = _listed(content, "images", one)
+        known.update(field_of(row, "id", int, number, one) for number, row in enumerate(images, start=1))
         kinds.add(_add(content, one, classes, known, objects))
     if unknown := sorted(set(classes) - known):
         raise ValueError(
@@ -84,7 +85,7 @@ def read_objects(
             "as synonyms=FILE."
         )
         return coco_objects(pairs), "own", (warning,)
-    text = required(path, "synonyms", official).read_text(encoding="utf-8-sig")
+    text = read_text(required(path, "synonyms", official))
     rows = read_synonyms(text, str(path), strip=official != "chair")
     warnings = () if len(rows) == NUM_CLASSES else (f"{path} has {len(rows)} classes, not {NUM_CLASSES}.",)
     return objects_from(rows, pairs), "given", warnings
@@ -121,13 +122,21 @@ def _read(path: Path) -> dict[str, Any]:
         row.pop("segmentation", None)  # most of the file, and not needed
         return row
 
+    text = read_text(path)
     try:
-        content = json.loads(path.read_bytes(), object_hook=without_outlines)
-    except ValueError as error:
+        content = json.loads(text, object_hook=without_outlines)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError(f"{path} is no annotation file of COCO: it has no list 'annotations'.")
     return content
+
+
+def _listed(content: dict[str, Any], name: str, path: Path) -> list[Any]:
+    found = content.get(name, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{path} is no annotation file of COCO: its {name!r} is no list.")
+    return found
 
 
 def _add(
@@ -138,7 +147,7 @@ def _add(
     kind = "instances" if "categories" in content else "captions"
     names = {
         field_of(row, "id", int, number, path): field_of(row, "name", str, number, path)
-        for number, row in enumerate(content.get("categories", []), start=1)
+        for number, row in enumerate(_listed(content, "categories", path), start=1)
     }
     for number, row in enumerate(rows, start=1):
         image_id = field_of(row, "image_id", int, number, path)

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,32 @@ def required(path: Path | None, name: str, benchmark: str) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark, its line ends as they are.
+
+    Raises:
+        ValueError: it is a directory, or not in UTF-8.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, but has to be a file.")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"Line {number} of {path} is not UTF-8 text: {error.reason}.") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
         ValueError: it is no JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
 
 
@@ -57,9 +75,11 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         ValueError: a row has more or fewer columns than the first line.
     """
     csv.field_size_limit(2**30)  # pictures in base64
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
+    reader = csv.DictReader(StringIO(read_text(path), newline=""), delimiter="\t")
+    try:
         rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"Line {reader.line_num} of {path} is no tab-separated values: {error}.") from error
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise ValueError(
@@ -76,6 +96,8 @@ def field_of(
     Raises:
         ValueError: there is none, or it is of another type.
     """
+    if not isinstance(row, dict):
+        raise ValueError(f"Row {number} of {path} has to be a JSON object, but it is {row!r:.60}.")
     names = [names] if isinstance(names, str) else names
     name = next((name for name in names if name in row), None)
     if name is None:
@@ -126,22 +148,22 @@ def read_values(path: Path) -> list[Any]:
     Raises:
         ValueError: it is none of these.
     """
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    text = read_text(path)
     start = text.lstrip()[:1]
     if start in ("[", "{"):
         try:
             whole = json.loads(text)
             return list(whole) if isinstance(whole, list) else [whole]
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             # Lines that are lists or objects themselves have extra data; of broken lines, the number is told below.
-            if start == "[" and error.msg != "Extra data":
+            if start == "[" and getattr(error, "msg", "") != "Extra data":
                 raise ValueError(f"{path} is not valid JSON: {error}.") from error
     values = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"Line {number} of {path} is not valid JSON: {error}.") from error
     return values
 

@@ -63,7 +63,8 @@ class LLaVABenchWild:
         captions = {}
         for number, row in enumerate(read_rows(context_path), start=1):
             caption = field_of(row, "caption", (str, list), number, context_path)
-            captions[row.get("image")] = caption if isinstance(caption, str) else "\n".join(map(str, caption))
+            image = field_of(row, "image", str, number, context_path)
+            captions[image] = caption if isinstance(caption, str) else "\n".join(map(str, caption))
         references = {
             str(field_of(row, "question_id", (int, str), number, reference_path)): field_of(
                 row, "text", str, number, reference_path
@@ -140,7 +141,8 @@ def _category(review: Review, questions: dict[str, dict[str, Any]], number: int,
     category = named.removeprefix(PREFIX)
     if category not in CATEGORIES:
         raise ValueError(
-            f"The category of question {review.id} has to be one of {', '.join(CATEGORIES)}, not {named!r}."
+            f"The category of question {review.id} in {given.questions or given.reviews} has to be one of "
+            f"{', '.join(CATEGORIES)}, not {named!r}."
         )
     return category
 

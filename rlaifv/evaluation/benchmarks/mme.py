@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, read_rows, required
+from rlaifv.evaluation.benchmarks.files import field_of, read_rows, read_text, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
 from rlaifv.evaluation.mme import MME, PARSERS, TASKS
 from rlaifv.models.sampling import Decoding
@@ -133,7 +133,7 @@ def _read_tables(folder: Path, sizes: Sequence[int]) -> dict[str, list[Line]]:
 
 
 def _read_table(path: Path, sizes: Sequence[int]) -> list[Line]:
-    rows = path.read_text(encoding="utf-8-sig").split("\n")
+    rows = read_text(path).split("\n")
     if not rows[-1]:
         rows.pop()
     lines = []
@@ -158,7 +158,7 @@ def _task_of(path: Path) -> str:
 
 
 def _is_json(path: Path) -> bool:
-    return path.read_text(encoding="utf-8-sig").lstrip()[:1] in ("[", "{")
+    return read_text(path).lstrip()[:1] in ("[", "{")
 
 
 def _read_answer_rows(path: Path) -> dict[str, list[Line]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, read_rows, required
+from rlaifv.evaluation.benchmarks.files import field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, JudgedBenchmark, Result, Stage
 from rlaifv.evaluation.benchmarks.reviews import protocol_of, read_reviews
 from rlaifv.evaluation.benchmarks.templates import fill
@@ -86,7 +86,7 @@ class MMHal:
         ids = [str(k) for k in range(len(rows))] if rows else None
         reviews = read_reviews(path, ids, given.allow_incomplete)
         numbers = [_number(review.id, path) for review in reviews]
-        size = len(rows) or max(numbers) + 1
+        size = len(rows) or self._size(numbers, path, given.allow_incomplete)
         metric = MMHalBench(size, given.invalid_judge)
         metric.update([review.replies[0] for review in reviews], numbers)
         digits = 2 if given.rounding == "official" else 15
@@ -106,6 +106,14 @@ class MMHal:
             warnings=tuple(_warnings(rows, size)),
         )
 
+    def _size(self, numbers: Sequence[int], path: Path, allow_incomplete: bool) -> int:
+        """How many questions there are, by the reviews alone."""
+        size = max(numbers) + 1
+        if size > max(NUM_QUESTIONS, len(numbers)):
+            raise ValueError(f"{path} has a review of question {size - 1}; MMHal-Bench has {NUM_QUESTIONS}, from 0.")
+        match_ids(map(str, range(size)), list(map(str, numbers)), path, allow_incomplete, "review")
+        return size
+
     def _with_questions(self, given: Given) -> list[dict[str, Any]]:
         """Rows of the answers, with what their own file does not say from the question file; [] without either."""
         questions = read_rows(required(given.questions, "questions", self.name)) if given.questions else []
@@ -122,7 +130,8 @@ class MMHal:
                 f"{path} has {len(answers)} answers, but {given.questions} has {len(questions)} questions."
             )
         for number, (question, row) in enumerate(zip(questions, answers, strict=False), start=1):
-            if row.get("question", question["question"]) != question["question"]:
+            asked_for = field_of(question, "question", str, number, required(given.questions, "questions", self.name))
+            if row.get("question", asked_for) != asked_for:
                 raise ValueError(f"Row {number} of {path} asks another question than that of {given.questions}.")
         # The question file may be a template with places for answers.
         asked = [{name: value for name, value in row.items() if name not in ANSWER} for row in questions]

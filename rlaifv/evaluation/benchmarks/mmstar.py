@@ -11,9 +11,10 @@ from typing import Any
 
 from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_table, required
 from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, Item, Result
-from rlaifv.evaluation.mmstar import NUM_QUESTIONS, MMStar, Parser
+from rlaifv.evaluation.mmstar import CATEGORIES, NUM_QUESTIONS, MMStar, Parser
 from rlaifv.models.sampling import Decoding
 
+LETTERS = ("A", "B", "C", "D")
 MAX_REFERENCE_LETTERS = 64  # the smallest picture is longer
 
 
@@ -99,8 +100,13 @@ def _by_index(path: Path) -> dict[str, dict[str, Any]]:
 
 def _checked(rows: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
     for number, row in enumerate(rows.values(), start=1):
-        for name in ("answer", "category", "l2_category"):
-            field_of(row, name, str, number, path)
+        answer, category, _ = (field_of(row, name, str, number, path) for name in ("answer", "category", "l2_category"))
+        for name, value, known in (("answer", answer.strip().upper(), LETTERS), ("category", category, CATEGORIES)):
+            if value not in known:
+                wanted = ", ".join(known)
+                raise ValueError(
+                    f"Field {name!r} in row {number} of {path} has to be one of {wanted}, but it is {row[name]!r:.60}."
+                )
     return rows
 
 

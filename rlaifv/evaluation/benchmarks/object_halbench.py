@@ -120,10 +120,7 @@ class ObjectHalBench300:
         """Question and answer by image id, in the order of the answers, and how many are missing."""
         path = required(given.answers, "answers", self.name)
         rows = read_rows(path)
-        wanted = None
-        if given.questions is not None:
-            questions = required(given.questions, "questions", self.name)
-            wanted = image_ids(read_rows(questions), questions)
+        wanted = self._wanted(given)
         ids = _ids(rows, path, wanted)
         found = {}
         for number, (one, row) in enumerate(zip(ids, rows, strict=True), start=1):
@@ -133,6 +130,13 @@ class ObjectHalBench300:
         if not kept:
             raise ValueError(f"{path} has no answer, so nothing can be scored.")
         return found, len(wanted or kept) - len(kept)
+
+    def _wanted(self, given: Given) -> list[str] | None:
+        """Image ids of the questions, where they are given."""
+        if given.questions is None:
+            return None
+        questions = required(given.questions, "questions", self.name)
+        return image_ids(read_rows(questions), questions)
 
     def _phrases(
         self, given: Given, texts: dict[str, str]
@@ -156,9 +160,13 @@ class ObjectHalBench300:
         if given.objects is None:
             return None, [], {}
         path = required(given.objects, "objects", self.name)
-        listed = {_plain(one): phrases for one, phrases in read_lists(path, "phrases", "image id").items()}
-        short = [one for one in listed if one in texts and one not in asked]
-        match_ids(asked, [one for one in listed if one not in short], path, given.allow_incomplete, "object list")
+        listed: dict[str, list[str]] = {}
+        for one, some in read_lists(path, "phrases", "image id").items():
+            if listed.setdefault(_plain(one), some) is not some:
+                raise ValueError(f"{path} has two lists of phrases for image {_plain(one)}.")
+        # Lists of short answers, and of questions that have no answer, are not wrong, only of no use.
+        unused = {*texts, *(self._wanted(given) or ())}.difference(asked)
+        match_ids(asked, [one for one in listed if one not in unused], path, given.allow_incomplete, "object list")
         return listed, [], {"judge": given.judge or "unknown"}
 
 

@@ -76,7 +76,9 @@ class RefoMBench:
         questions = self._questions(given)
         path = required(given.annotations or given.questions, "annotations", self.name)
         references = {
-            (row.get("question"), row.get("image_url")): field_of(row, "answer", str, number, path)
+            tuple(field_of(row, name, str, number, path) for name in ("question", "image_url")): field_of(
+                row, "answer", str, number, path
+            )
             for number, row in enumerate(read_rows(path), start=1)
         }
         asked, found = required(given.questions, "questions", self.name), []
@@ -136,7 +138,10 @@ class RefoMBench:
         found, texts = [], {}
         for number, row in enumerate(read_rows(path), start=1):
             if questions and "image_url" in row:
-                asked = (field_of(row, ("question", "prompt"), str, number, path), row["image_url"])
+                asked = (
+                    field_of(row, ("question", "prompt"), str, number, path),
+                    field_of(row, "image_url", str, number, path),
+                )
                 key = place.get(asked, f"row {number}")
             else:
                 key = str(row.get("id", number - 1))

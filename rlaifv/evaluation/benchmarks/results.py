@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.benchmarks.files import field_of, read_json, read_rows
+from rlaifv.evaluation.benchmarks.files import field_of, read_json, read_rows, read_text
 
 # What differs between models by nature; other files say what was asked.
 _OWN_FILES = ("answers", "reviews", "nouns", "objects")
@@ -45,7 +45,7 @@ def read_results(path: Path) -> list[StoredResult]:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist.")
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape").strip()
+    text = read_text(path).strip()
     whole = text.startswith("{") and "\n{" not in text
     rows = [read_json(path)] if whole else read_rows(path)
     if not rows:

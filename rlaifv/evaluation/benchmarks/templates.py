@@ -6,7 +6,7 @@ of which no text leads. Braces around anything else stay as they are.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
@@ -18,7 +18,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     >>> fill('{question:json} {"a": 1} {answer}', {"question": "Is it?", "answer": "{question}"})
     '"Is it?" {"a": 1} {question}'
     """
-    pattern = re.compile(r"\{(" + "|".join(map(re.escape, fields)) + r")(:json)?\}")
+    pattern = _places(fields)
     present = {found[1] for found in pattern.finditer(template)}
     if missing := [name for name in fields if name not in present]:
         raise ValueError(
@@ -30,3 +30,19 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
         return json.dumps(text, ensure_ascii=False) if found[2] else text
 
     return pattern.sub(put, template)
+
+
+def check_places(template: str, own: str) -> None:
+    """Refuse a user's template that lacks a placeholder of this project's own.
+
+    Raises:
+        ValueError: it does; `fill` would say so when the answers are there already.
+
+    >>> check_places("Rate {answer}: {a}", "How good is {answer:json}?")
+    """
+    names = dict.fromkeys(found[1] for found in re.finditer(r"\{([a-z_]+)(?::json)?\}", own))
+    fill(template, dict.fromkeys(names, ""))
+
+
+def _places(names: Iterable[str]) -> re.Pattern[str]:
+    return re.compile(r"\{(" + "|".join(map(re.escape, names)) + r")(:json)?\}")

@@ -65,7 +65,9 @@ def test_official_reviews_alone_are_enough(files: Given, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"has no category, so questions=… must be given"):
         BENCHMARK.score(Given(reviews=files.reviews))
     rows[1]["category"] = "llava_bench_chat"
-    with pytest.raises(ValueError, match=r"The category of question 1 has to be one of .* not 'llava_bench_chat'"):
+    with pytest.raises(
+        ValueError, match=r"The category of question 1 in .* has to be one of .* not 'llava_bench_chat'"
+    ):
         BENCHMARK.score(Given(reviews=write(tmp_path / "official.jsonl", rows)))
 
 
