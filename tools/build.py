@@ -1,5 +1,6 @@
 """From composed settings to objects; the last place that sees a configuration."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from rlaifv.feedback.pair import PairingRules
 from rlaifv.given_pairs import GivenPairs, PairSource
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
-from rlaifv.loop import FeedbackLoop, IterationSettings
+from rlaifv.loop import FeedbackLoop, IterationSettings, Measurement
 from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
@@ -38,9 +39,6 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     """
     source, benchmarks = instantiate(cfg.data), _benchmarks(cfg)
     learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
-    iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    num_iterations, epochs = iteration.pop("num_iterations"), iteration.pop("epochs")
-    other, selection = iteration.pop("chosen_from"), iteration.pop("selection")
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -53,7 +51,36 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
-    loop = (GivenPairs if cfg.run == "train" else FeedbackLoop)(
+    loop = _loop(cfg, run_dir, source, engine, benchmarks)
+    module = DPOModule(
+        policy,
+        optimizer=partial(torch.optim.AdamW, lr=learner["lr"], weight_decay=learner["weight_decay"], fused=True),
+        **{name: learner[name] for name in ("beta", "reduction", "normalize_weights")},
+        **{name: learner[name] for name in ("loss", "label_smoothing", "nll_weight")},
+        **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
+    )
+    data = PreferenceDataModule(
+        loop.prepare,
+        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"], engine.packer),
+        batch_size=learner["batch_size"],
+        batch_tokens=learner["batch_tokens"],
+        num_iterations=cfg.iteration.num_iterations,
+        epochs=cfg.iteration.epochs,
+        seed=cfg.seed,
+        finish=loop.measure,
+    )
+    return loop, module, data
+
+
+def _loop(
+    cfg: DictConfig, run_dir: Path, source: Any, engine: LocalEngine, benchmarks: Sequence[Measurement]
+) -> FeedbackLoop:
+    """The loop around a policy's engine."""
+    iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
+    for name in ("num_iterations", "epochs"):  # the data module's
+        del iteration[name]
+    other, selection = iteration.pop("chosen_from"), iteration.pop("selection")
+    return (GivenPairs if cfg.run == "train" else FeedbackLoop)(
         run_dir=run_dir,
         source=source,
         policy=engine,
@@ -73,24 +100,6 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         selection=_selection(selection, source),
         measurements=benchmarks,
     )
-    module = DPOModule(
-        policy,
-        optimizer=partial(torch.optim.AdamW, lr=learner["lr"], weight_decay=learner["weight_decay"], fused=True),
-        **{name: learner[name] for name in ("beta", "reduction", "normalize_weights")},
-        **{name: learner[name] for name in ("loss", "label_smoothing", "nll_weight")},
-        **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
-    )
-    data = PreferenceDataModule(
-        loop.prepare,
-        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"], engine.packer),
-        batch_size=learner["batch_size"],
-        batch_tokens=learner["batch_tokens"],
-        num_iterations=num_iterations,
-        epochs=epochs,
-        seed=cfg.seed,
-        finish=loop.measure,
-    )
-    return loop, module, data
 
 
 def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
