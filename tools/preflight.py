@@ -32,16 +32,20 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         ValueError: a model's architecture is not known here.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
+    has_labeler = cfg.labeler.path is not None
+    if cfg.iteration.chosen_from is not None:
+        paths.append((cfg.iteration.chosen_from, None))
     if foreign := [sentence for path, _ in paths if (sentence := missing_architecture(path))]:
         unknown = foreign[0]
     else:
-        policy, *labeler = (architecture_config(path, revision) for path, revision in paths)
-        types = [config.model_type for config in (policy, *labeler) if not has_layout(config)]
+        policy, *others = (architecture_config(path, revision) for path, revision in paths)
+        types = [config.model_type for config in (policy, *others) if not has_layout(config)]
         unknown = (
             f"What a run costs is not known for models of type {types[0]!r}; it is not estimated." if types else ""
         )
     if not unknown:
-        _print_budget(cfg, run_dir, policy, labeler[0] if labeler else None)
+        labeler = others.pop(0) if has_labeler else None
+        _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
     elif rank() == 0:  # others would only repeat it
         console.print(unknown)
     wants_gpu = cfg.trainer.accelerator == "gpu"
@@ -49,7 +53,13 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
 
 
-def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labeler: PretrainedConfig | None) -> None:
+def _print_budget(
+    cfg: DictConfig,
+    run_dir: Path,
+    policy: PretrainedConfig,
+    labeler: PretrainedConfig | None,
+    other: PretrainedConfig | None,
+) -> None:
     budget = estimate(
         policy,
         _workload(cfg),
@@ -57,6 +67,7 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         labeler,
         policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
         labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
+        other=other,
     )
     budget = _for_run(budget, cfg.run)
     wants_gpu = cfg.trainer.accelerator == "gpu"

@@ -42,6 +42,20 @@ def test_experiment_is_budgeted_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_another_model_that_gives_answers_takes_its_memory(launch: Launch, prompt_list: Path) -> None:
+    """7.06 billion parameters at two bytes; beside a labeler, that one is not taken for it."""
+    settings = ("data=files", f"data.path={prompt_list}", "preflight_only=true")
+    status, output = launch(*settings, "iteration.num_iterations=1")
+    assert status == 0, output
+    assert "chosen answers" not in output
+    other = "iteration.chosen_from=llava-hf/llava-1.5-7b-hf"
+    for labeler in ((), ("labeler=llava_next_34b",)):
+        status, output = launch(*settings, "iteration.num_iterations=1", other, *labeler)
+        assert status == 0, output
+        assert re.search(r"14\.1 GB\s+chosen answers|chosen answers\s+14\.1 GB", " ".join(output.split())), output
+        assert bool(labeler) == bool(re.search("labeler +34.8 B", output))
+
+
 def test_prompts_are_shared_out_among_iterations(launch: Launch, prompt_list: Path) -> None:
     settings = ("iteration.num_iterations=4", "iteration.num_prompts=null", "iteration.pairing.max_pairs_per_prompt=2")
     status, output = launch(
