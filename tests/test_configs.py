@@ -258,6 +258,21 @@ def test_the_numbers_of_the_paper() -> None:
     assert list(cfg.learner.train_parts) == ["projector", "language_model"]
 
 
+def test_the_numbers_of_rlhf_v() -> None:
+    """The paper's, and those of the authors' script since February 2024; neither decays weights."""
+    paper, script = (
+        composed("experiment=llava7b_rlhfv", f"learner=rlhfv_{one}").learner for one in ("paper", "script")
+    )
+    assert (paper.changed_weight, paper.beta, paper.warmup_ratio, paper.normalize_weights) == (5.0, 0.5, 0.1, True)
+    assert (script.changed_weight, script.beta, script.warmup_ratio, script.normalize_weights) == (
+        1.1,
+        0.1,
+        0.03,
+        False,
+    )
+    assert paper.weight_decay == script.weight_decay == 0
+
+
 def test_no_secret_is_in_a_configuration() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in FILES).lower()
     assert not re.search(r"api_key|password|oc\.env|token:", text)
