@@ -91,7 +91,7 @@ def test_positions_restart_at_the_end_of_the_prefix(prompter: Prompter, ask: Any
 
 
 def test_changed_tokens_weigh_more(prompter: Prompter, ask: Any, make_pair: Any) -> None:
-    """The answers share "ring . </s>", three tokens, and "A" with the prompt before it; "red" stands in the place of "blue"."""
+    """The answers share "ring . </s>", three tokens, and "A" with the prompt; "red" and "blue" stand in each other's place."""
     collator = PreferenceCollator(prompter, changed_weight=5.0)
     batch = collator([(ask["what"], make_pair("a", "what", RED_RING, BLUE_RING))])
     assert batch.token_weights.tolist() == [1.0, 5.0, 1.0, 1.0, 1.0] * 2
