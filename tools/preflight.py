@@ -28,7 +28,8 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     """Print what trains, what every stage costs, whether it fits, and where the run will live.
 
     Raises:
-        ConfigError: the run wants a GPU that this machine lacks, unless nothing but this screen is asked for.
+        ConfigError: the data are known to hold fewer prompts than the run takes; or it wants a GPU that this machine lacks,
+            unless nothing but this screen is asked for.
         ValueError: a model's architecture is not known here.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
@@ -48,6 +49,8 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
     elif rank() == 0:  # others would only repeat it
         console.print(unknown)
+    if sentence := _too_few_prompts(cfg):
+        raise ConfigError(sentence)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
@@ -115,14 +118,35 @@ def _workload(cfg: DictConfig) -> Workload:
 
 
 def _prompts_per_iteration(cfg: DictConfig) -> int:
+    num_rows = _num_rows(cfg)
+    return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
+
+
+def _num_rows(cfg: DictConfig) -> int | None:
+    """Rows of the data, of which no more prompts can be made; None where it shows only when they are read."""
     path = OmegaConf.select(cfg, "data.path")
     if path is None:
-        return PROMPTS_PER_ITERATION
-    if OmegaConf.select(cfg, "data.form") is not None:
-        num_rows = cfg.data.num_rows or count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
-        return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
-    with Path(path).expanduser().open("rb") as lines:
-        return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
+        return None
+    if OmegaConf.select(cfg, "data.form") is None:
+        with Path(path).expanduser().open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    found = count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
+    return min((rows for rows in (cfg.data.num_rows, found) if rows), default=None)
+
+
+def _too_few_prompts(cfg: DictConfig) -> str:
+    """A sentence where no source could give every iteration its prompts, else nothing."""
+    num_rows, num_prompts = _num_rows(cfg), cfg.iteration.num_prompts
+    if num_rows is None or num_prompts is None or cfg.data.reuse_prompts:
+        return ""
+    num_iterations, num_held_out = cfg.data.num_iterations, cfg.data.num_held_out
+    needed = num_iterations * num_prompts + num_held_out
+    if num_rows >= needed:
+        return ""
+    return (
+        f"{num_iterations} iterations of {num_prompts:,} prompts and {num_held_out:,} held-out ones need {needed:,} prompts, "
+        f"but data.path={cfg.data.path} has {num_rows:,} rows; lower iteration.num_prompts or set data.reuse_prompts=true."
+    )
 
 
 def _setup(cfg: DictConfig) -> Setup:
