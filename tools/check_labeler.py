@@ -79,7 +79,7 @@ def _check(options: Options, directory: Path) -> int:
     if wrong := [form for form in options.other_forms if "{question}" not in form]:
         raise ValueError(f"other_forms: {wrong[0]!r} must hold {{question}}.")
     dtype: Any = options.dtype
-    model, processor = load_model(options.labeler, options.revision, dtype, trust_remote_code=options.trust_remote_code)
+    model, processor = load_model(options.labeler, options.revision, dtype, "sdpa", options.trust_remote_code)
     if torch.cuda.is_available():
         model.to("cuda")
     engine = LocalEngine(model.requires_grad_(False), Prompter(processor), options.batch_tokens)

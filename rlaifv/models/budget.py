@@ -145,7 +145,7 @@ def estimate(
         asked = replace(_worker(here, labeler_image, workload.question_prefix_tokens, setup), num_adapters=0)
     else:
         asked = _worker(policy, policy_image, workload.question_prefix_tokens, setup)
-    num_labeler, num_other = _num_parameters(here), _num_parameters(other)
+    num_labeler = _num_parameters(here)
     parts = _parts(policy, setup, worker.num_adapters)
     costs = {
         "generate": stage.generate(worker, workload, setup),
@@ -155,13 +155,12 @@ def estimate(
     }
     memory = MemoryBudget(
         labeler=num_labeler * setup.weight_bytes(here) // setup.num_shards if here else 0,
-        other=num_other * replace(setup, dtype="auto").weight_bytes(other) if other else 0,
+        other=_other_bytes(other, setup),
         kv_cache=stage.sampling_cache_bytes(worker, workload, setup),
         **_policy_memory(policy, parts, costs["train"].working_bytes, setup),
     )
     if labeler_is_served:
         del costs["score"]
-    working = {name: memory.training if name == "train" else cost.working_bytes for name, cost in costs.items()}
     return RunBudget(
         workload=workload,
         setup=setup,
@@ -170,9 +169,7 @@ def estimate(
         image=worker.cost.image,
         prefix_tokens=worker.prefix_tokens,
         labeler_prefix_tokens=asked.prefix_tokens,
-        stages=tuple(
-            StageBudget(name, cost.num_tokens, cost.flops, memory.held + working[name]) for name, cost in costs.items()
-        ),
+        stages=_stages(costs, memory),
         memory=memory,
         disk=_disk(policy, here, num_labeler, parts, workload, setup),
     )
@@ -180,6 +177,17 @@ def estimate(
 
 def _num_parameters(config: PretrainedConfig | None) -> int:
     return 0 if config is None else sum(part.total for part in parameter_table(build_on_meta(config)))
+
+
+def _stages(costs: dict[str, stage.StageCost], memory: MemoryBudget) -> tuple[StageBudget, ...]:
+    working = {name: memory.training if name == "train" else cost.working_bytes for name, cost in costs.items()}
+    return tuple(
+        StageBudget(name, cost.num_tokens, cost.flops, memory.held + working[name]) for name, cost in costs.items()
+    )
+
+
+def _other_bytes(config: PretrainedConfig | None, setup: Setup) -> int:
+    return 0 if config is None else _num_parameters(config) * replace(setup, dtype="auto").weight_bytes(config)
 
 
 def _worker(config: PretrainedConfig, image: ImageLayout | None, text_tokens: int, setup: Setup) -> stage.Worker:

@@ -56,16 +56,16 @@ def test_models_are_loaded_as_told(
     moves: list[Any] = []
     loaded: list[Any] = []
 
-    def load(*given: Any, **named: Any) -> Any:
-        loaded.append((given, named))
-        model, processor = load_model(*given, **named)
+    def load(*given: Any) -> Any:
+        loaded.append(given)
+        model, processor = load_model(*given)
         monkeypatch.setattr(model, "to", moves.append)
         return model, processor
 
     monkeypatch.setattr("tools.check_labeler.load_model", load)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     main([f"labeler={model_dir}", "num_scenes=1", "trust_remote_code=true", "dtype=float32"])
-    assert loaded == [((str(model_dir), None, "float32"), {"trust_remote_code": True})]
+    assert loaded == [(str(model_dir), None, "float32", "sdpa", True)]
     assert moves == ["cuda"]
 
 
