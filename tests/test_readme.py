@@ -44,7 +44,7 @@ def test_train_commands_compose_and_pass_the_checks(command: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("train", overrides)
     for item in overrides:
-        assert item.split("=")[0].split(".")[0] in cfg or item.startswith("experiment=")
+        assert item.split("=")[0].split(".")[0] in cfg or item.startswith(("experiment=", "pairing="))
     assert [fault for fault in faults_of(cfg) if not re.search(NOT_HERE, fault)] == []
 
 
