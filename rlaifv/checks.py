@@ -69,7 +69,9 @@ USUAL_PARTS = {"projector", "language_model"}  # what every learner of configs/ 
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NULLABLE = ("data.num_rows", "iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
+    "data.reuse_prompts",
     "data.streaming",
+    "divider.truncate",
     "iteration.pairing.length_balance",
     "labeler.trust_remote_code",
     "learner.recompute",
@@ -290,6 +292,8 @@ def _selection_faults(cfg: DictConfig) -> Iterator[str]:
 def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
     if OmegaConf.select(cfg, "data.form") is None:
         yield f"run=train needs data that come with pairs: set data to one of {', '.join(FORMATS)}."
+    if cfg.iteration.chosen_from is not None:
+        yield f"iteration.chosen_from={cfg.iteration.chosen_from} has no effect with run=train: no answer is sampled."
     if cfg.labeler.path is not None and cfg.data.num_held_out == 0:
         yield (
             f"labeler.path={cfg.labeler.path} has no effect with run=train and data.num_held_out=0: there is nothing to label."

@@ -120,6 +120,7 @@ class FeedbackLoop:
         """The stages, up to the last shard of pairs. Returns what is to be known about them."""
         num_prompts = sum(map(len, shards))
         with StageBars(f"iteration {iteration + 1}") as bars:
+            self._ask_canaries_first(manifest, len(shards))
             with bars.stage("generate", num_prompts) as advance:
                 for k in self._mine(manifest, "responses", len(shards), advance, shards):
                     seed = derive_seed(self.seed, iteration, "generate")
@@ -131,7 +132,8 @@ class FeedbackLoop:
             with bars.stage("score", num_prompts) as advance:
                 for k in self._mine(manifest, "judgements", len(shards), advance, shards):
                     judgements = self.labeler(shards[k], manifest.read("claims", k), advance)
-                    self._ask_canaries(manifest, k)
+                    where = f"beside {manifest.shard_path('judgements', k)}"
+                    self._ask_canaries(manifest.directory / f"canaries-{k:05d}.json", where)
                     manifest.put("judgements", k, judgements)
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
             responses, claims = manifest.records("responses"), manifest.records("claims")
@@ -297,21 +299,28 @@ class FeedbackLoop:
             del drops["no_claims"]
         return Counter(not_divided=failed)
 
-    def _ask_canaries(self, manifest: Manifest, shard: int) -> None:
-        """Whether the labeler answered what is known right, beside a shard, whose judgements are stored after this."""
+    def _ask_canaries_first(self, manifest: Manifest, num_shards: int) -> None:
+        """Hours of sampling before the first shard is judged: a labeler that fails is known before them, and asked once."""
+        manifest.plan("responses", num_shards)
+        path = manifest.directory / "canaries.json"
+        if rank() == 0 and manifest.missing("responses") and not path.exists():
+            self._ask_canaries(path, f"before the answers of {manifest.directory} are sampled")
+
+    def _ask_canaries(self, path: Path, where: str) -> None:
+        """Whether the labeler answered what is known right; of a shard, before its judgements are stored."""
         if self.canaries is None:
             return
         labeler = self.labeler
         accuracy = self.canaries.accuracy(labeler.engine, labeler.question_suffix, labeler.other_forms)
         if accuracy < self.canaries.least_accuracy:
             logger.warning(
-                "The labeler answers only %.2f of the canaries right beside %s (labeler.min_canary_accuracy=%g), so what it "
+                "The labeler answers only %.2f of the canaries right %s (labeler.min_canary_accuracy=%g), so what it "
                 "says about the claims there is in doubt.",
                 accuracy,
-                manifest.shard_path("judgements", shard),
+                where,
                 self.canaries.least_accuracy,
             )
-        write_json(manifest.directory / f"canaries-{shard:05d}.json", {"accuracy": accuracy})
+        write_json(path, {"accuracy": accuracy})
 
     def _with_reference_logps(self, prompts: dict[str, Prompt], pairs: Sequence[Pair], advance: Advance) -> list[Pair]:
         """All answers to a prompt hang from one prefix, each of them once, however many pairs it is in."""

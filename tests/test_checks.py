@@ -66,6 +66,16 @@ def test_switches_are_true_or_false(base: DictConfig, key: str, value: object) -
     assert fault_of(base, key, value) == f"{key}={value!r} must be true or false."
 
 
+def test_the_initial_labeler_may_run_what_the_policy_may() -> None:
+    """It is loaded from the same files."""
+    cfg = composed(
+        "labeler=initial", "model.path=owner/name", f"model.revision={COMMIT}", "model.trust_remote_code=true"
+    )
+    assert cfg.labeler.trust_remote_code
+    check_config(cfg)
+    assert not composed("labeler=initial").labeler.trust_remote_code
+
+
 @pytest.mark.parametrize("key", sorted(checks.CHOICES))
 @pytest.mark.parametrize("value", ["bfloat17", None, 32])
 def test_choices(base: DictConfig, key: str, value: object) -> None:
@@ -223,6 +233,10 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
             [
                 "labeler.path=owner/name has no effect with run=train and data.num_held_out=0: there is nothing to label."
             ],
+        ),
+        (
+            {"run": "train", "data.form": "trl", "data.path": "owner/name", "iteration.chosen_from": "owner/other"},
+            ["iteration.chosen_from=owner/other has no effect with run=train: no answer is sampled."],
         ),
         (
             {"iteration.selection.per_epoch": 4, "data.num_held_out": 1},

@@ -80,6 +80,21 @@ def test_an_experiment_opens_with_what_to_expect(experiment: str) -> None:
     for word in ("Hardware", "Hours", "Expected", "Deviations"):
         assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
     assert re.search(r"arXiv|not in the paper|released", header)
+    assert re.search(r"table 1|in no table of the paper|not in the paper", header)
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in OFFLINE])
+def test_an_experiment_says_how_many_prompts_it_needs(experiment: str) -> None:
+    cfg = composed(f"experiment={experiment}", "run_dir=run")
+    needed = cfg.iteration.num_iterations * cfg.iteration.num_prompts + cfg.data.num_held_out
+    header = (CONFIGS / f"experiment/{experiment}.yaml").read_text(encoding="utf-8").partition("\ndefaults:")[0]
+    assert f"# Data       {needed:,} prompts: " in header
+
+
+def test_the_12b_model_is_judged_by_what_it_was() -> None:
+    """The paper's labeler is the model before alignment, which the policy leaves behind."""
+    cfg = composed("experiment=omnilmm12b_self", "run_dir=run", "model.path=a/converted")
+    assert cfg.labeler.path == cfg.model.path == "a/converted"
 
 
 @pytest.mark.parametrize("option", [option for group, option in options() if group == "learner"])
@@ -261,6 +276,21 @@ def test_the_numbers_of_the_paper() -> None:
     assert cfg.iteration.selection.per_epoch == 4
     assert (cfg.learner.beta, cfg.learner.lr) == (0.1, 5e-7)
     assert list(cfg.learner.train_parts) == ["projector", "language_model"]
+
+
+def test_the_numbers_of_rlhf_v() -> None:
+    """The paper's, and those of the authors' script since February 2024; neither decays weights."""
+    paper, script = (
+        composed("experiment=llava7b_rlhfv", f"learner=rlhfv_{one}").learner for one in ("paper", "script")
+    )
+    assert (paper.changed_weight, paper.beta, paper.warmup_ratio, paper.normalize_weights) == (5.0, 0.5, 0.1, True)
+    assert (script.changed_weight, script.beta, script.warmup_ratio, script.normalize_weights) == (
+        1.1,
+        0.1,
+        0.03,
+        False,
+    )
+    assert paper.weight_decay == script.weight_decay == 0
 
 
 def test_no_secret_is_in_a_configuration() -> None:

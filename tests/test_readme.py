@@ -6,22 +6,35 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
+from rlaifv.checks import ConfigError, check_config
 from tools.launch import register_resolvers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+# Faults of places that are the reader's own.
+NOT_HERE = r"_?path=\S+ is (not a file\.$|not a directory, nor|no file or directory, nor)"
+
 
 def commands(program: str) -> list[str]:
     """Commands of a program in the indented blocks of all pages, continued lines joined and comments cut."""
-    text = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
+    text = re.sub(r"\\\n\s*", " ", "\n".join(page.read_text() for page in PAGES))
     lines = [line.split("  #")[0] for line in text.splitlines() if line.startswith("    ")]
     return [line.strip() for line in lines if program in line]
 
 
+def faults_of(cfg: DictConfig) -> list[str]:
+    try:
+        check_config(cfg)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
 @pytest.mark.parametrize("command", commands("train.py"))
-def test_train_commands_compose(command: str) -> None:
+def test_train_commands_compose_and_pass_the_checks(command: str) -> None:
     words = shlex.split(re.split(r"\s{3,}", command.split("train.py", 1)[1].strip())[0])
     overrides = [word for word in words if "=" in word]
     if any(word.startswith("resume=") for word in words):
@@ -31,7 +44,14 @@ def test_train_commands_compose(command: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("train", overrides)
     for item in overrides:
-        assert item.split("=")[0].split(".")[0] in cfg or item.startswith("experiment=")
+        assert item.split("=")[0].split(".")[0] in cfg or item.startswith(("experiment=", "pairing="))
+    assert [fault for fault in faults_of(cfg) if not re.search(NOT_HERE, fault)] == []
+
+
+def test_a_continued_command_is_one() -> None:
+    assert any(
+        "data.path=exports/trl" in command and "run_dir=runs/offline" in command for command in commands("train")
+    )
 
 
 def test_there_are_train_commands() -> None:

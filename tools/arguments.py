@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlaifv.runtime import console
 
@@ -32,6 +33,7 @@ def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[s
     known: Any = OmegaConf.structured(kind)
     described: Any = kind
     names = [field.name for field in fields(described)]  # a key without a value yet is not "in" a configuration
+    lists = [field.name for field in fields(described) if field.default_factory is list]  # written as [one,two]
     keys = [word.partition("=")[0] for word in arguments]
     for word, key in zip(arguments, keys, strict=True):
         if "=" not in word or key not in names:
@@ -40,8 +42,9 @@ def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[s
         raise ValueError(f"{twice[0]} is given twice.")
     for word, key in zip(arguments, keys, strict=True):
         try:
-            known[key] = word.partition("=")[2]
-        except OmegaConfBaseException as error:
+            text = word.partition("=")[2]
+            known[key] = OmegaConf.create(text) if key in lists else text
+        except (OmegaConfBaseException, YAMLError) as error:
             raise ValueError(f"{word}: {str(error).splitlines()[0]}.") from error
     if missing := [key for key in names if OmegaConf.is_missing(known, key)]:
         raise ValueError(f"{missing[0]} must be given, as in {missing[0]}=….")

@@ -7,12 +7,15 @@ python tools/bench_dpo_step.py --peer conventional --grow image_tokens --csv gro
 import argparse
 import csv
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Pair

@@ -9,6 +9,7 @@ Every question is a conversation of its own about one image; both sides load it,
 import argparse
 import csv
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rlaifv.data.images import load_image
 from rlaifv.engines.local import LocalEngine

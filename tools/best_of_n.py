@@ -3,14 +3,16 @@
     python tools/best_of_n.py run_dir=RUN                     held-out prompts of a run, its result against its base model
     python tools/best_of_n.py policy=DIR reference=DIR_OR_ID prompts=prompts.jsonl out=DIR
 
-    run_dir=RUN         takes policy, reference, prompts and the truth, where it is known, from a finished run
+    run_dir=RUN         takes policy, reference, prompts and the truth, where it is known, from a finished run; of its
+                        held-out prompts only those that chose none of its weights
     policy=DIR          aligned model; it also draws the answers unless source=DIR does
-    reference=DIR       the model that it was aligned from
+    reference=DIR       the model that it was aligned from; reference_revision=COMMIT pins a hub id
     prompts=FILE        JSON Lines with id, image and question
     out=DIR             answers.jsonl, and with a truth curve.csv and curve.svg; RUN/best_of_n by default
     n=16                candidates per prompt
-    form=mean           score: mean, sum or perplexity; beta=0.1 only scales
+    form=mean           score: mean, sum or perplexity
     num_prompts=null    the first so many prompts only
+    dtype=auto          of all weights; of a run, what it was trained in
     temperature=1.0 top_p=1.0 max_new_tokens=null seed=0 batch_tokens=32768
 
 Writes for each prompt the chosen answer and the scores of all. Where the truth is known, prints and plots hallucination and
@@ -24,7 +26,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import MISSING, OmegaConf
 from rich.table import Table
@@ -57,12 +61,14 @@ class Options:
     run_dir: str | None = None
     policy: str = MISSING
     reference: str = MISSING
+    reference_revision: str | None = None
     source: str | None = None
     prompts: str | None = None
     out: str = MISSING
     n: int = 16
     form: str = "mean"
     num_prompts: int | None = None
+    dtype: str = "auto"
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int | None = None
@@ -84,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if run_dir is not None:
             defaults, prompts, truth, divider = _of_run(Path(run_dir))
         given = {word.partition("=")[0] for word in words}
+        if "reference" in given:  # a revision is of one hub id only
+            given.add("reference_revision")
         defaults = [word for word in defaults if word.partition("=")[0] not in given]
         options = parse_options(Options, __doc__, [*defaults, *words])
         if options.form not in FORMS:
@@ -110,21 +118,30 @@ def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divid
     defaults = [
         f"policy={run_dir / 'export'}",
         f"reference={cfg.model.path}",
+        f"dtype={cfg.model.dtype}",
         f"out={run_dir / 'best_of_n'}",
         f"max_new_tokens={cfg.iteration.decoding.max_new_tokens}",
     ]
+    if cfg.model.revision is not None:
+        defaults.append(f"reference_revision={cfg.model.revision}")
     prompts = source.held_out()
+    if OmegaConf.select(cfg, "iteration.selection.per_epoch"):
+        prompts = prompts[1::2]  # candidates were chosen on the others, as in `FeedbackLoop.held_out`
     if not prompts:
         raise ValueError(f"run_dir={run_dir} held out no prompts; give prompts=… with policy=… and reference=….")
     return defaults, prompts, source if isinstance(source, Truth) else None, instantiate(cfg.divider)
 
 
 def _candidates(options: Options, prompts: Sequence[Prompt]) -> list[Candidates]:
-    def engine(path: str) -> LocalEngine:
-        model, processor = load_model(path)
+    dtype: Any = options.dtype
+
+    def engine(path: str, revision: str | None = None) -> LocalEngine:
+        model, processor = load_model(path, revision, dtype)
+        if torch.cuda.is_available():
+            model.to("cuda")
         return LocalEngine(model.requires_grad_(False), Prompter(processor), options.batch_tokens)
 
-    policy, reference = engine(options.policy), engine(options.reference)
+    policy, reference = engine(options.policy), engine(options.reference, options.reference_revision)
     source = policy if options.source is None else engine(options.source)
     decoding = Decoding(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens or 512)
     with StageBars("best of n") as bars, bars.stage("sample", len(prompts)) as advance:

@@ -7,7 +7,9 @@
     questions=FILE              JSON Lines with image (path or list), question, and answer (yes or no), paths relative to the
                                 file; without it, scenes of the embedded world
     num_scenes=64 seed=0        how many of those
+    trust_remote_code=false     run Python files of the model itself: of a directory, or of a hub id with a full commit
     dtype=auto question_suffix=… batch_tokens=32768
+    other_forms=[]              further wordings, as labeler.other_forms: '["{question} Please answer no or yes."]'
     out=FILE                    also write the figures as JSON
 
 Prints accuracy (mean over true and false statements: 0.5 is chance), bias to yes, calibration error, and seconds per 1,000
@@ -19,10 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import MISSING
 from rich.table import Table
 
@@ -31,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from rlaifv.data.images import check_header
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.labeler_quality import NEAR_CHANCE, labeler_quality
-from rlaifv.feedback.score import QUESTION_SUFFIX
+from rlaifv.feedback.score import QUESTION_SUFFIX, ask
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
@@ -53,7 +56,9 @@ class Options:
     num_scenes: int = 64
     seed: int = 0
     dtype: str = "auto"
+    trust_remote_code: bool = False
     question_suffix: str = QUESTION_SUFFIX
+    other_forms: list[str] = field(default_factory=list)
     batch_tokens: int = 32_768
     out: str | None = None
 
@@ -71,14 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: Options, directory: Path) -> int:
     exam = _drawn(options, directory) if options.questions is None else read_exam(Path(options.questions))
+    if wrong := [form for form in options.other_forms if "{question}" not in form]:
+        raise ValueError(f"other_forms: {wrong[0]!r} must hold {{question}}.")
     dtype: Any = options.dtype
-    model, processor = load_model(options.labeler, options.revision, dtype)
+    model, processor = load_model(options.labeler, options.revision, dtype, "sdpa", options.trust_remote_code)
+    if torch.cuda.is_available():
+        model.to("cuda")
     engine = LocalEngine(model.requires_grad_(False), Prompter(processor), options.batch_tokens)
     engine.prompter.yes_no_ids()
-    asked = [(prompt, [question + options.question_suffix for question, _ in some]) for prompt, some in exam]
+    asked = [(prompt, [question for question, _ in some]) for prompt, some in exam]
     began = time.perf_counter()
     with StageBars("labeler") as bars, bars.stage("ask", len(asked)) as advance:
-        answers = engine.answer_probabilities(asked, advance)
+        answers = ask(engine, asked, options.question_suffix, options.other_forms, advance)
     seconds = time.perf_counter() - began
     found = labeler_quality(
         [pair for some in answers for pair in some], [truth for _, some in exam for _, truth in some]

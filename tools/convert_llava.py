@@ -8,13 +8,15 @@
     revision=null       commit of that model
 
 The tower's own weights are taken from `source` where it has them (RLAIF-V-7B), else from `vision`. Weights are read with
-`weights_only`, so that a checkpoint cannot run code.
+`weights_only`, so that a checkpoint cannot run code. A tokenizer that is a tokenizer.model alone, as the authors publish it,
+needs `pip install 'rlaifv[convert]'`.
 """
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
+    LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -97,7 +100,7 @@ def convert(source: Path, out: Path, vision: str | None, revision: str | None = 
     vision = vision or authors.get("mm_vision_tower")
     if not vision:
         raise ValueError(f"{config_path} names no mm_vision_tower; give vision=….")
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = _tokenizer(source)
     tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False), special_tokens=True)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.unk_token:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
@@ -125,6 +128,26 @@ def convert(source: Path, out: Path, vision: str | None, revision: str | None = 
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)
+
+
+def _tokenizer(source: Path) -> Any:
+    """The class is named for SentencePiece: by the type that the config names, transformers would drop the first space."""
+    if (source / "tokenizer.json").is_file() or not (source / "tokenizer.model").is_file():
+        return AutoTokenizer.from_pretrained(source)
+    missing = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+    if missing:
+        raise ValueError(
+            f"{source} has a SentencePiece tokenizer, which needs pip install 'rlaifv[convert]'; {missing[0]} is missing."
+        )
+    return LlamaTokenizer.from_pretrained(source)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _config(authors: dict[str, Any], vision: Any, tokenizer: Any) -> Any:

@@ -6,7 +6,8 @@
     run_dir=RUN         a finished run
     out=DIR             a directory that is not there yet
     names=current       names of the weights: current, as this transformers writes them, or original, as the hub's LLaVA
-                        checkpoints have them (vision_tower.vision_model.…); other families have one set of names
+                        checkpoints have them (vision_tower.vision_model.…); other families have one set of names.
+                        With original, the small files are written for transformers 4 too
     license=other       licence identifier for the card
 
 Writes weights, processor, chat template and README.md in the hub's layout. Adapters are merged; those of a LoRA run are also
@@ -34,6 +35,7 @@ from rlaifv.runtime import console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
 from tools.arguments import parse_options, refuse
 from tools.launch import ADAPTER_NAME, CONFIG_NAME, REPORT_NAME, register_resolvers
+from tools.older_layout import write_older_layout
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -88,6 +90,8 @@ def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
             shutil.copyfile(path, out / path.name)
     if (run_dir / ADAPTER_NAME).is_dir():
         shutil.copytree(run_dir / ADAPTER_NAME, out / "adapter")
+    if names == "original":
+        write_older_layout(out)
     write_text(out / "README.md", model_card(read_run(run_dir), settings, license_name))
 
 

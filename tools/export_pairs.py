@@ -57,17 +57,22 @@ def _number(text: str) -> int:
 
 
 def _about(run_dir: Path) -> dict[str, Any]:
-    """What the run's settings say about its models."""
+    """What the run's settings say about its models; what was left at none is left out."""
     path = run_dir / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{run_dir} is no run directory: {path} is missing.")
     cfg = OmegaConf.load(path)
-    return {
+    about = {
         "run": run_dir.absolute().name,
         "model": cfg.model.path,
+        "model_revision": OmegaConf.select(cfg, "model.revision"),
         "labeler": cfg.labeler.path or "self",
+        "labeler_revision": OmegaConf.select(cfg, "labeler.revision"),
+        "labeler_error_rate": OmegaConf.select(cfg, "labeler.error_rate") or None,
+        "chosen_from": OmegaConf.select(cfg, "iteration.chosen_from"),
         "divider": cfg.divider.get("_target_", "").rpartition(".")[2],
     }
+    return {name: value for name, value in about.items() if value is not None}
 
 
 if __name__ == "__main__":

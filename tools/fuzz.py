@@ -73,6 +73,9 @@ def _check_documented(error: ValueError, path: Path, kind: type[ValueError]) -> 
 
 def main() -> None:
     """Fuzz the target that the command line names, until libFuzzer stops."""
+    if {"-h", "--help"} & {*sys.argv[1:2]}:
+        print((__doc__ or "").strip())
+        return
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         raise SystemExit(f"usage: python tools/fuzz.py {{{','.join(TARGETS)}}} [options of libFuzzer]")
     try:

@@ -8,6 +8,7 @@ Rules are tuned on every other answer, beginning with the first; the rest is hel
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rlaifv.checks import ConfigError, check_config
 from rlaifv.evaluation.division import DividedAnswer, Division, compare, read_divided_answers

@@ -28,28 +28,41 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     """Print what trains, what every stage costs, whether it fits, and where the run will live.
 
     Raises:
-        ConfigError: the run wants a GPU that this machine lacks, unless nothing but this screen is asked for.
+        ConfigError: the data are known to hold fewer prompts than the run takes; or it wants a GPU that this machine lacks,
+            unless nothing but this screen is asked for.
         ValueError: a model's architecture is not known here.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
+    has_labeler = cfg.labeler.path is not None
+    if cfg.iteration.chosen_from is not None:
+        paths.append((cfg.iteration.chosen_from, None))
     if foreign := [sentence for path, _ in paths if (sentence := missing_architecture(path))]:
         unknown = foreign[0]
     else:
-        policy, *labeler = (architecture_config(path, revision) for path, revision in paths)
-        types = [config.model_type for config in (policy, *labeler) if not has_layout(config)]
+        policy, *others = (architecture_config(path, revision) for path, revision in paths)
+        types = [config.model_type for config in (policy, *others) if not has_layout(config)]
         unknown = (
             f"What a run costs is not known for models of type {types[0]!r}; it is not estimated." if types else ""
         )
     if not unknown:
-        _print_budget(cfg, run_dir, policy, labeler[0] if labeler else None)
+        labeler = others.pop(0) if has_labeler else None
+        _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
     elif rank() == 0:  # others would only repeat it
         console.print(unknown)
+    if sentence := _too_few_prompts(cfg):
+        raise ConfigError(sentence)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
 
 
-def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labeler: PretrainedConfig | None) -> None:
+def _print_budget(
+    cfg: DictConfig,
+    run_dir: Path,
+    policy: PretrainedConfig,
+    labeler: PretrainedConfig | None,
+    other: PretrainedConfig | None,
+) -> None:
     budget = estimate(
         policy,
         _workload(cfg),
@@ -57,6 +70,7 @@ def _print_budget(cfg: DictConfig, run_dir: Path, policy: PretrainedConfig, labe
         labeler,
         policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
         labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
+        other=other,
     )
     budget = _for_run(budget, cfg.run)
     wants_gpu = cfg.trainer.accelerator == "gpu"
@@ -104,14 +118,35 @@ def _workload(cfg: DictConfig) -> Workload:
 
 
 def _prompts_per_iteration(cfg: DictConfig) -> int:
+    num_rows = _num_rows(cfg)
+    return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
+
+
+def _num_rows(cfg: DictConfig) -> int | None:
+    """Rows of the data, of which no more prompts can be made; None where it shows only when they are read."""
     path = OmegaConf.select(cfg, "data.path")
     if path is None:
-        return PROMPTS_PER_ITERATION
-    if OmegaConf.select(cfg, "data.form") is not None:
-        num_rows = cfg.data.num_rows or count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
-        return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
-    with Path(path).expanduser().open("rb") as lines:
-        return max(1, sum(1 for line in lines if line.strip()) // cfg.iteration.num_iterations)
+        return None
+    if OmegaConf.select(cfg, "data.form") is None:
+        with Path(path).expanduser().open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    found = count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
+    return min((rows for rows in (cfg.data.num_rows, found) if rows), default=None)
+
+
+def _too_few_prompts(cfg: DictConfig) -> str:
+    """A sentence where no source could give every iteration its prompts, else nothing."""
+    num_rows, num_prompts = _num_rows(cfg), cfg.iteration.num_prompts
+    if num_rows is None or num_prompts is None or cfg.data.reuse_prompts:
+        return ""
+    num_iterations, num_held_out = cfg.data.num_iterations, cfg.data.num_held_out
+    needed = num_iterations * num_prompts + num_held_out
+    if num_rows >= needed:
+        return ""
+    return (
+        f"{num_iterations} iterations of {num_prompts:,} prompts and {num_held_out:,} held-out ones need {needed:,} prompts, "
+        f"but data.path={cfg.data.path} has {num_rows:,} rows; lower iteration.num_prompts or set data.reuse_prompts=true."
+    )
 
 
 def _setup(cfg: DictConfig) -> Setup:

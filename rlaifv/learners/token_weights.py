@@ -12,20 +12,31 @@ def changed_token_weights(
     """Weight `changed_weight` for tokens that one answer has in place of others of the other answer, 1 for the rest.
 
     Runs of at least `MIN_SHARED_TOKENS` equal tokens are shared passages; single common words are not. A passage that only
-    one side has is an insertion, not a correction, and keeps weight 1, as in the released code.
+    one side has is an insertion, not a correction, and keeps weight 1, as in the released code. That code compares whole
+    conversations, so the prompt before both counts as a shared passage, which equal first tokens of the answers only go on
+    with, however few they are.
 
     >>> changed_token_weights([1, 2, 3, 7], [1, 2, 3, 8, 9], 5.0)
     ([1.0, 1.0, 1.0, 5.0], [1.0, 1.0, 1.0, 5.0, 5.0])
     >>> changed_token_weights([1, 2, 3], [1, 2, 3, 4], 5.0)
     ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+    >>> changed_token_weights([9, 7], [9, 8], 5.0)
+    ([1.0, 5.0], [1.0, 5.0])
     """
     chosen, rejected = [1.0] * len(chosen_ids), [1.0] * len(rejected_ids)
-    blocks = SequenceMatcher(None, list(chosen_ids), list(rejected_ids), autojunk=False).get_matching_blocks()
-    shared = [block for block in blocks if block.size >= MIN_SHARED_TOKENS or block.size == 0]
-    a = b = 0
+    start = _num_equal_first(chosen_ids, rejected_ids)
+    matcher = SequenceMatcher(None, list(chosen_ids[start:]), list(rejected_ids[start:]), autojunk=False)
+    shared = [block for block in matcher.get_matching_blocks() if block.size >= MIN_SHARED_TOKENS or block.size == 0]
+    a = b = start
     for block in shared:  # the last one is the empty block at both ends
-        if block.a > a and block.b > b:
-            chosen[a : block.a] = [changed_weight] * (block.a - a)
-            rejected[b : block.b] = [changed_weight] * (block.b - b)
-        a, b = block.a + block.size, block.b + block.size
+        next_a, next_b = start + block.a, start + block.b
+        if next_a > a and next_b > b:
+            chosen[a:next_a] = [changed_weight] * (next_a - a)
+            rejected[b:next_b] = [changed_weight] * (next_b - b)
+        a, b = next_a + block.size, next_b + block.size
     return chosen, rejected
+
+
+def _num_equal_first(one: Sequence[int], other: Sequence[int]) -> int:
+    shorter = min(len(one), len(other))
+    return next((k for k in range(shorter) if one[k] != other[k]), shorter)

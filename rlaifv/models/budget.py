@@ -34,12 +34,13 @@ class StageBudget:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """Bytes of one device's memory. Weights, labeler and optimizer states stay; the rest comes and goes.
+    """Bytes of one device's memory. Weights, labeler, other model and optimizer states stay; the rest comes and goes.
 
     optimizer: the two AdamW states of every trained weight
     activations: of the longest training batch, the head's logits and autocast's 16-bit weights included
     update: the copy of all trained weights that AdamW's fused loop makes, once the activations are gone
     kv_cache: while sampling
+    other: weights of the model that gives the chosen answers, 0 where there is none
     """
 
     weights: int
@@ -49,11 +50,12 @@ class MemoryBudget:
     activations: int
     update: int
     kv_cache: int
+    other: int = 0
 
     @property
     def held(self) -> int:
         """What every stage finds occupied, from the second iteration on."""
-        return self.weights + self.labeler + self.optimizer
+        return self.weights + self.labeler + self.other + self.optimizer
 
     @property
     def training(self) -> int:
@@ -120,6 +122,7 @@ def estimate(
     policy_image: ImageLayout | None = None,
     labeler_image: ImageLayout | None = None,
     labeler_is_served: bool = False,
+    other: PretrainedConfig | None = None,
 ) -> RunBudget:
     """Estimate a run.
 
@@ -131,6 +134,7 @@ def estimate(
         policy_image: `image_layout(...)` of a typical image; of the largest possible one by default.
         labeler_image: the same for the labeler, whose processor may be another.
         labeler_is_served: the labeler runs elsewhere, so that scoring costs nothing here.
+        other: gives the chosen answers, in its checkpoint's dtype; None where the policy does. Only its weights are counted.
 
     Raises:
         ValueError: the family or the dtype of a model is unknown.
@@ -141,7 +145,7 @@ def estimate(
         asked = replace(_worker(here, labeler_image, workload.question_prefix_tokens, setup), num_adapters=0)
     else:
         asked = _worker(policy, policy_image, workload.question_prefix_tokens, setup)
-    num_labeler = sum(part.total for part in parameter_table(build_on_meta(here))) if here else 0
+    num_labeler = _num_parameters(here)
     parts = _parts(policy, setup, worker.num_adapters)
     costs = {
         "generate": stage.generate(worker, workload, setup),
@@ -151,12 +155,12 @@ def estimate(
     }
     memory = MemoryBudget(
         labeler=num_labeler * setup.weight_bytes(here) // setup.num_shards if here else 0,
+        other=_other_bytes(other, setup),
         kv_cache=stage.sampling_cache_bytes(worker, workload, setup),
         **_policy_memory(policy, parts, costs["train"].working_bytes, setup),
     )
     if labeler_is_served:
         del costs["score"]
-    working = {name: memory.training if name == "train" else cost.working_bytes for name, cost in costs.items()}
     return RunBudget(
         workload=workload,
         setup=setup,
@@ -165,12 +169,25 @@ def estimate(
         image=worker.cost.image,
         prefix_tokens=worker.prefix_tokens,
         labeler_prefix_tokens=asked.prefix_tokens,
-        stages=tuple(
-            StageBudget(name, cost.num_tokens, cost.flops, memory.held + working[name]) for name, cost in costs.items()
-        ),
+        stages=_stages(costs, memory),
         memory=memory,
         disk=_disk(policy, here, num_labeler, parts, workload, setup),
     )
+
+
+def _num_parameters(config: PretrainedConfig | None) -> int:
+    return 0 if config is None else sum(part.total for part in parameter_table(build_on_meta(config)))
+
+
+def _stages(costs: dict[str, stage.StageCost], memory: MemoryBudget) -> tuple[StageBudget, ...]:
+    working = {name: memory.training if name == "train" else cost.working_bytes for name, cost in costs.items()}
+    return tuple(
+        StageBudget(name, cost.num_tokens, cost.flops, memory.held + working[name]) for name, cost in costs.items()
+    )
+
+
+def _other_bytes(config: PretrainedConfig | None, setup: Setup) -> int:
+    return 0 if config is None else _num_parameters(config) * replace(setup, dtype="auto").weight_bytes(config)
 
 
 def _worker(config: PretrainedConfig, image: ImageLayout | None, text_tokens: int, setup: Setup) -> stage.Worker:

@@ -10,7 +10,7 @@ vLLM, lmms-eval and transformers before version 5 expect the hub's names.
 """
 
 # Families whose tower lost a level of its name, as CLIP's and SigLIP's own models did.
-RENAMED_TOWERS = ("llava", "llava_next", "llava_onevision")
+RENAMED_TOWERS = ("llava", "llava_next", "llava_onevision", "gemma3")
 
 _AUTHORS = (
     ("model.vision_tower.vision_tower.", "vision_tower."),
@@ -26,6 +26,8 @@ def original_name(name: str, model_type: str) -> str:
 
     >>> original_name("vision_tower.encoder.layers.0.mlp.fc1.bias", "llava")
     'vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias'
+    >>> original_name("vision_tower.embeddings.patch_embedding.bias", "gemma3")
+    'vision_tower.vision_model.embeddings.patch_embedding.bias'
     >>> original_name("language_model.lm_head.weight", "llava")
     'language_model.lm_head.weight'
     """

@@ -25,45 +25,90 @@ def model_card(run: Run, settings: Mapping[str, Any], license_name: str = "other
         settings: its configuration as plain values.
         license_name: identifier of the weights' licence, which follows from the base model's and the data's.
     """
-    model, labeler, data = settings["model"], settings["labeler"], settings["data"]
-    learner, iteration = settings["learner"], settings["iteration"]
+    model = settings["model"]
     base = _place(model["path"])
-    judge = "the policy itself" if labeler["path"] is None else f"`{_place(labeler['path'])}`"
-    prompts = _place(data.get("path") or data["_target_"].rpartition(".")[2])
     metrics = {one.num_iterations: one.metrics for one in run.evaluations}
     rows = [(TITLES.get(name, name), *change(metrics, name)) for name in headlines(metrics)] if metrics else []
     table = [f"| {name} | {before:.3f} | {after:.3f} |" for name, before, after in rows if None not in (before, after)]
     measured = ["", "## Measured on held-out prompts", "", "| | base model | this model |", "|---|---|---|", *table]
-    adapters = learner["lora"]
-    trained = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
+    trained_from = f"Trained from `{base}`{_revision(model)}"
     lines = [
         "---",
         f"base_model: {base}",
         f"license: {_plain(license_name)}",
         "library_name: transformers",
         "pipeline_tag: image-text-to-text",
-        "tags: [rlaif-v, dpo, hallucination]",
+        "tags: [dpo, hallucination]" if _pairs_are_given(settings) else "tags: [rlaif-v, dpo, hallucination]",
         "---",
         "",
-        f"# {base.rstrip('/').rpartition('/')[2]}, aligned with RLAIF-V",
+        f"# {base.rstrip('/').rpartition('/')[2]}, {_title(settings)}",
         "",
-        f"Trained from `{base}`{_revision(model)} with feedback on its own answers (RLAIF-V, arXiv 2405.17220): claims are "
-        f"checked by {judge}, preferences are learned by DPO.",
+        f"{trained_from} {_how(settings)}",
         "",
         "| | |",
         "|---|---|",
-        f"| prompts | {prompts} |",
-        f"| labeler | {judge} |",
-        f"| iterations | {iteration['num_iterations']}, {iteration['num_responses']} answers a prompt |",
-        f"| pairs | {', '.join(f'{_pairs(numbers):,}' for numbers in run.statistics)} |",
-        f"| trained | {trained} |",
-        f"| DPO | beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs |",
-        f"| seed | {settings['seed']} |",
+        *_rows(run, settings),
         *(measured if table else []),
         "",
         "Licence: that of the base model, and terms of the prompts and their images, may restrict the use of these weights.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pairs_are_given(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("run") == "train")
+
+
+def _title(settings: Mapping[str, Any]) -> str:
+    return "trained on given pairs" if _pairs_are_given(settings) else "aligned with RLAIF-V"
+
+
+def _how(settings: Mapping[str, Any]) -> str:
+    """The rest of the sentence that begins with the base model."""
+    if _pairs_are_given(settings):
+        return f"by DPO on the pairs of {_data(settings)}; nothing was sampled or judged."
+    other = settings["iteration"].get("chosen_from")
+    answers = f"its own answers and those of `{_place(other)}`" if other else "its own answers"
+    return (
+        f"with feedback on {answers} (RLAIF-V, arXiv 2405.17220): claims are checked by {_judge(settings)}, preferences are "
+        "learned by DPO."
+    )
+
+
+def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
+    """What made the model, a row of the table each; settings that were off have none."""
+    labeler, learner, iteration = settings["labeler"], settings["learner"], settings["iteration"]
+    adapters, other = learner["lora"], iteration.get("chosen_from")
+    rows: dict[str, Any] = {}
+    if _pairs_are_given(settings):
+        rows["data"] = _data(settings)
+        rows["iterations"] = iteration["num_iterations"]
+    else:
+        score, error_rate = iteration["pairing"].get("score", "rejected"), labeler.get("error_rate")
+        rows["prompts"] = _data(settings)
+        rows["labeler"] = _judge(settings)
+        rows["labeler's answers turned around"] = f"{error_rate:.0%}" if error_rate else None
+        rows["divider"] = settings["divider"]["_target_"].rpartition(".")[2]
+        rows["iterations"] = f"{iteration['num_iterations']}, {iteration['num_responses']} answers a prompt"
+        rows["chosen answers from"] = f"`{_place(other)}`" if other else None
+        rows["answers scored by"] = score if score != "rejected" else None
+    rows["pairs"] = ", ".join(f"{_pairs(numbers):,}" for numbers in run.statistics)
+    rows["passes over the pairs"] = iteration["epochs"]
+    rows["trained"] = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
+    rows["loss"] = learner.get("loss")
+    rows["DPO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs"
+    rows["seed"] = settings["seed"]
+    return [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
+
+
+def _judge(settings: Mapping[str, Any]) -> str:
+    labeler = settings["labeler"]
+    return "the policy itself" if labeler["path"] is None else f"`{_place(labeler['path'])}`{_revision(labeler)}"
+
+
+def _data(settings: Mapping[str, Any]) -> str:
+    data = settings["data"]
+    return _place(data.get("path") or data["_target_"].rpartition(".")[2]) + _revision(data)
 
 
 def _place(path: str) -> str:
@@ -76,8 +121,8 @@ def _plain(text: str) -> str:
     return " ".join(str(text).replace("|", "/").replace("`", "'").replace(": ", " ").split())
 
 
-def _revision(model: Mapping[str, Any]) -> str:
-    return f" (revision `{_plain(model['revision'])}`)" if model.get("revision") else ""
+def _revision(source: Mapping[str, Any]) -> str:
+    return f" (revision `{_plain(source['revision'])}`)" if source.get("revision") else ""
 
 
 def _pairs(numbers: Mapping[str, float]) -> int:

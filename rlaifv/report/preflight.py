@@ -196,6 +196,7 @@ def _memory_text(budget: RunBudget, place: Place) -> Text:
     terms = {
         "weights": memory.weights,
         "labeler": memory.labeler,
+        "chosen answers": memory.other,
         "AdamW": memory.optimizer,
         "gradients": memory.gradients,
         "activations": memory.activations,

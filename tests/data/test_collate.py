@@ -91,10 +91,10 @@ def test_positions_restart_at_the_end_of_the_prefix(prompter: Prompter, ask: Any
 
 
 def test_changed_tokens_weigh_more(prompter: Prompter, ask: Any, make_pair: Any) -> None:
-    """The answers share "ring . </s>", three tokens; "A red" and "A blue" stand in each other's place."""
+    """The answers share "ring . </s>", three tokens, and "A" with the prompt; "red" and "blue" stand in each other's place."""
     collator = PreferenceCollator(prompter, changed_weight=5.0)
     batch = collator([(ask["what"], make_pair("a", "what", RED_RING, BLUE_RING))])
-    assert batch.token_weights.tolist() == [5.0, 5.0, 1.0, 1.0, 1.0] * 2
+    assert batch.token_weights.tolist() == [1.0, 5.0, 1.0, 1.0, 1.0] * 2
 
 
 def test_weights_follow_the_branches_when_pairs_are_grouped(prompter: Prompter, ask: Any, make_pair: Any) -> None:
@@ -105,7 +105,7 @@ def test_weights_follow_the_branches_when_pairs_are_grouped(prompter: Prompter, 
     ]
     batch = PreferenceCollator(prompter, changed_weight=2.0)(items)
     assert batch.pair_ids == ("a", "c", "b")
-    assert batch.token_weights.tolist() == [2.0, 2.0, 1.0, 1.0, 1.0] * 4 + [1.0] * 10
+    assert batch.token_weights.tolist() == [1.0, 2.0, 1.0, 1.0, 1.0] * 4 + [1.0] * 10
 
 
 @pytest.mark.parametrize("row_tokens", [0, 1000])

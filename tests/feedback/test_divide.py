@@ -1,3 +1,4 @@
+import gc
 import re
 import time
 
@@ -355,13 +356,16 @@ def test_a_negation_is_never_lost() -> None:
 def test_time_is_linear_in_the_length_of_an_answer(unit: str) -> None:
     def seconds(num_words: int) -> float:
         text = "There is " + unit * (num_words // len(unit.split()))
+        gc.disable()  # what other tests left behind is not this one's to look through
         start = time.thread_time()  # of this thread alone, whatever else the machine does
         to_claims(text)
-        return time.thread_time() - start
+        taken = time.thread_time() - start
+        gc.enable()
+        return taken
 
     seconds(500)
     short = min(seconds(1500) for _ in range(2))
-    assert seconds(6000) < 10 * short + 0.05
+    assert min(seconds(6000) for _ in range(2)) < 10 * short + 0.05
 
 
 def test_an_answer_left_whole_is_one_claim_with_one_question() -> None:

@@ -29,6 +29,11 @@ IDS = st.lists(st.integers(0, 5), max_size=24)
         ([1, 2, 3], [1, 2, 3], [1, 1, 1], [1, 1, 1]),
         # Answers too short to share a passage, as "Yes." and "No." with their end: all tokens weigh the same.
         ([1, 4, 3], [2, 4, 3], [5, 5, 5], [5, 5, 5]),
+        # One equal token at the start goes on with the prompt, which is a shared passage; elsewhere it would be none.
+        ([9, 7, 1, 2, 3], [9, 8, 1, 2, 3], [1, 5, 1, 1, 1], [1, 5, 1, 1, 1]),
+        # What only one side has between the prompt and the rest is an insertion.
+        ([1, 2, 3], [9, 1, 2, 3], [1, 1, 1], [1, 1, 1, 1]),
+        ([9], [9, 7], [1], [1, 1]),
         ([], [], [], []),
         # One side empty: an insertion.
         ([], [1, 2], [], [1, 1]),
@@ -64,3 +69,11 @@ def test_equal_answers_change_nothing(ids: list[int]) -> None:
 @given(IDS, IDS)
 def test_weight_one_changes_nothing(chosen: list[int], rejected: list[int]) -> None:
     assert changed_token_weights(chosen, rejected, 1.0) == ([1.0] * len(chosen), [1.0] * len(rejected))
+
+
+@given(IDS, IDS)
+def test_as_if_the_prompt_stood_before_both(chosen: list[int], rejected: list[int]) -> None:
+    """A prompt longer than the answers is their longest shared passage, whatever they begin with."""
+    prompt = list(range(100, 130))
+    whole = changed_token_weights([*prompt, *chosen], [*prompt, *rejected], 5.0)
+    assert tuple(side[len(prompt) :] for side in whole) == changed_token_weights(chosen, rejected, 5.0)

@@ -39,7 +39,9 @@ def put_in_cache(hub_cache, name, files):
     ("name", "billions"),
     [
         ("llava-hf/llava-1.5-7b-hf", 7.063),
+        ("llava-hf/llava-1.5-13b-hf", 13.35),
         ("llava-hf/llava-v1.6-34b-hf", 34.75),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 8.292),
         ("Qwen/Qwen3-VL-8B-Instruct", 8.767),
     ],
 )

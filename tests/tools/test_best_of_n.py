@@ -4,14 +4,20 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from rlaifv.feedback.best_of_n import Candidates
 from rlaifv.feedback.divide import RulesDivider
+from rlaifv.models.loading import load_model
 from rlaifv.records import Prompt, Response
-from tools.best_of_n import _write_curve, best_of_n_curve, main
+from rlaifv.store.atomic import make_directory, write_text
+from tests.settings import composed
+from tools.best_of_n import _of_run, _write_curve, best_of_n_curve, main
 
 
 class Truth:
@@ -61,6 +67,57 @@ def test_answers_to_own_prompts(model_dir: Path, prompts: list[Prompt], tmp_path
     assert [row["id"] for row in written] == [one.id for one in prompts[:2]]
     assert all(row["response"] and row["scores"] == [0.0] * 3 for row in written)
     assert not (tmp_path / "out" / "curve.csv").exists()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """As much of a finished run of the embedded world as the tool asks for; six prompts are held out."""
+    run = tmp_path / "run"
+    make_directory(run / "export")
+    write_text(run / "export" / "config.json", "{}")
+    cfg = composed(f"run_dir={run}", "data.num_held_out=6", "model.dtype=float32")
+    OmegaConf.update(cfg, "model.path", "owner/base")
+    OmegaConf.update(cfg, "model.revision", "v1.5")
+    OmegaConf.save(cfg, run / "config.yaml")
+    return run
+
+
+def test_a_run_says_what_it_was_made_of(run_dir: Path) -> None:
+    defaults, prompts, truth, _ = _of_run(run_dir)
+    assert {"reference=owner/base", "reference_revision=v1.5", "dtype=float32"} <= {*defaults}
+    assert truth is not None
+    assert len(prompts or []) == 6
+
+
+def test_prompts_that_chose_the_weights_are_left_out(run_dir: Path) -> None:
+    """As the report, whose half begins with the second."""
+    _, everything, _, _ = _of_run(run_dir)
+    cfg = OmegaConf.load(run_dir / "config.yaml")
+    OmegaConf.update(cfg, "iteration.selection.per_epoch", 2)
+    OmegaConf.save(cfg, run_dir / "config.yaml")
+    _, prompts, _, _ = _of_run(run_dir)
+    assert prompts == (everything or [])[1::2]
+
+
+def test_models_are_loaded_as_the_run_had_them(run_dir: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And moved to a GPU where there is one. Another reference than the run's has no revision of the run's."""
+    loaded: list[Any] = []
+    moves: list[Any] = []
+
+    def load(*given: Any) -> Any:
+        loaded.append(given)
+        model, processor = load_model(str(model_dir))
+        monkeypatch.setattr(model, "to", moves.append)
+        return model, processor
+
+    monkeypatch.setattr("tools.best_of_n.load_model", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    few = [f"run_dir={run_dir}", "num_prompts=1", "n=1", "max_new_tokens=2"]
+    main(few)
+    assert loaded == [(str(run_dir / "export"), None, "float32"), ("owner/base", "v1.5", "float32")]
+    assert moves == ["cuda", "cuda"]
+    main([*few, "reference=owner/other"])
+    assert loaded[3] == ("owner/other", None, "float32")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from rlaifv.engines.local import LocalEngine
+from rlaifv.feedback.score import QUESTION_SUFFIX
+from rlaifv.models.loading import load_model
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tools.check_labeler import main, read_exam
@@ -22,6 +27,61 @@ def test_the_embedded_model_knows_its_world(tmp_path: Path, capsys: pytest.Captu
 def test_random_weights_do_not(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"labeler={model_dir}", "num_scenes=20"]) == 1
     assert "feedback of this labeler would be noise" in capsys.readouterr().out
+
+
+def test_further_wordings_are_asked_too(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each question in all of them, and each once in the count."""
+    asked: list[str] = []
+    answer = LocalEngine.answer_probabilities
+
+    def noted(self: LocalEngine, some: Any, advance: Any) -> Any:
+        asked.extend(question for _, questions in some for question in questions)
+        return answer(self, some, advance)
+
+    monkeypatch.setattr(LocalEngine, "answer_probabilities", noted)
+    found = tmp_path / "found.json"
+    main([f"labeler={model_dir}", "num_scenes=2", 'other_forms=["No or yes: {question}"]', f"out={found}"])
+    num_questions = json.loads(found.read_text())["num_questions"]
+    assert len(asked) == 2 * num_questions
+    assert sum(question.startswith("No or yes: ") for question in asked) == num_questions
+    assert sum(question.endswith(QUESTION_SUFFIX) for question in asked) == num_questions
+
+
+def test_models_are_loaded_as_told(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And moved to a GPU where there is one."""
+    moves: list[Any] = []
+    loaded: list[Any] = []
+
+    def load(*given: Any) -> Any:
+        loaded.append(given)
+        model, processor = load_model(*given)
+        monkeypatch.setattr(model, "to", moves.append)
+        return model, processor
+
+    monkeypatch.setattr("tools.check_labeler.load_model", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    main([f"labeler={model_dir}", "num_scenes=1", "trust_remote_code=true", "dtype=float32"])
+    assert loaded == [(str(model_dir), None, "float32", "sdpa", True)]
+    assert moves == ["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ('other_forms=["Is it so?"]', "other_forms: 'Is it so?' must hold {question}."),
+        ("other_forms=[", "other_forms=[: "),
+        ("other_forms=one", "other_forms=one: "),
+    ],
+)
+def test_wrong_wordings_are_refused(model_dir: Path, word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([f"labeler={model_dir}", "num_scenes=1", word])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().out
 
 
 def test_own_questions_share_their_images(prompts: list[Prompt], tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """A checkpoint in the authors' form, made from a small LLaVA, gives the same answers after conversion."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionModel
@@ -82,6 +84,59 @@ def test_same_answers(
     assert ids == Prompter(processor).encode(prompts[0]).ids
     after = logits(loaded, prompter, prompts[0])[..., : before.shape[-1]]
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def use_sentencepiece(source: Path) -> Path:
+    """Leaves the tokenizer as the authors publish it: tokenizer.model alone, beside a config of type llava."""
+    for path in (*source.glob("*token*"), *source.glob("*.jinja")):
+        path.unlink()
+    sentences = ["USER: What is in the image? ASSISTANT: A red ring.", "A blue star and a green square."]
+    with (source / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=320,
+            byte_fallback=True,
+            normalization_rule_name="identity",  # as Llama's
+            remove_extra_whitespaces=False,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    words = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(words))
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps(config | {"model_type": "llava", "bos_token_id": 1, "eos_token_id": 2})
+    )
+    return source / "tokenizer.model"
+
+
+def test_a_sentencepiece_tokenizer_keeps_its_pieces(model: Any, processor: Any, clip: Path, tmp_path: Path) -> None:
+    source = write_authors(model, processor, tmp_path / "authors", True, False)
+    vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(use_sentencepiece(source)))
+    convert(source, tmp_path / "out", str(clip))
+    loaded, own = load_model(str(tmp_path / "out"))
+    for text in ("USER: A red ring", "A star Ä and\n a ring."):
+        ids = own.tokenizer.encode(text, add_special_tokens=False)
+        assert ids == vocabulary.encode(text)
+        assert own.tokenizer.decode(ids) == text
+    assert own.tokenizer.convert_tokens_to_ids("<image>") == len(vocabulary) == loaded.config.image_token_index  # type: ignore[union-attr]
+    assert loaded.generation_config.eos_token_id == vocabulary.eos_id()  # type: ignore[union-attr]
+    assert (own.tokenizer.bos_token_id, own.tokenizer.pad_token) == (vocabulary.bos_id(), "<pad>")
+
+
+@pytest.mark.parametrize("name", ["sentencepiece", "google.protobuf"])
+def test_a_sentencepiece_tokenizer_needs_an_extra(
+    model: Any, processor: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source = write_authors(model, processor, tmp_path / "authors", True, False)
+    use_sentencepiece(source)
+    monkeypatch.setitem(sys.modules, name, None)
+    said = rf"authors has a SentencePiece tokenizer, which needs pip install 'rlaifv\[convert\]'; {name} is missing\."
+    with pytest.raises(ValueError, match=said):
+        convert(source, tmp_path / "out", str(clip))
+    assert not (tmp_path / "out").exists()
 
 
 class Evil:

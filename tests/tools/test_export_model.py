@@ -60,6 +60,7 @@ def test_either_set_of_names_loads(run_dir: Path, tmp_path: Path, names: str) ->
     assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
     assert (tmp_path / "out" / "chat_template.jinja").exists()
+    assert (tmp_path / "out" / "preprocessor_config.json").exists() == (names == "original")
 
 
 def test_the_index_of_shards_is_renamed_too(run_dir: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from rlaifv.data.tables import Table
 from rlaifv.records import Prompt
 from tests.data.preferences import write_run
 from tools.export_pairs import main
+from tools.launch import CONFIG_NAME
 
 
 @pytest.fixture
@@ -24,6 +25,24 @@ def test_all_iterations_or_one(run_dir: Path, tmp_path: Path, capsys: pytest.Cap
     assert '\\"model\\": \\"owner/policy\\"' in rows[0].origin
     assert '\\"labeler\\": \\"self\\"' in rows[0].origin
     assert '\\"divider\\": \\"RulesDivider\\"' in rows[0].origin
+
+
+def test_provenance_names_what_made_the_pairs(run_dir: Path, tmp_path: Path) -> None:
+    """Revisions, another model's answers and a labeler that was made to err; not what was left at none."""
+    assert main([f"run_dir={run_dir}", "format=rlaifv", f"out={tmp_path / 'plain'}"]) == 0
+    for name in ("model_revision", "labeler_revision", "labeler_error_rate", "chosen_from"):
+        assert name not in Table("rlaifv", str(tmp_path / "plain"))[0].origin
+    (run_dir / CONFIG_NAME).write_text(
+        "model: {path: owner/policy, revision: v1}\n"
+        "labeler: {path: owner/labeler, revision: v2, error_rate: 0.25}\n"
+        "divider: {_target_: rlaifv.feedback.divide.RulesDivider}\n"
+        "iteration: {chosen_from: owner/other}\n"
+    )
+    assert main([f"run_dir={run_dir}", "format=rlaifv", f"out={tmp_path / 'full'}"]) == 0
+    origin = Table("rlaifv", str(tmp_path / "full"))[0].origin.replace("\\", "")
+    assert '"model": "owner/policy", "model_revision": "v1"' in origin
+    assert '"labeler": "owner/labeler", "labeler_revision": "v2", "labeler_error_rate": 0.25' in origin
+    assert '"chosen_from": "owner/other"' in origin
 
 
 @pytest.mark.parametrize(

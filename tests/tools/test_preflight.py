@@ -8,23 +8,42 @@ import torch
 from PIL import Image
 from transformers import AutoConfig
 
+from tests.settings import ROOT
+
 Launch = Callable[..., tuple[int, str]]
 
 # Policy's and trainable parameters of the published checkpoints, and the labeler's.
-EXPERIMENTS = {
+EXPERIMENTS: dict[str, tuple[str, str, str | None]] = {
     "llava7b_self": ("7.06 B", "6.76 B", None),
     "llava7b_self_lora": ("7.22 B", "160 M", None),
     "llava7b_next34b": ("7.06 B", "6.76 B", "34.8 B"),
+    "llava7b_self_qlora": ("7.22 B", "160 M", None),
+    "qwen25vl7b_self": ("8.45 B", "161 M", None),
     "qwen3vl8b_self": ("8.94 B", "175 M", None),
 }
+# Those that train on RLHF-V's pairs.
+GIVEN = {"llava7b_rlhfv": ("7.06 B", "6.76 B"), "llava13b_rlhfv": ("13.4 B", "13.0 B")}
+# Those whose weights transformers cannot load.
+FOREIGN = {"omnilmm12b_self"}
+NEEDED = 4 * 4000 + 256
 
 
 @pytest.fixture
 def prompt_list(tmp_path: Path) -> Path:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     path = tmp_path / "prompts.jsonl"
-    path.write_text((json.dumps({"image": "a.png", "question": "What is it?"}) + "\n") * 40)
+    path.write_text((json.dumps({"image": "a.png", "question": "What is it?"}) + "\n") * NEEDED)
     return path
+
+
+def test_every_experiment_is_tried() -> None:
+    assert {*EXPERIMENTS, *GIVEN, *FOREIGN} == {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
+
+
+def peak_gb(output: str) -> float:
+    """The last number of the row "all"."""
+    (peak,) = re.findall(r"^ all .* ([\d.]+) GB *$", output, re.MULTILINE)
+    return float(peak)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -42,14 +61,71 @@ def test_experiment_is_budgeted_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_another_model_that_gives_answers_takes_its_memory(launch: Launch, prompt_list: Path) -> None:
+    """7.06 billion parameters at two bytes; beside a labeler, that one is not taken for it."""
+    settings = ("data=files", f"data.path={prompt_list}", "preflight_only=true")
+    status, output = launch(*settings, "iteration.num_iterations=1")
+    assert status == 0, output
+    assert "chosen answers" not in output
+    other = "iteration.chosen_from=llava-hf/llava-1.5-7b-hf"
+    for labeler in ((), ("labeler=llava_next_34b",)):
+        status, output = launch(*settings, "iteration.num_iterations=1", other, *labeler)
+        assert status == 0, output
+        assert re.search(r"14\.1 GB\s+chosen answers|chosen answers\s+14\.1 GB", " ".join(output.split())), output
+        assert bool(labeler) == bool(re.search("labeler +34.8 B", output))
+
+
+@pytest.mark.parametrize("experiment", GIVEN)
+def test_experiment_on_given_pairs_is_budgeted(launch: Launch, experiment: str) -> None:
+    status, output = launch(f"experiment={experiment}", "preflight_only=true")
+    assert status == 0, output
+    parameters, trains = GIVEN[experiment]
+    assert re.search(rf"policy +{re.escape(parameters)} +{re.escape(trains)}", output)
+    assert "5,733 pairs × 3 epochs" in output
+
+
+@pytest.mark.parametrize(("experiment", "card_gb"), [("llava7b_self_lora", 40), ("llava7b_self_qlora", 24)])
+def test_adapters_fit_the_gpu_that_their_experiment_names(
+    launch: Launch, prompt_list: Path, experiment: str, card_gb: int
+) -> None:
+    status, output = launch(f"experiment={experiment}", "preflight_only=true", "data.path=prompts.jsonl")
+    assert status == 0, output
+    assert f"1 GPU of {card_gb} GB" in (ROOT / f"configs/experiment/{experiment}.yaml").read_text(encoding="utf-8")
+    assert peak_gb(output) < card_gb
+
+
+def test_too_few_prompts_are_refused(launch: Launch, prompt_list: Path) -> None:
+    """For 4 x 4,000 prompts, 16,000 leave none to hold out."""
+    prompt_list.write_text("".join(prompt_list.read_text().splitlines(keepends=True)[:16000]))
+    words = ("experiment=llava7b_self_lora", "data.path=prompts.jsonl", "preflight_only=true")
+    status, output = launch(*words)
+    assert status == 2
+    assert (
+        f"error: 4 iterations of 4,000 prompts and 256 held-out ones need 16,256 prompts, but data.path={prompt_list} has "
+        "16,000 rows; lower iteration.num_prompts or set data.reuse_prompts=true."
+    ) in " ".join(output.split())
+    for mended in ("iteration.num_prompts=3936", "data.reuse_prompts=true", "data.num_held_out=0"):
+        chosen = ("iteration.selection.per_epoch=0",) if mended == "data.num_held_out=0" else ()
+        status, output = launch(*words, mended, *chosen)
+        assert status == 0, output
+
+
+@pytest.mark.parametrize(("num_rows", "status"), [(16255, 2), (16256, 0), ("null", 0)])
+def test_rows_of_published_data_are_counted_too(launch: Launch, num_rows: int | str, status: int) -> None:
+    words = ("experiment=llava7b_self_lora", "data=rlaifv", "data.num_held_out=256", "preflight_only=true")
+    ended, output = launch(*words, f"data.num_rows={num_rows}")
+    assert ended == status, output
+    assert ("data.path=openbmb/RLAIF-V-Dataset has 16,255 rows" in " ".join(output.split())) == (status == 2)
+
+
 def test_prompts_are_shared_out_among_iterations(launch: Launch, prompt_list: Path) -> None:
     settings = ("iteration.num_iterations=4", "iteration.num_prompts=null", "iteration.pairing.max_pairs_per_prompt=2")
     status, output = launch(
         "data=files", f"data.path={prompt_list}", "iteration.epochs=3", "preflight_only=true", *settings
     )
     assert status == 0, output
-    assert "10 prompts × 10 answers" in output
-    assert "20 pairs × 3 epochs" in output
+    assert "4,064 prompts × 10 answers" in output
+    assert "8,128 pairs × 3 epochs" in output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
