@@ -159,8 +159,8 @@ def test_more_prompts_wanted_than_there_are(launch: Launch, tmp_path: Path, monk
     write_prompts(tmp_path)
     status, output = launch(*OWN, "run_dir=run", *SMALL, "iteration.num_prompts=4000")
     assert status == 2, output
-    assert "need 4000, but" in error_of(output)
-    assert "prompts.jsonl has 3 to train on" in error_of(output)
+    assert "need 4,000 prompts, but" in error_of(output)
+    assert "prompts.jsonl has 3 rows; lower iteration.num_prompts" in error_of(output)
 
 
 def test_too_many_corrupt_images(launch: Launch, tmp_path: Path) -> None:
