@@ -16,6 +16,8 @@
                             is taken from RLAIFV_JUDGE_KEY
     judge_template=FILE     the official question to the judge, with its places (docs/benchmarks.md), instead of this
                             project's own words; [FILE,FILE] where it is asked in two stages
+    logger=csv              where numbers go besides, as for train.py: csv (out/metrics.csv), wandb or none
+    invalid_judge=official  what an unreadable review is worth: official, skip (left out) or raise (an error)
     parser=official rounding=official allow_incomplete=false
                             as for tools/score.py; <name>.parser=… is for one of several benchmarks
     dtype=auto batch_tokens=32768 shard_items=256 seed=0
@@ -34,11 +36,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import MISSING, OmegaConf
 from rich.markup import escape
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.engines.chat import Chat, LocalChat, ServerChat
 from rlaifv.engines.local import LocalEngine
 from rlaifv.evaluation.benchmarks.answering import answer, run_benchmark
@@ -54,7 +59,11 @@ from rlaifv.models.prompting import Prompter
 from rlaifv.runtime import StageBars, console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
 from tools.arguments import parse_options, refuse
+from tools.launch import register_resolvers
 from tools.score import result_table
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+LOGGERS = tuple(sorted(path.stem for path in (CONFIGS / "logger").glob("*.yaml")))
 
 # Of a judge: tokens of a reply, as the longest official one allows, conversations under way, and patience with a server.
 JUDGE_TOKENS, JUDGE_BATCH, JUDGE_SECONDS, JUDGE_RETRIES = 2048, 8, 300.0, 5
@@ -75,6 +84,8 @@ class Options:
     judge: str | None = None
     judge_model: str | None = None
     judge_template: str | None = None
+    logger: str = "csv"
+    invalid_judge: str = "official"
     parser: str = "official"
     rounding: str = "official"
     allow_incomplete: bool = False
@@ -127,6 +138,8 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
+    if options.logger not in LOGGERS:
+        raise ValueError(f"logger={options.logger} must be one of {', '.join(LOGGERS)}.")
     if options.judge_model is not None and options.judge is None:
         raise ValueError(f"judge_model={options.judge_model} has no effect without judge=….")
     if options.judge is not None and options.judge.startswith(("http://", "https://")) and options.judge_model is None:
@@ -147,7 +160,14 @@ def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
     paths = {field: Path(value).expanduser() for field, value in values.items()}
     found = given_in(one, options.data_root.expanduser(), paths)
     rounding: Any = options.rounding
-    chosen = replace(found, parser=parser, rounding=rounding, allow_incomplete=options.allow_incomplete)
+    invalid_judge: Any = options.invalid_judge if "invalid_judge" in one.uses else "official"
+    chosen = replace(
+        found,
+        parser=parser,
+        rounding=rounding,
+        invalid_judge=invalid_judge,
+        allow_incomplete=options.allow_incomplete,
+    )
     check_given(one, chosen)
     return chosen
 
@@ -220,7 +240,28 @@ def _evaluate(
     if results:
         write_json(out / "results.json", results)
         write_text(out / "results.md", results_text(results))
+        _log(options.logger, out, results)
     return results, faults
+
+
+def _log(name: str, out: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Under the names that a run gives to its benchmarks."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(f"logger/{name}")
+    OmegaConf.set_struct(cfg, False)
+    cfg.run_dir = str(out.absolute())
+    metrics = {
+        f"benchmark/{result['benchmark']}/{metric}": value
+        for result in results
+        for metric, value in flat_metrics(result["metrics"])
+        if value is not None
+    }
+    for logger in instantiate(cfg.get("logger", {})).values():
+        if isinstance(logger, MetricsLogger):
+            logger.go_on_from(0)
+        logger.log_metrics(metrics, step=0)
+        logger.finalize("success")
 
 
 def _engine(options: Options) -> LocalEngine:

@@ -1,7 +1,8 @@
 """Benchmarks beside the held-out measurement: a few questions of each, before every iteration and after the last."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class BenchmarkCallback(Callback):
         max_new_tokens: of an answer, where less than the benchmark's own.
         suffix: appended to every question.
         pictures: where pictures are written that lie in question files.
+        parsers: how answers are read, by benchmark, where it is not the official way.
 
     Raises:
         ValueError: a name is unknown, or files are missing or not of the benchmark; before anything else is loaded.
@@ -50,6 +52,7 @@ class BenchmarkCallback(Callback):
         max_new_tokens: int | None,
         suffix: str,
         pictures: str,
+        parsers: Mapping[str, str],
     ) -> None:
         if not names or len({*names}) < len(names):
             raise ValueError(
@@ -58,13 +61,15 @@ class BenchmarkCallback(Callback):
         for name, value in (("num_items", num_items), ("max_new_tokens", max_new_tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"evaluation.benchmarks.{name}={value} must be at least 1.")
+        for name in parsers:
+            benchmark(name)  # one that there is
         self.how = Asking(suffix, num_items, max_new_tokens)
         self.asked = []
         for name in names:
             one = benchmark(name)
             if needs_reviews(one):
                 raise ValueError(f"evaluation.benchmarks.names has {name}, which needs reviews; use tools/evaluate.py.")
-            given = given_in(one, Path(data_root).expanduser())
+            given = replace(given_in(one, Path(data_root).expanduser()), parser=parsers.get(name, "official"))
             check_given(one, given)
             self.asked.append((one, given, questions_of(one, given, self.how, Path(pictures))))
 

@@ -68,6 +68,9 @@ def count_nouns(
 
     Raises:
         ValueError: a word of `truth` or `hallu` is no key of the relations.
+
+    >>> count_nouns(["boat", "gull", "gull"], ["boat", "pier"], ["gull"], Lexicon({"boat": (), "pier": (), "gull": ()}))
+    (3, 2, 2, 1, 1, 1)
     """
     safe, wrong = _candidates(truth, lexicon), _candidates(hallu, lexicon)
     mentioned = [noun for noun in nouns if noun in lexicon.vocabulary]
@@ -96,6 +99,11 @@ def generative_scores(counts: Sequence[Sequence[int]], rounded: bool = True) -> 
 
     Raises:
         ValueError: there is no response.
+
+    One clean response of one prints 0.1 (quirk A8):
+
+    >>> generative_scores([(2, 0, 2, 2, 1, 0)])
+    {'chair': 0.0, 'cover': 100.0, 'hal': 0.1, 'cog': 0.0}
     """
     if not counts:
         raise ValueError("hal is undefined: there is no response.")

@@ -49,6 +49,30 @@ def sentence_faithfulness(verified: Sequence[bool], sentences: Sequence[Sequence
     return sum(true) / len(true) if true else 1.0
 
 
+def faith_scores(
+    verified: Sequence[Sequence[bool]], sentences: Sequence[Sequence[Sequence[int]]] | None = None
+) -> dict[str, float]:
+    """The means over answers, as in `FaithScore`.
+
+    Args:
+        verified: for each answer, whether each of its facts is confirmed.
+        sentences: for each, the places of the facts of each descriptive sub-sentence.
+
+    Raises:
+        ValueError: there is no answer, the arguments differ in length, or a fact does not exist.
+
+    >>> faith_scores([[True, True], []], sentences=[[[0], [1]], []])
+    {'faithscore': 0.5, 'sentence': 1.0}
+    """
+    if not verified:
+        raise ValueError("faithscore is undefined: there is no answer.")
+    scores = {"faithscore": sum(map(answer_faithfulness, verified)) / len(verified)}
+    if sentences is not None:
+        both = zip(verified, sentences, strict=True)
+        scores["sentence"] = sum(sentence_faithfulness(*one) for one in both) / len(verified)
+    return scores
+
+
 class FaithScore(RowMetric):
     """FaithScore and its sentence score, in [0, 1]: means over answers, each answer with the same weight.
 

@@ -44,7 +44,11 @@ def read_verdict(reply: str) -> int:
 
 
 def is_verdict(reply: str) -> bool:
-    """Whether a reply holds one of the words that were asked for."""
+    """Whether a reply holds one of the words that were asked for.
+
+    >>> is_verdict("Incorrect."), is_verdict("I cannot say.")
+    (True, False)
+    """
     return "correct" in reply.lower() or "unclear" in reply.lower()
 
 

@@ -20,6 +20,7 @@ from rlaifv.store.atomic import append_line, make_directory, write_text
 
 KEY_VARIABLE = "RLAIFV_JUDGE_KEY"
 NUM_TRIES = 2
+REMINDER = "Your reply could not be read. Give it again, in exactly the form that was asked for."
 CHUNK = 16
 FIELDS = ("id", "stage", "reply", "judge", "template", "conversation")
 
@@ -149,7 +150,7 @@ def _ask(
         chunk = todo[start : start + CHUNK]
         for _ in range(NUM_TRIES):
             some = [one for one in chunk if one not in silent and is_open(one)]
-            replied = chat.reply_all([[conversations[one]] for one in some]) if some else []
+            replied = chat.reply_all([_turns(conversations[one], journal.replies.get(keys[one])) for one in some])
             for one, reply in zip(some, replied, strict=True):
                 if isinstance(reply, NoReply):
                     silent[one] = str(reply)
@@ -160,6 +161,11 @@ def _ask(
         advance(len(chunk))
     replies = {one: journal.replies[key][-1] for one, key in keys.items() if key in journal.replies}
     return replies, {one: reason for one, reason in silent.items() if one not in replies}
+
+
+def _turns(text: str, known: Sequence[str] | None) -> list[str]:
+    """What a judge is told; one whose reply could not be read is reminded, since asked again it would say the same."""
+    return [text, known[-1], REMINDER] if known else [text]
 
 
 class _Journal:

@@ -43,6 +43,7 @@ def make(root: Path, **changed: Any) -> BenchmarkCallback:
         "max_new_tokens": 6,
         "suffix": "",
         "pictures": str(root / "pictures"),
+        "parsers": {},
     }
     return BenchmarkCallback(**{"data_root": str(root), **settings, **changed})
 
@@ -216,6 +217,7 @@ def test_every_key_of_the_configuration_arrives(
         "max_new_tokens": 7,
         "suffix": "!",
         "pictures": str(root / "others"),
+        "parsers": {"exam": "strict"},
     }
     assert {*keys} == {*others}
 

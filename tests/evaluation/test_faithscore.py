@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rlaifv.evaluation.faithscore import FaithScore, is_verified, sentence_faithfulness
+from rlaifv.evaluation.faithscore import FaithScore, faith_scores, is_verified, sentence_faithfulness
 
 FACTS = [[True, True, False, True], [], [False]]
 SENTENCES = [[[0, 1], [2], [0, 3]], [], [[]]]
@@ -19,6 +19,7 @@ def test_scores_by_hand() -> None:
     metric = FaithScore(3)
     metric.update(FACTS, SENTENCES)
     assert values_of(metric) == pytest.approx({"faithscore": 0.25, "sentence": (2 / 3 + 1 + 1) / 3})
+    assert faith_scores(FACTS, SENTENCES) == pytest.approx(values_of(metric))
 
 
 def test_without_sentences_there_is_no_sentence_score() -> None:

@@ -29,7 +29,10 @@ class Script:
         self.asked: list[str] = []
 
     def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]:
-        return [self._reply(text) for (text,) in conversations]
+        for told in conversations:  # once more with what was said, and a reminder
+            assert len(told) == 1 or (len(told), told[2]) == (3, judges.REMINDER)
+        self.told = [list(told) for told in conversations]
+        return [self._reply(told[0]) for told in conversations]
 
     def _reply(self, text: str) -> str | NoReply:
         self.asked.append(text)
@@ -76,6 +79,7 @@ def test_what_cannot_be_read_is_asked_for_once_more_and_then_counted(tmp_path: P
     judged = judge_all(chat, "j", ONE, ASKED, tmp_path / "journal.jsonl")
     assert [row["reply"] for row in judged.reviews] == ["no", "well", "yes"]
     assert judged.num_invalid == 1
+    assert chat.told == [["Is a good?", "hm", judges.REMINDER], ["Is b good?", "hm", judges.REMINDER]]
     assert sorted(chat.asked) == sorted([text for _, text in ASKED] + ["Is a good?", "Is b good?"])
     again = Script({})
     assert judge_all(again, "j", ONE, ASKED, tmp_path / "journal.jsonl") == judged

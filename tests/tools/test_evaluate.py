@@ -49,6 +49,19 @@ def test_it_answers_scores_and_writes(words: list[str], tmp_path: Path, capsys: 
     assert "- warning: benchmark=judged is scored from reviews of its answers" in text
     assert "exam (6 questions)" in output
     assert output.rstrip().endswith(f"results: {out / 'results.json'}")
+    header, row = (out / "metrics.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["benchmark/exam/accuracy"] == str(exam["accuracy"])
+
+
+def test_numbers_are_logged_once_or_nowhere(words: list[str], tmp_path: Path) -> None:
+    log = tmp_path / "out" / "metrics.csv"
+    main([*words, "benchmark=exam", "logger=none"])
+    assert not log.exists()
+    for _ in range(2):
+        main([*words, "benchmark=exam"])
+        assert len(log.read_text().splitlines()) == 2
+    with pytest.raises(SystemExit):
+        main([*words, "benchmark=exam", "logger=paper"])
 
 
 def test_a_second_run_asks_nothing_and_another_kind_is_refused(

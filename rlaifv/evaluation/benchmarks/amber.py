@@ -20,7 +20,7 @@ from rlaifv.evaluation.benchmarks.amber_files import (
     read_annotations,
     read_nouns,
 )
-from rlaifv.evaluation.benchmarks.files import by_id, field_of, match_ids, read_rows, required
+from rlaifv.evaluation.benchmarks.files import by_id, digest, field_of, match_ids, read_rows, required
 from rlaifv.evaluation.benchmarks.protocol import Given, Item, Result
 from rlaifv.evaluation.nouns import NounFinder
 from rlaifv.models.sampling import Decoding
@@ -91,7 +91,8 @@ class AMBER:
             version="v1" if annotations.counts == OFFICIAL_COUNTS else "unknown",
             protocol={"parser": given.parser}
             | protocol
-            | {"rounding": given.rounding, "complete": len(present) == len(wanted)},
+            | {"rounding": given.rounding, "complete": len(present) == len(wanted)}
+            | ({} if given.questions is None else {"questions_sha256": digest(given.questions)}),
             warnings=tuple(warnings),
         )
 

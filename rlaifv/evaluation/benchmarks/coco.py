@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaifv.evaluation.benchmarks.files import field_of, read_text, required
+from rlaifv.evaluation.benchmarks.files import digest, field_of, read_text, required
 from rlaifv.evaluation.coco_objects import CocoObjects, coco_objects, objects_from, read_synonyms
 
 FILES = tuple(f"{kind}_{split}2014.json" for kind in ("instances", "captions") for split in ("train", "val"))
@@ -88,7 +88,7 @@ def read_objects(
     text = read_text(required(path, "synonyms", official))
     rows = read_synonyms(text, str(path), strip=official != "chair")
     warnings = () if len(rows) == NUM_CLASSES else (f"{path} has {len(rows)} classes, not {NUM_CLASSES}.",)
-    return objects_from(rows, pairs), "given", warnings
+    return objects_from(rows, pairs), f"given, sha256 {digest(path)}", warnings
 
 
 def image_id_of(row: dict[str, Any], number: int, path: Path) -> int:

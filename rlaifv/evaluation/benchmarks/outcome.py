@@ -1,6 +1,7 @@
 """What a benchmark's number is worth telling with: what was scored, from which files, and under which protocol.
 
-Two numbers may be compared where their fingerprints are equal: prompts, decoding, parser, judge and mode are the same then.
+Two numbers may be compared where their fingerprints are equal: prompts, decoding, parser, judge, mode and the benchmark's
+edition are the same then.
 """
 
 import hashlib
@@ -89,7 +90,7 @@ def outcome(
         "version": result.version,
         "files": dict(_files(given)),
         "protocol": protocol,
-        "fingerprint": fingerprint(protocol),
+        "fingerprint": fingerprint(protocol | {"version": result.version}),
         "warnings": list(result.warnings),
     }
     # Also beside the rest, for whoever wants one number: result["chair"].

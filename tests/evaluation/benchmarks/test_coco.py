@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rlaifv.evaluation.benchmarks.coco import image_id_of, read_objects, read_truth
+from rlaifv.evaluation.benchmarks.files import digest
 from rlaifv.evaluation.coco_objects import coco_objects
 
 CATEGORIES = [
@@ -134,7 +135,7 @@ def test_synonyms_are_our_own_or_given(tmp_path: Path) -> None:
         "puppy": "dog",
         " hot dog": "dog",
     }
-    assert (whose, warnings) == ("given", (f"{path} has 2 classes, not 80.",))
+    assert (whose, warnings) == (f"given, sha256 {digest(path)}", (f"{path} has 2 classes, not 80.",))
     stripped, _, _ = read_objects(path, "object_halbench")
     assert "hot dog" in stripped.class_of
     assert ("remote control" in stripped.pairs, "remote control" in objects.pairs) == (True, False)
