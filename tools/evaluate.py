@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         if options.judge is not None and not any(map(is_judged, benchmarks)):
             raise ValueError(f"judge={options.judge} has no effect on benchmark={options.benchmark}.")
+        if options.invalid_judge != "official" and not any("invalid_judge" in one.uses for one in benchmarks):
+            raise ValueError(f"invalid_judge={options.invalid_judge} has no effect on benchmark={options.benchmark}.")
         given = {one.name: _given(one, options, own) for one in benchmarks}
         if wrong := [word for word in own if word.partition(".")[0] not in given]:
             raise ValueError(f"{wrong[0]} has no effect on benchmark={options.benchmark}.")

@@ -25,6 +25,7 @@ from rlaifv.evaluation.llava_bench import LLaVABench
 from rlaifv.evaluation.mme import MME
 from rlaifv.evaluation.mmhal import MMHalBench
 from rlaifv.evaluation.mmstar import MMStar
+from rlaifv.evaluation.object_halbench import ObjectHalBench
 from rlaifv.evaluation.pope import POPE
 from rlaifv.evaluation.refomb import RefoMB
 
@@ -73,6 +74,14 @@ CASES: dict[str, tuple[Callable[[], RowMetric], tuple[list[Any], ...]]] = {
     ),
     "faithscore": (lambda: FaithScore(11), ([[True] * (k % 4) + [False] for k in range(11)],)),
     "hallusionbench": (lambda: HallusionBench(KEYS), ([k % 3 for k in range(11)],)),
+    "object_halbench": (
+        lambda: ObjectHalBench(11, "extracted"),
+        (
+            ["There is something on the table."] * 11,
+            [{"dog", "cat"}, {"bed"}] * 5 + [{"cat"}],
+            [[("dog", "two cats", "a boat")[k % 3], "beds"] for k in range(11)],
+        ),
+    ),
     "mmstar": (
         lambda: MMStar(["A"] * 11, [("math", "ab"[k % 2]) for k in range(11)]),
         (["A", "B", "A cat", "?"] * 2 + ["A"] * 3,),

@@ -96,6 +96,8 @@ def test_own_paths_and_a_part(words: list[str], tmp_path: Path) -> None:
         (["benchmark=exam", "exam.nouns=n"], "nouns=… has no effect on benchmark=exam"),
         (["benchmark=exam", "exam.questions=q"], "questions=q does not exist."),
         (["benchmark=exam", "judge=somebody"], "judge=somebody has no effect on benchmark=exam."),
+        (["benchmark=exam", "invalid_judge=skip"], "invalid_judge=skip has no effect on benchmark=exam."),
+        (["benchmark=judged", "invalid_judge=mend"], "invalid_judge=mend must be one of official, skip, raise"),
         (["benchmark=judged", "judge_model=m"], "judge_model=m has no effect without judge=…."),
         (["benchmark=judged", "judge=http://h/v1"], "judge=http://h/v1 needs judge_model=…, the model's name on"),
         (["benchmark=exam", "num_items=0"], "num_items=0 must be at least 1."),
@@ -158,7 +160,10 @@ def test_a_judge_reads_the_answers(
     main([*words, "benchmark=judged", "judge=http://host/v1", "judge_model=wise"])
     assert judge.asked == 7  # the one that it did not reply to
     (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert found["counts"] == {"reviews": 6}
+    assert (found["counts"], found["protocol"]["invalid_judge"]) == ({"reviews": 6}, "official")
+    main([*words, "benchmark=judged", "judge=http://host/v1", "judge_model=wise", "invalid_judge=skip"])
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["protocol"]["invalid_judge"] == "skip"
 
 
 def write_mmhal(words: list[str], prompts: Sequence[Prompt], tmp_path: Path) -> None:
