@@ -79,6 +79,13 @@ def test_foreign_answers_become_the_policys_tokens(loop: FeedbackLoop, prompts: 
         assert other.id == own.id + OTHER_MARK
 
 
+def test_an_answer_that_was_cut_gets_no_end(loop: FeedbackLoop, prompts: Any) -> None:
+    cut = generate(prompts[:1], loop.policy, Decoding(temperature=1.0, max_new_tokens=6), 2, seed=4)
+    assert not any(response.finished for response in cut)
+    marked = in_words_of(loop.policy.prompter, prompts[:1], cut, cut)[2:]
+    assert [one.token_ids for one in marked] == [one.token_ids for one in cut]
+
+
 def test_another_model_leaves_the_policy_as_it_is(loop: FeedbackLoop) -> None:
     assert loop.chosen_from is not None
     before = {name: value.clone() for name, value in loop.policy.model.state_dict().items()}

@@ -9,6 +9,8 @@ alone, so that the word is not found (AMBER, quirk A2).
 import re
 from collections.abc import Collection
 
+from rlaifv.evaluation.plurals import regular_plural
+
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -102,21 +104,6 @@ def words_of(sentence: str) -> list[str]:
     ['The', 'dog', 'hot-dog', "isn't", 'here']
     """
     return [_POSSESSIVE.sub("", word) for word in _WORD.findall(sentence)]
-
-
-def regular_plural(word: str) -> str:
-    """The plural by rule.
-
-    >>> [regular_plural(word) for word in ("dog", "bench", "cherry", "monkey", "snowman", "cafe")]
-    ['dogs', 'benches', 'cherries', 'monkeys', 'snowmen', 'cafes']
-    """
-    if word.endswith("man") and word != "human":
-        return f"{word[:-2]}en"
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return f"{word}es"
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return f"{word[:-1]}ies"
-    return f"{word}s"
 
 
 class NounFinder:

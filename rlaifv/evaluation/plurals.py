@@ -27,6 +27,21 @@ WITHOUT_PLURAL = frozenset(_WITHOUT_PLURAL.split())
 VES = ("calf", "half", "knife", "leaf", "life", "loaf", "scarf", "shelf", "thief", "wife", "wolf")
 
 
+def regular_plural(word: str) -> str:
+    """The plural by rule.
+
+    >>> [regular_plural(word) for word in ("dog", "bench", "cherry", "monkey", "snowman", "cafe")]
+    ['dogs', 'benches', 'cherries', 'monkeys', 'snowmen', 'cafes']
+    """
+    if word.endswith("man") and not word.endswith("human"):
+        return word[:-2] + "en"
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + "s"
+
+
 def plurals_of(word: str) -> tuple[str, ...]:
     """The plurals of an English noun; several where usage differs, none for what has no other form.
 
@@ -37,19 +52,11 @@ def plurals_of(word: str) -> tuple[str, ...]:
         return IRREGULAR[word]
     if word in WITHOUT_PLURAL or not word.isalpha():
         return ()
-    if word == "bus" or word.endswith("bus"):
+    if word.endswith("bus"):
         return (word + "es", word + "ses")
     if word.endswith(VES):
         return (word.removesuffix("e").removesuffix("f") + "ves",)
-    if word.endswith("man") and not word.endswith("human"):
-        return (word[:-2] + "en",)
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return (word + "es",)
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return (word[:-1] + "ies",)
-    if word.endswith("o"):
-        return (word + "s", word + "es")
-    return (word + "s",)
+    return (regular_plural(word), word + "es") if word.endswith("o") else (regular_plural(word),)
 
 
 def singulars(words: Iterable[str]) -> dict[str, str]:

@@ -50,15 +50,12 @@ def in_words_of(
     Their ids end with `OTHER_MARK`.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
-    marked = [
-        replace(
-            one,
-            id=one.id + OTHER_MARK,
-            token_ids=prompter.completion_ids(by_id[one.prompt_id], one.text.strip()),
-            text=one.text.strip(),
-        )
-        for one in others
-    ]
+    marked = []
+    for one in others:
+        text = one.text.strip()
+        token_ids = prompter.completion_ids(by_id[one.prompt_id], text)
+        token_ids = token_ids if one.finished else token_ids[:-1]  # an answer that was cut has no end
+        marked.append(replace(one, id=one.id + OTHER_MARK, token_ids=token_ids, text=text))
     groups = [
         {prompt_id: list(some) for prompt_id, some in groupby(all_, key=lambda one: one.prompt_id)}
         for all_ in (own, marked)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaifv.evaluation.nouns import IRREGULAR, NounFinder, regular_plural, sentences, words_of
+from rlaifv.evaluation.nouns import IRREGULAR, NounFinder, sentences, words_of
+from rlaifv.evaluation.plurals import regular_plural
 
 
 @pytest.mark.parametrize(
