@@ -147,8 +147,20 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
         loop.prepare(0)
 
 
-def test_an_answer_beyond_the_models_positions_is_named(world: World) -> None:
+def test_pairs_beyond_the_models_positions_are_dropped(world: World, caplog: pytest.LogCaptureFixture) -> None:
     data = rows(3)[:3]
     data[2]["rejected"] = "a ring " * 3000
-    with pytest.raises(ValueError, match=r"^Prompt 'p2' needs \d+ tokens with its images, and up to \d+ for an answer"):
-        world.loop(data=data, num_iterations=1).prepare(0)
+    data[1]["question"] = "a ring " * 3000
+    loop = world.loop(data=data, num_iterations=1)
+    manifest = loop.prepare(0)
+    assert [pair.id for pair in manifest.records("pairs")] == ["p0/p0"]
+    assert json.loads(loop.statistics_path(0).read_text())["dropped/too_long"] == 2
+    limit = world.engine.max_positions
+    assert [one.getMessage() for one in caplog.records if one.name == "rlaifv.given_pairs"] == [
+        f"Dropped from iteration 0: 2 pairs too long for the model's {limit} positions with the images; shorten the texts, or "
+        "give fewer or smaller images."
+    ]
+    with pytest.raises(
+        TooFewPairs, match=rf"^No pair of iteration 0 can be trained on: 2 pairs too long for .*{limit} pos"
+    ):
+        world.loop("none", data=data[1:], num_iterations=1).prepare(0)

@@ -9,7 +9,9 @@ from typing import Any, overload
 import datasets
 import pyarrow.parquet as pq
 
-from rlaifv.data.rows import FORMATS, TSV_COLUMNS, Row, from_tsv, parse_row
+from rlaifv.data.formats.openbmb import TSV_COLUMNS, from_tsv
+from rlaifv.data.formats.turns import RowError
+from rlaifv.data.rows import FORMATS, Row, parse_row
 
 # File endings, and who reads them. A directory is read by the first that is there.
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".tsv": "csv"}
@@ -108,6 +110,18 @@ class Table(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         for number, fields in enumerate(self._data):
             yield self._parse(fields, number)
+
+    def rows_and_errors(self) -> Iterator[Row | RowError]:
+        """Every row in order, or what is wrong with it."""
+        for number, fields in enumerate(self._data):
+            try:
+                yield self._parse(fields, number)
+            except RowError as error:
+                yield error
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """The columns of a row as they are read, unparsed."""
+        return dict(self._data[number])
 
     def _parse(self, fields: Mapping[str, Any], number: int) -> Row:
         where = f"row {number} of {self.name}"
