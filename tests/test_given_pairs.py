@@ -161,6 +161,6 @@ def test_pairs_beyond_the_models_positions_are_dropped(world: World, caplog: pyt
         "give fewer or smaller images."
     ]
     with pytest.raises(
-        TooFewPairs, match=rf"^No pair of iteration 0 can be trained on: 2 pairs too long for .*{limit} pos"
+        TooFewPairs, match=rf"^No pair of iteration 0 can be trained on: 3 pairs too long for .*{limit} pos"
     ):
-        world.loop("none", data=data[1:], num_iterations=1).prepare(0)
+        world.loop("none", data=data[1:], num_iterations=1, reuse_prompts=True).prepare(0)

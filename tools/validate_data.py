@@ -6,8 +6,8 @@ python tools/validate_data.py format=llamafactory path=DIR image_root=/photos sh
 python tools/validate_data.py format=files path=prompts.jsonl
 
 Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. Of each kind of fault the
-first `show` (5) are printed, with the row itself for the very first, all are counted and end with what to do; of a list of prompts (format=files), the first fault. The exit status is 1 if
-anything is wrong, 2 if nothing could be read.
+first `show` (5) are printed, the first of them with its row, and all are counted, with what to do about them; of a list of
+prompts (format=files), the first fault. The exit status is 1 if anything is wrong, 2 if nothing could be read.
 """
 
 import hashlib

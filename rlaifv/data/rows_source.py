@@ -68,7 +68,7 @@ class RowsSource(SharedPrompts):
             image_root=image_root,
         )
         self.directory = Path(directory).absolute()
-        self._trains, self._max_drop_rate = run == "train", max_drop_rate
+        self.run, self.max_drop_rate = run, max_drop_rate
         self._embedded: dict[str, tuple[int, int]] = {}
         self._answers: dict[Asks, list[Row]] = {}
         self._first_without_answers: int | None = None
@@ -133,11 +133,11 @@ class RowsSource(SharedPrompts):
     def _usable(self, row: Row, number: int) -> Row | RowError:
         """The row, or why it cannot be used in this kind of run."""
         where = f"row {number} of {self.table.name}"
-        if self._trains and row.chosen is None:
+        if self.run == "train" and row.chosen is None:
             return RowError(
                 f"Columns 'chosen' and 'rejected' are missing in {where}, so it is no pair to train on.", "no_answers"
             )
-        if not self._trains and not row.images:
+        if self.run != "train" and not row.images:
             return RowError(f"There is no image in {where}.", "no_image")
         return row
 
@@ -145,7 +145,7 @@ class RowsSource(SharedPrompts):
         """Count what was dropped, and what is of text alone. Raises ValueError where too much was."""
         if not len(self.table):
             raise ValueError(f"{self.table.name} has no rows.")
-        drops.check(self.table.name, len(self.table), self._max_drop_rate)
+        drops.check(self.table.name, len(self.table), self.max_drop_rate)
         num_texts = sum(len(self._answers[prompt.asks]) for prompt in prompts if not prompt.image_paths)
         if num_texts:
             log.info(

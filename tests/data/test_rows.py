@@ -126,7 +126,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("trl", {"prompt": [{"role": "tool", "content": "a"}]}, "conversation", "holds a turn of 'tool' in row 3 of pairs; there"),
     ("trl", {"chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "conversation", "go on"),
     ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong_type", "neither text nor image"),
-    ("trl", {"chosen": [{"role": "user", "content": "a"}]}, "conversation", "has to end with a turn of assistant in row 3 of pairs, but it holds user."),
+    ("trl", {"chosen": [{"role": "user", "content": "a"}]}, "conversation", "turn of assistant in row 3 of pairs, but"),
     ("trl", {"images": []}, "missing_image", "Column 'images' holds no image"),
     ("trl", {"images": [cell(RED), cell(TEAL)]}, "image_count", "marks 1 images in row 3 of pairs, but column 'images' holds"),
     ("trl", {"prompt": "Is <image> like this?"}, "image_position", "has an image between words in row 3 of pairs"),

@@ -45,7 +45,8 @@ def trained(launch: Launch, tmp_path: Path, form: str, rows: list[dict[str, Any]
     assert status == 0, output
     assert (tmp_path / "run" / "export" / "model.safetensors").exists()
     assert (tmp_path / "run" / "report" / "index.html").exists()
-    return " ".join(output.split()), Manifest(tmp_path / "run" / "iterations" / "000").verified()
+    said = " ".join(output.replace(f"{tmp_path}/", "").split())
+    return said, Manifest(tmp_path / "run" / "iterations" / "000").verified()
 
 
 def conversations(manifest: Manifest) -> set[tuple[str, tuple[str, ...], str, int]]:
@@ -142,16 +143,16 @@ def test_rows_of_swift(launch: Launch, tmp_path: Path) -> None:
 def test_data_of_which_nothing_can_be_used(launch: Launch, tmp_path: Path) -> None:
     row = {"prompt": WHAT, "chosen": GOOD, "rejected": BAD, "images": ["../red.png"]}
     write_jsonl(tmp_path / "data" / "pairs.jsonl", [row, row])
-    status, output = launch(*SETTINGS, "data=trl", "data.path=data/pairs.jsonl")
-    said = " ".join(output.split())
+    status, output = launch(*SETTINGS, "run_dir=run0", "data=trl", "data.path=data/pairs.jsonl")
+    said = " ".join(output.replace(f"{tmp_path}/", "").split())
     assert (status, "2 of the 2 rows of data/pairs.jsonl cannot be used" in said) == (2, True), output
     assert "2 rows: an image lies outside the data's folder; set data.image_root=DIR. The first: " in said
     (tmp_path / "data" / "pairs.jsonl").write_text(json.dumps({"question": WHAT}))
-    status, output = launch(*SETTINGS, "data=trl", "data.path=data/pairs.jsonl")
+    status, output = launch(*SETTINGS, "run_dir=run1", "data=trl", "data.path=data/pairs.jsonl")
     assert (status, "has no column prompt or chosen, which data=trl needs" in " ".join(output.split())) == (2, True)
     long = {"prompt": "a ring " * 600, "chosen": GOOD, "rejected": BAD}
     write_jsonl(tmp_path / "data" / "pairs.jsonl", [long])
-    status, output = launch(*SETTINGS, "data=trl", "data.path=data/pairs.jsonl")
+    status, output = launch(*SETTINGS, "run_dir=run2", "data=trl", "data.path=data/pairs.jsonl")
     assert (status, "No pair of iteration 0 can be trained on: 1 pair too long" in " ".join(output.split())) == (
         2,
         True,

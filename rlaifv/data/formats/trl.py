@@ -1,4 +1,4 @@
-"""TRL's preference data: texts or conversations, with the prompt in a column of its own or at the beginning of both answers."""
+"""TRL's preference data: texts or conversations, the prompt in a column of its own or at the beginning of both answers."""
 
 from collections.abc import Mapping
 from typing import Any
