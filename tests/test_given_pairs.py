@@ -147,6 +147,23 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
         loop.prepare(0)
 
 
+def test_conversations_that_the_template_does_not_take_are_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = world.loop(num_iterations=1)
+    prompt, other = loop.source.prompts(0, 2)
+    rows_of = [(replace(prompt, history=("Who?", "A cat.")), loop.source.answers(prompt)[0])]
+    rows_of += [(other, loop.source.answers(other)[0])]
+    assert len(loop._pairs(rows_of)[0]) == 2
+    monkeypatch.setattr(world.engine.prompter.template, "has_history", False)
+    pairs, drops = loop._pairs(rows_of)
+    assert ([pair.prompt_id for pair in pairs], drops) == ([other.id], {"no_history": 1})
+    loop._say(0, 1, drops)
+    assert caplog.messages[-1].startswith(
+        "Dropped from iteration 0: 1 pair of several turns, which the model's chat template"
+    )
+
+
 def test_pairs_beyond_the_models_positions_are_dropped(world: World, caplog: pytest.LogCaptureFixture) -> None:
     data = rows(3)[:3]
     data[2]["rejected"] = "a ring " * 3000

@@ -56,7 +56,7 @@ class RowsSource(SharedPrompts):
 
         Raises:
             ValueError: the data cannot be read, or too many rows cannot be used (the message counts them by reason and names
-                data, row and column of the first of each).
+                data, row and column of the first of each), or there are too few prompts with images to hold out.
         """
         self.table = Table(
             form,
@@ -83,6 +83,12 @@ class RowsSource(SharedPrompts):
             max_pixels=max_pixels,
             max_bytes=max_bytes,
         )
+
+        if len(self._held_out) < num_held_out:
+            raise ValueError(
+                f"data.num_held_out={num_held_out} needs as many prompts with an image, but {self.table.name} has "
+                f"{len(self._held_out)}."
+            )
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
         """See `SharedPrompts`; their embedded images lie in `directory` afterwards."""

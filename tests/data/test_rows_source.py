@@ -169,7 +169,11 @@ def test_text_alone_is_for_training_and_never_held_out(tmp_path: Path, caplog: p
     source = make(tmp_path, rows, form="trl", run="train", num_held_out=1)
     assert [prompt.question for prompt in source.held_out()] == ["What is 2?"]
     assert {prompt.image_paths for prompt in source.prompts(0, None)} == {()}
-    assert caplog.messages == [f"3 of the 4 rows of {tmp_path}/pairs.parquet have no image and are trained on as text."]
+    with pytest.raises(ValueError, match=r"^data\.num_held_out=2 needs as many prompts with an image, but .* has 1\.$"):
+        make(tmp_path, rows, form="trl", run="train", num_held_out=2)
+    assert caplog.messages[:1] == [
+        f"3 of the 4 rows of {tmp_path}/pairs.parquet have no image and are trained on as text."
+    ]
     with pytest.raises(
         ValueError, match=r"3 rows: there is no image, .*only run=train takes rows of text alone\. The first: "
     ):

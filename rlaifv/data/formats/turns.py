@@ -171,7 +171,7 @@ def _message(turn: Mapping[str, Any], column: str, where: str, is_marked: bool) 
     role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         raise RowError(
-            f"Column {column!r} holds a turn of {name!r} in {where}; there can be system, user and assistant.",
+            f"Column {column!r} holds a turn of {str(name)[:40]!r} in {where}; there can be system, user and assistant.",
             "conversation",
         )
     value = next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None)
