@@ -33,6 +33,7 @@ from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
 from rlaifv.feedback.score import distinct_questions
 from rlaifv.labeler import LabelerModule
 from rlaifv.models.loading import weights_digest
+from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, derive_seed, meet, rank, world_size
@@ -221,7 +222,8 @@ class FeedbackLoop:
     def _ready(self, manifest: Manifest) -> Manifest:
         """A resumed run may come here without having run the policy, whose trees are about to be trained on."""
         verified = manifest.verified()
-        self.policy.check(verified.records("prompts")[0])
+        prompts: list[Prompt] = verified.records("prompts")
+        self.policy.check(next((prompt for prompt in prompts if prompt.image_paths), prompts[0]))
         return verified
 
     def _producer(self) -> dict[str, str]:
@@ -237,7 +239,7 @@ class FeedbackLoop:
         manifest.plan("prompts", 1)
         if rank() == 0 and manifest.missing("prompts"):
             good, drops, sizes = self._check_images(wanted)
-            self.policy.check_lengths(good, self.settings.decoding.max_new_tokens, sizes)
+            self._check_lengths(good, sizes)
             if len(wanted) - len(good) > self.settings.max_drop_rate * len(wanted):
                 raise ValueError(
                     f"{len(wanted) - len(good)} of the {len(wanted)} prompts of iteration {iteration} have unreadable images "
@@ -246,6 +248,10 @@ class FeedbackLoop:
             manifest.put("prompts", 0, good, drops)
         wait_until(lambda: not manifest.missing("prompts"))
         return cut(manifest.records("prompts"), self.settings.shard_prompts)
+
+    def _check_lengths(self, prompts: Sequence[Prompt], sizes: Sizes) -> None:
+        """Refuse prompts that leave no room for the longest answer."""
+        self.policy.check_lengths(prompts, self.settings.decoding.max_new_tokens, sizes)
 
     def _check_images(self, prompts: Sequence[Prompt]) -> CheckedImages:
         """By the limits of the source, where it has some."""

@@ -8,15 +8,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["accepted", "rejected", "unknown"]
+# Question, image paths, system message and history of a prompt.
+Asks = tuple[str, tuple[str, ...], str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Image(s) and a question. `image_paths` are absolute; `id` is unique in its data set."""
+    """Image(s) and a question. `image_paths` are absolute; `id` is unique in its data set.
+
+    A prompt that data of others come with may have no image, and may be the last turn of a conversation: `history` are the
+    texts before it, the user's and the assistant's in alternation, the user's first; `system` is the system message. Images
+    stand before the first user turn.
+    """
 
     id: str
     question: str
     image_paths: tuple[str, ...]
+    system: str = ""
+    history: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> Asks:
+        """All that is put to a model: prompts that are equal in this are one prompt, whatever their ids."""
+        return self.question, self.image_paths, self.system, self.history
 
 
 @dataclass(frozen=True, slots=True)

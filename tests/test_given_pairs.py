@@ -147,8 +147,37 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
         loop.prepare(0)
 
 
-def test_an_answer_beyond_the_models_positions_is_named(world: World) -> None:
+def test_conversations_that_the_template_does_not_take_are_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = world.loop(num_iterations=1)
+    prompt, other = loop.source.prompts(0, 2)
+    rows_of = [(replace(prompt, history=("Who?", "A cat.")), loop.source.answers(prompt)[0])]
+    rows_of += [(other, loop.source.answers(other)[0])]
+    assert len(loop._pairs(rows_of)[0]) == 2
+    monkeypatch.setattr(world.engine.prompter.template, "has_history", False)
+    pairs, drops = loop._pairs(rows_of)
+    assert ([pair.prompt_id for pair in pairs], drops) == ([other.id], {"no_history": 1})
+    loop._say(0, 1, drops)
+    assert caplog.messages[-1].startswith(
+        "Dropped from iteration 0: 1 pair of several turns, which the model's chat template"
+    )
+
+
+def test_pairs_beyond_the_models_positions_are_dropped(world: World, caplog: pytest.LogCaptureFixture) -> None:
     data = rows(3)[:3]
     data[2]["rejected"] = "a ring " * 3000
-    with pytest.raises(ValueError, match=r"^Prompt 'p2' needs \d+ tokens with its images, and up to \d+ for an answer"):
-        world.loop(data=data, num_iterations=1).prepare(0)
+    data[1]["question"] = "a ring " * 3000
+    loop = world.loop(data=data, num_iterations=1)
+    manifest = loop.prepare(0)
+    assert [pair.id for pair in manifest.records("pairs")] == ["p0/p0"]
+    assert json.loads(loop.statistics_path(0).read_text())["dropped/too_long"] == 2
+    limit = world.engine.max_positions
+    assert [one.getMessage() for one in caplog.records if one.name == "rlaifv.given_pairs"] == [
+        f"Dropped from iteration 0: 2 pairs too long for the model's {limit} positions with the images; shorten the texts, or "
+        "give fewer or smaller images."
+    ]
+    with pytest.raises(
+        TooFewPairs, match=rf"^No pair of iteration 0 can be trained on: 3 pairs too long for .*{limit} pos"
+    ):
+        world.loop("none", data=data[1:], num_iterations=1, reuse_prompts=True).prepare(0)

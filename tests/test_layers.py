@@ -36,6 +36,8 @@ LAYERS = {
     "rlaifv.data.rows_source": 2,
     "rlaifv.data.tables": 2,
     "rlaifv.data.image_root": 1,
+    "rlaifv.data.drops": 1,
+    "rlaifv.data.formats": 1,
     "rlaifv.data.rows": 1,
     "rlaifv.store": 1,
     "rlaifv.learners.losses": 1,

@@ -16,6 +16,7 @@ import pytest
 from rlaifv import runtime
 from rlaifv.runtime import end_with_parent, rank
 from rlaifv.stopping import RankLost, wait_until
+from tests.data.preferences import RED
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -100,6 +101,22 @@ def losses_of(run_dir: Path) -> list[list[tuple[list[str], float]]]:
     journals = sorted((run_dir / "journal").glob("rank-*.jsonl"))
     lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in journals]
     return [[(line["pairs"], line["loss"]) for line in of_rank] for of_rank in lines]
+
+
+def test_two_ranks_train_on_rows_of_text_alone(start: Start, tmp_path: Path) -> None:
+    """Each waits for the other's gradients, also of what only images reach."""
+    rows = [
+        {"prompt": f"What is {k}?", "chosen": "There is a red ring.", "rejected": "There is a blue star.", "images": []}
+        for k in range(12)
+    ]
+    for row in rows[::3]:
+        row["images"] = ["red.png"]
+    (tmp_path / "red.png").write_bytes(RED)
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ("run=train", "data=trl", "data.path=pairs.jsonl", "iteration.num_prompts=null", "learner.lr=1e-4")
+    process = start("run_dir=two", *SMALL, *given, "iteration.epochs=2", *TWO_RANKS, "learner.batch_size=1")
+    assert process.wait(200) == 0, (tmp_path / "output-0").read_text()
+    assert sum(len(pairs) for of_rank in losses_of(tmp_path / "two") for pairs, _ in of_rank) == 24
 
 
 def test_two_ranks_do_what_one_does(start: Start, tmp_path: Path) -> None:

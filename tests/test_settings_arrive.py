@@ -166,6 +166,7 @@ def test_every_setting_of_published_data_arrives(tmp_path: Path) -> None:
             )
             source = instantiate(cfg.data)
         fields = ("path", "directory", "num_iterations", "seed", "reuse_prompts", "max_pixels", "max_bytes")
+        fields = (*fields, "run", "max_drop_rate")
         return repr([calls, [getattr(source, name) for name in fields], len(source.held_out())])
 
     before = made(cfg)

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _made(run_dir: Path, iteration: str) -> tuple[Any, ...]:
     index = json.loads(manifest.path.read_text(encoding="utf-8"))
     shards = {name: shard for name, shard in index["shards"].items() if not name.startswith("prompts")}
     prompts = [
-        (prompt.id, prompt.question, [str(Path(path).relative_to(run_dir)) for path in prompt.image_paths])
+        replace(prompt, image_paths=tuple(str(Path(path).relative_to(run_dir)) for path in prompt.image_paths))
         for prompt in manifest.records("prompts")
     ]
     return index["producer"], index["stages"], shards, prompts, manifest.drops

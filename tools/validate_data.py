@@ -6,25 +6,29 @@ python tools/validate_data.py format=llamafactory path=DIR image_root=/photos sh
 python tools/validate_data.py format=files path=prompts.jsonl
 
 Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. Of each kind of fault the
-first `show` (5) are printed, all are counted; of a list of prompts (format=files), the first fault. The exit status is 1 if
-anything is wrong, 2 if nothing could be read.
+first `show` (5) are printed, the first of them with its row, and all are counted, with what to do about them; of a list of
+prompts (format=files), the first fault. The exit status is 1 if anything is wrong, 2 if nothing could be read.
 """
 
 import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 from rich.table import Table as Lines
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.data.drops import lines
+from rlaifv.data.formats.pictures import shown
+from rlaifv.data.formats.turns import RowError
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, load_image
-from rlaifv.data.rows import Row, RowError
+from rlaifv.data.rows import Row
 from rlaifv.data.sources import read_prompts
 from rlaifv.data.tables import Table
 from rlaifv.runtime import console, progress_bar, set_up_logging
@@ -54,19 +58,24 @@ class Findings:
     show: int
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    prompts: set[tuple[str, tuple[bytes, ...]]] = field(default_factory=set)
+    prompts: set[tuple[Any, ...]] = field(default_factory=set)
 
-    def fault(self, reason: str, message: str) -> None:
-        """Count a fault, and print it if it is among the first of its kind."""
+    def fault(self, reason: str, message: str, fields: Mapping[str, Any]) -> None:
+        """Count a fault, and print it if it is among the first of its kind; of the first of all, the row too."""
         self.faults[reason] += 1
         if self.faults[reason] <= self.show:
             console.print(f"{reason}: {message}", markup=False, soft_wrap=True)
+        if self.faults[reason] == 1:
+            filled = {name: value for name, value in fields.items() if value is not None}
+            console.print(f"    {shown(repr(_abridged(filled)), 300)}", markup=False, soft_wrap=True)
 
     def row(self, row: Row, images: tuple[bytes, ...]) -> None:
         """Count a row in which nothing is wrong, by digests of its images."""
-        self.prompts.add((row.question, images))
+        self.prompts.add((row.question, images, row.system, row.history))
         self.counts["pairs"] += row.chosen is not None
         self.counts["rows with several images"] += len(images) > 1
+        for name, is_there in (("rows without an image", not images), ("rows of several turns", row.history)):
+            self.counts.update([name] if is_there else [])
 
 
 class ImageCheck:
@@ -117,12 +126,14 @@ def main(arguments: Sequence[str]) -> int:
                 row = rows[number]
                 found.row(row, tuple(check(image) for image in row.images))
             except RowError as error:
-                found.fault(error.reason, str(error))
+                found.fault(error.reason, str(error), _fields(rows, number))
             except ImageError as error:
-                found.fault(error.reason, f"Row {number} of {name}: {error}")
+                found.fault(error.reason, f"Row {number} of {name}: {error}", _fields(rows, number))
             bars.advance(task)
     console.print(name, markup=False, soft_wrap=True)
     console.print(_summary(found, len(rows), len(check.known)))
+    for line in lines(found.faults).values():
+        console.print(f"{line}.", markup=False, soft_wrap=True)
     return 1 if found.faults else 0
 
 
@@ -141,6 +152,22 @@ def _rows(given: Options) -> tuple[Sequence[Row], str]:
         image_root=given.image_root,
     )
     return table, table.name
+
+
+def _fields(rows: Sequence[Row], number: int) -> dict[str, Any]:
+    """The columns of a row that is wrong."""
+    return rows.fields(number) if isinstance(rows, Table) else {}
+
+
+def _abridged(value: Any) -> Any:
+    """The same with short texts, and sizes for bytes."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str):
+        return value if len(value) <= 60 else f"{value[:60]}…"
+    if isinstance(value, Mapping):
+        return {key: _abridged(inner) for key, inner in value.items()}
+    return [_abridged(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _summary(found: Findings, num_rows: int, num_images: int) -> Lines:

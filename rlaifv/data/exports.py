@@ -5,7 +5,7 @@
     llamafactory   pairs.json, images/, an entry of dataset_info.json; provenance.jsonl beside
 
 Provenance is JSON: iteration, weights and labeler, ids, scores, and the judged claims of both answers. Images are the
-files' own bytes.
+files' own bytes. System messages and earlier turns are kept, but for RLAIF-V's schema, which has no place for them.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
-from rlaifv.data.rows import MARKER
-from rlaifv.data.rows_source import ending
+from rlaifv.data.formats.pictures import ending
+from rlaifv.data.formats.turns import MARKER
 from rlaifv.records import Pair, Prompt
 from rlaifv.store.atomic import make_directory, publish, write_json, write_text
 from rlaifv.store.manifest import Manifest
@@ -136,7 +136,12 @@ def _check(form: str, example: Example) -> None:
         raise ValueError(
             f"Pair {example.id!r} has {num_images} images, but a row of RLAIF-V's schema holds one; format=trl holds any."
         )
-    texts = (example.prompt.question, example.pair.chosen, example.pair.rejected)
+    if form == "rlaifv" and (example.prompt.system or example.prompt.history):
+        raise ValueError(
+            f"Pair {example.id!r} has a system message or earlier turns, for which RLAIF-V's schema has no column; format=trl "
+            "and format=llamafactory keep them."
+        )
+    texts = (*conversation(example.prompt), example.pair.chosen, example.pair.rejected)
     if form == "llamafactory" and any(MARKER in text for text in texts):
         raise ValueError(
             f"Pair {example.id!r} has the text {MARKER}, which LLaMA-Factory takes for an image; use format=trl."
@@ -160,7 +165,7 @@ def _row(form: str, example: Example) -> dict[str, Any]:
     images = [{"bytes": Path(path).read_bytes(), "path": Path(path).name} for path in prompt.image_paths]
     if form == "trl":
         return {
-            "prompt": [{"role": "user", "content": prompt.question}],
+            "prompt": _turns(prompt),
             "chosen": [{"role": "assistant", "content": pair.chosen}],
             "rejected": [{"role": "assistant", "content": pair.rejected}],
             "images": images,
@@ -179,22 +184,37 @@ def _row(form: str, example: Example) -> dict[str, Any]:
     }
 
 
+def conversation(prompt: Prompt) -> tuple[str, ...]:
+    """The texts of a prompt: its system message, which may be empty, then user and assistant in alternation."""
+    return prompt.system, *prompt.history, prompt.question
+
+
+def _turns(prompt: Prompt) -> list[dict[str, str]]:
+    system, *texts = conversation(prompt)
+    turns = [{"role": "assistant" if k % 2 else "user", "content": text} for k, text in enumerate(texts)]
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
 def _write_llamafactory(examples: Sequence[Example], out: Path) -> None:
     make_directory(out / "images")
     rows = []
+    has_system = any(example.prompt.system for example in examples)
     for example in examples:
         names = [_copied(Path(path), out) for path in example.prompt.image_paths]
-        question = MARKER * len(names) + example.prompt.question
+        system, *texts = conversation(example.prompt)
+        texts[0] = MARKER * len(names) + texts[0]
         rows.append(
             {
                 "id": example.id,
-                "conversations": [{"from": "human", "value": question}],
+                "conversations": [{"from": "gpt" if k % 2 else "human", "value": text} for k, text in enumerate(texts)],
+                **({"system": system} if has_system else {}),
                 "chosen": {"from": "gpt", "value": example.pair.chosen},
                 "rejected": {"from": "gpt", "value": example.pair.rejected},
                 "images": names,
             }
         )
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
+    columns |= {"system": "system"} if has_system else {}
     entry = {"file_name": "pairs.json", "formatting": "sharegpt", "ranking": True, "columns": columns}
     provenance = (_json({"id": example.id, **example.provenance}) for example in examples)
     write_text(out / "provenance.jsonl", "".join(f"{line}\n" for line in provenance))

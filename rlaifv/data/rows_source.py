@@ -1,36 +1,31 @@
 """Published preference data as a source: of prompts, and of the pairs that come with them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from rlaifv.data.drops import Drops
+from rlaifv.data.formats.pictures import ending
+from rlaifv.data.formats.turns import RowError
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS
 from rlaifv.data.rows import Row
 from rlaifv.data.sources import SharedPrompts
 from rlaifv.data.tables import Table
-from rlaifv.records import Prompt
+from rlaifv.records import Asks, Prompt
 from rlaifv.runtime import progress_bar
 from rlaifv.store.atomic import make_directory, publish
 
-# First bytes of a file, and how its name ends.
-SIGNATURES = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG": "png",
-    b"RIFF": "webp",
-    b"GIF8": "gif",
-    b"BM": "bmp",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-}
+log = logging.getLogger(__name__)
 
 
 class RowsSource(SharedPrompts):
     """Prompts, and pairs, from data in one of the formats of `data.rows`.
 
-    All rows are read and checked when the source is made; rows with the same question about the same images are one prompt,
-    so none is used twice. Embedded images are told apart by SHA-256 then, and written to
-    `directory/<sha256>.<ending>` only when a prompt that has them is asked for.
+    All rows are read and checked when the source is made; rows that cannot be used are dropped and counted, up to a share of
+    them. Rows with the same conversation about the same images are one prompt, so none is used twice. Embedded images are told
+    apart by SHA-256 then, and written to `directory/<sha256>.<ending>` only when a prompt that has them is asked for.
     """
 
     def __init__(
@@ -48,15 +43,20 @@ class RowsSource(SharedPrompts):
         image_root: str | None = None,
         num_held_out: int = 0,
         reuse_prompts: bool = False,
+        run: str = "full",
+        max_drop_rate: float = 0.0,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         """Read all rows. What data to read is as for `Table`, how iterations share them as for `SharedPrompts`.
 
-        `directory` is where embedded images are written, made if missing.
+        Args that neither has: `directory` is where embedded images are written, made if missing. With `run` train, rows need
+        answers, but no image, which all others need since their prompts are answered. `max_drop_rate` is the largest share of
+        rows that may be dropped.
 
         Raises:
-            ValueError: the data cannot be read, or a row is wrong (named with data, row and column).
+            ValueError: the data cannot be read, or too many rows cannot be used (the message counts them by reason and names
+                data, row and column of the first of each), or there are too few prompts with images to hold out.
         """
         self.table = Table(
             form,
@@ -68,8 +68,9 @@ class RowsSource(SharedPrompts):
             image_root=image_root,
         )
         self.directory = Path(directory).absolute()
+        self.run, self.max_drop_rate = run, max_drop_rate
         self._embedded: dict[str, tuple[int, int]] = {}
-        self._answers: dict[tuple[str, tuple[str, ...]], list[Row]] = {}
+        self._answers: dict[Asks, list[Row]] = {}
         self._first_without_answers: int | None = None
         prompts, self.digest = self._read()
         super().__init__(
@@ -82,6 +83,12 @@ class RowsSource(SharedPrompts):
             max_pixels=max_pixels,
             max_bytes=max_bytes,
         )
+
+        if len(self._held_out) < num_held_out:
+            raise ValueError(
+                f"data.num_held_out={num_held_out} needs as many prompts with an image, but {self.table.name} has "
+                f"{len(self._held_out)}."
+            )
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
         """See `SharedPrompts`; their embedded images lie in `directory` afterwards."""
@@ -102,27 +109,57 @@ class RowsSource(SharedPrompts):
                 f"Columns 'chosen' and 'rejected' are missing in row {self._first_without_answers} of {self.table.name}, "
                 "so it is no pair to train on."
             )
-        return self._answers[prompt.question, prompt.image_paths]
+        return self._answers[prompt.asks]
 
     def _read(self) -> tuple[list[Prompt], str]:
         """Distinct prompts in the order of the rows, and a digest of all that was read; remembers what belongs to them."""
         digest = hashlib.sha256()
-        prompts: dict[tuple[str, tuple[str, ...]], Prompt] = {}
+        prompts: dict[Asks, Prompt] = {}
         ids: set[str] = set()
-        for number, row in enumerate(_with_progress(self.table)):
+        drops = Drops()
+        for number, found in enumerate(_with_progress(self.table)):
+            row = found if isinstance(found, RowError) else self._usable(found, number)
+            if isinstance(row, RowError):
+                drops.add(row)
+                continue
             row_id = row.id if row.id not in ids else f"{row.id}~row-{number}"
             ids.add(row_id)
             paths = tuple(self._path(image, number, k) for k, image in enumerate(row.images))
-            key = row.question, paths
-            prompts.setdefault(key, Prompt(row_id, *key))
-            self._answers.setdefault(key, []).append(replace(row, id=row_id, images=()))
+            prompt = Prompt(row_id, row.question, paths, row.system, row.history)
+            prompts.setdefault(prompt.asks, prompt)
+            self._answers.setdefault(prompt.asks, []).append(replace(row, id=row_id, images=()))
             if row.chosen is None and self._first_without_answers is None:
                 self._first_without_answers = number
             names = [Path(path).name for path in paths]
-            digest.update(repr((row_id, row.question, names, row.chosen, row.rejected)).encode())
-        if not prompts:
-            raise ValueError(f"{self.table.name} has no rows.")
+            before = (row.system, row.history) if row.system or row.history else ()
+            digest.update(repr((row_id, row.question, names, row.chosen, row.rejected, *before)).encode())
+        self._tell(drops, prompts.values())
         return list(prompts.values()), digest.hexdigest()
+
+    def _usable(self, row: Row, number: int) -> Row | RowError:
+        """The row, or why it cannot be used in this kind of run."""
+        where = f"row {number} of {self.table.name}"
+        if self.run == "train" and row.chosen is None:
+            return RowError(
+                f"Columns 'chosen' and 'rejected' are missing in {where}, so it is no pair to train on.", "no_answers"
+            )
+        if self.run != "train" and not row.images:
+            return RowError(f"There is no image in {where}.", "no_image")
+        return row
+
+    def _tell(self, drops: Drops, prompts: Collection[Prompt]) -> None:
+        """Count what was dropped, and what is of text alone. Raises ValueError where too much was."""
+        if not len(self.table):
+            raise ValueError(f"{self.table.name} has no rows.")
+        drops.check(self.table.name, len(self.table), self.max_drop_rate)
+        num_texts = sum(len(self._answers[prompt.asks]) for prompt in prompts if not prompt.image_paths)
+        if num_texts:
+            log.info(
+                "%d of the %d rows of %s have no image and are trained on as text.",
+                num_texts,
+                len(self.table),
+                self.table.name,
+            )
 
     def _path(self, image: str | bytes, row: int, number: int) -> str:
         if isinstance(image, str):
@@ -145,20 +182,11 @@ class RowsSource(SharedPrompts):
         return prompts
 
 
-def ending(content: bytes) -> str:
-    """How the name of an image file ends, by its first bytes; "img" where they are of no known format.
-
-    >>> ending(b"GIF89a..."), ending(b"<html>")
-    ('gif', 'img')
-    """
-    return next((name for start, name in SIGNATURES.items() if content.startswith(start)), "img")
-
-
-def _with_progress(table: Sequence[Row]) -> Iterator[Row]:
+def _with_progress(table: Table) -> Iterator[Row | RowError]:
     """The rows of a table, with a bar, as images of a large one take minutes to go through."""
     with progress_bar() as bars:
         task = bars.add_task("read data", total=len(table), note="")
-        for number, row in enumerate(table, start=1):
+        for number, row in enumerate(table.rows_and_errors(), start=1):
             yield row
             if number % 100 == 0 or number == len(table):
                 bars.update(task, completed=number)

@@ -118,10 +118,11 @@ class SharedPrompts:
                 f"but they are {num_iterations} and {num_held_out}."
             )
         order = random.Random(f"{seed}/held_out").sample(range(len(prompts)), len(prompts))
-        held_out = set(order[:num_held_out])
+        # A model answers held-out prompts, and is asked about their images.
+        held_out = set([k for k in order if prompts[k].image_paths][:num_held_out])
         self._held_out = [prompt for k, prompt in enumerate(prompts) if k in held_out]
-        asked = {(prompt.question, prompt.image_paths) for prompt in self._held_out}
-        self._training = [prompt for prompt in prompts if (prompt.question, prompt.image_paths) not in asked]
+        asked = {prompt.asks for prompt in self._held_out}
+        self._training = [prompt for prompt in prompts if prompt.asks not in asked]
         if not self._training:
             raise ValueError(
                 f"{path} has {len(prompts)} prompts, so holding out {num_held_out} of them leaves none to train on."

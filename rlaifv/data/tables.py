@@ -1,5 +1,6 @@
 """Preference data where they lie, read with `datasets`: a hub id, a directory, a file, or a stream of the first rows."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -9,7 +10,9 @@ from typing import Any, overload
 import datasets
 import pyarrow.parquet as pq
 
-from rlaifv.data.rows import FORMATS, TSV_COLUMNS, Row, from_tsv, parse_row
+from rlaifv.data.formats.openbmb import TSV_COLUMNS, from_tsv
+from rlaifv.data.formats.turns import RowError
+from rlaifv.data.rows import FORMATS, Row, parse_row
 
 # File endings, and who reads them. A directory is read by the first that is there.
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".tsv": "csv"}
@@ -25,6 +28,8 @@ TSV_OPTIONS = {
 }
 # Lie beside data without being data.
 OTHER_FILES = ("dataset_info", "dataset_infos", "provenance")
+# Stands for the columns of a line that cannot be read.
+BROKEN = "\0broken"
 SPLITS = ("train", "test", "validation")
 
 
@@ -82,7 +87,13 @@ class Table(Sequence[Row]):
         else:
             options = {"path": path, "revision": revision}
             self.image_root = None if image_root is None else Path(image_root).expanduser().absolute()
-        self._data, columns = _load(self.name, options | {"split": split, "streaming": streaming}, num_rows)
+        try:
+            self._data, columns = _load(self.name, options | {"split": split, "streaming": streaming}, num_rows)
+        except ValueError:
+            # One broken line makes a whole file unreadable for its loader.
+            self._data, columns = _read_lines(files, num_rows) if is_local else ([], [])
+            if not columns:
+                raise
         missing = FORMATS[form].missing(columns)
         if missing:
             raise ValueError(
@@ -109,8 +120,22 @@ class Table(Sequence[Row]):
         for number, fields in enumerate(self._data):
             yield self._parse(fields, number)
 
+    def rows_and_errors(self) -> Iterator[Row | RowError]:
+        """Every row in order, or what is wrong with it."""
+        for number, fields in enumerate(self._data):
+            try:
+                yield self._parse(fields, number)
+            except RowError as error:
+                yield error
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """The columns of a row as they are read, unparsed."""
+        return dict(self._data[number])
+
     def _parse(self, fields: Mapping[str, Any], number: int) -> Row:
         where = f"row {number} of {self.name}"
+        if BROKEN in fields:
+            raise RowError(f"The line of {where} is no JSON object.", "not_json")
         return parse_row(self.form, from_tsv(fields, where) if self._is_tsv else fields, number, where, self.image_root)
 
 
@@ -155,6 +180,20 @@ def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Seq
             raise ValueError(f"{name} cannot be read: {reason or type(error).__name__}.") from error
     found = loaded if num_rows is None else loaded.select(range(min(num_rows, len(loaded))))
     return found, found.column_names
+
+
+def _read_lines(files: Sequence[Path], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
+    """Rows of JSON Lines, `BROKEN` in the place of lines that are none, and the names of columns; none of other files."""
+    rows: list[dict[str, Any]] = []
+    for file in files if files[0].suffix == ".jsonl" else ():
+        for line in filter(bytes.strip, file.read_bytes().split(b"\n")):
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                found = None
+            rows.append(found if isinstance(found, dict) else {BROKEN: True})
+    rows = rows[:num_rows]
+    return rows, list(dict.fromkeys(name for row in rows for name in row if name != BROKEN))
 
 
 def _undecoded(data: Any, features: datasets.Features | None) -> Any:

@@ -74,7 +74,8 @@ class LocalEngine:
         """Compare a tree with separate sequences, once for an engine, before its first use of trees.
 
         Where they differ by more than rounding, the packer takes the slow path from then on, and a warning says so. Every
-        use of the engine does this by itself; call it where something else is about to use the packer.
+        use of the engine does this by itself; call it where something else is about to use the packer. A prompt without an
+        image says nothing of images, so one that has some is still compared then.
         """
         if self._is_checked:
             return
@@ -87,10 +88,10 @@ class LocalEngine:
                 images = stack_images([encoded for _ in packed.tree_order])
                 logps.append(branch_logps(model, packed.to(model.device), _on(model.device, images)))
             dtype = self.autocast or model.dtype
-        self._is_checked = True
+        self._is_checked = bool(prompt.image_paths)
         difference = float((logps[0] - logps[1]).abs().max())
         if not difference <= MOST_DIFFERENCE[dtype]:  # not a number either
-            self.packer.separately = True
+            self.packer.separately = self._is_checked = True
             logger.warning(
                 "Log-probs of trees differ by %.2g from those of separate sequences in this %r model (%s); it is run on "
                 "separate sequences, which takes several times as long.",
@@ -103,6 +104,13 @@ class LocalEngine:
         """Length of an encoded prompt, its images included; they are decoded only where their `sizes` are not given."""
         return len(self.prompter.encode(prompt).ids) if sizes is None else self.prompter.num_tokens(prompt, sizes)
 
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that the model was made for, those of a prompt, its images and an answer together; None for any number."""
+        text: Any = backbone(self.model).config.get_text_config()
+        found: int | None = getattr(text, "max_position_embeddings", None)
+        return found or None
+
     def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int, sizes: Sizes | None = None) -> None:
         """Refuse prompts that leave no room for an answer: nothing is ever cut off, least of all an image.
 
@@ -114,11 +122,9 @@ class LocalEngine:
         Raises:
             ValueError: a prompt with an answer of `num_new_tokens` exceeds the positions that the model was made for.
         """
-        text: Any = backbone(self.model).config.get_text_config()
-        limit: Any = getattr(text, "max_position_embeddings", None)
-        for prompt in prompts if limit else ():
-            needed = self.num_tokens(prompt, sizes)
-            if needed + num_new_tokens > limit:
+        for prompt in prompts:
+            needed, limit = self.num_tokens(prompt, sizes), self.max_positions
+            if limit is not None and needed + num_new_tokens > limit:
                 raise ValueError(
                     f"Prompt {prompt.id!r} needs {needed} tokens with its images, and up to {num_new_tokens} for an answer, "
                     f"but the model has {limit} positions; lower iteration.decoding.max_new_tokens, or give it fewer or "
@@ -222,7 +228,9 @@ class LocalEngine:
         self.check(asked[0][0])
         trees = None if self.packer.separately else self._question_trees(asked)
         if trees is None:
-            flat = [replace(prompt, question=question) for prompt, some in asked for question in some]
+            flat = [
+                replace(prompt, question=question, system="", history=()) for prompt, some in asked for question in some
+            ]
             answers = iter(self._sample(flat, [[seed] for some in seeds for seed in some], decoding, advance))
             return [[answer for (answer,) in islice(answers, len(some))] for _, some in asked]
         images = [self.prompter.encode(prompt).images for prompt, _ in asked]
@@ -317,7 +325,7 @@ class LocalEngine:
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance
     ) -> list[list[list[float]]]:
         if completions:
-            self.check(completions[0][0])
+            self.check(next((prompt for prompt, _ in completions if prompt.image_paths), completions[0][0]))
         trees = [
             Tree(self.prompter.encode(prompt).ids, tuple(Branch(ids) for ids in answers))
             for prompt, answers in completions

@@ -125,6 +125,11 @@ class DPOModule(LightningModule):
             nll = -reduce_logps(token_logps, lengths, "mean")[::2].mean()
             loss = loss + self.nll_weight * nll
             self.log("nll", nll.detach(), batch_size=len(chosen), sync_dist=True)
+        if not batch.images:
+            # Nothing reaches what trains on images alone, but processes that train together wait for all its gradients.
+            loss = (
+                loss + sum(parameter.sum() for parameter in self.policy.parameters() if parameter.requires_grad) * 0.0
+            )
         self._pair_ids += batch.pair_ids
         self._refuse_non_finite("loss", loss.item(), batch.pair_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards

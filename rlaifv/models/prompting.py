@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, load_image
-from rlaifv.models.quoting import STAND_IN, Quoter
+from rlaifv.models.chat_template import ChatTemplate
+from rlaifv.models.quoting import Quoter
 from rlaifv.records import Prompt
 
 PIXEL_CACHE_BYTES = 256 * 2**20
@@ -44,32 +45,28 @@ class Prompter:
     """
 
     def __init__(self, processor: Any, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
-        if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
-            raise ValueError(
-                "The model's processor has no chat template, so its prompts cannot be built; "
-                "put a chat_template.jinja beside its weights."
-            )
+        self.template = ChatTemplate(processor)
         self.processor = processor
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.tokenizer = processor.tokenizer
         # What a template writes for an image, and the id that features replace: in Gemma 3 these are two tokens.
         self.image_token: str = processor.image_token
         self.image_token_id: int = processor.image_token_ids[0]
-        rendered = self._render(STAND_IN, 0, STAND_IN)
-        self.quote = Quoter(self.tokenizer, rendered, self.image_token, self.image_token_id)
+        self.quote = Quoter(self.tokenizer, self.template.sample, self.image_token, self.image_token_id)
         self._images: OrderedDict[tuple[str, ...], tuple[dict[str, Tensor], list[str]]] = OrderedDict()
         self._cached_bytes = 0
         self._expansions: dict[tuple[tuple[int, int], ...], list[str]] = {(): []}
         self._yes_no: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
-        """Encode a prompt's own question.
+        """Encode a prompt's own conversation.
 
         Raises:
             ImageError: an image of the prompt cannot be read.
+            ValueError: the chat template takes no conversation of several turns.
         """
-        images, _ = self._load(prompt.image_paths)
-        return EncodedPrompt(self.question_ids(prompt, prompt.question), images)
+        images, expansions = self._load(prompt.image_paths)
+        return EncodedPrompt(self._tokenize(self._rendered(prompt), expansions), images)
 
     def num_tokens(self, prompt: Prompt, sizes: Sizes) -> int:
         """Length of `encode(prompt).ids`, without a look at the images: only their sizes count.
@@ -82,13 +79,12 @@ class Prompter:
         if of_images not in self._expansions:
             blank = [Image.new("RGB", size) for size in of_images]
             self._expansions[of_images] = self._process(blank)[1]
-        rendered = self._render(self.quote(prompt.question), len(of_images))
-        return len(self._tokenize(rendered, self._expansions[of_images]))
+        return len(self._tokenize(self._rendered(prompt), self._expansions[of_images]))
 
     def question_ids(self, prompt: Prompt, question: str) -> tuple[int, ...]:
-        """Ids of another question about a prompt's images, as a conversation of its own."""
+        """Ids of another question about a prompt's images, as a conversation of its own: without system message or history."""
         _, expansions = self._load(prompt.image_paths)
-        return self._tokenize(self._render(self.quote(question), len(prompt.image_paths)), expansions)
+        return self._tokenize(self.template.render(self.quote(question), len(prompt.image_paths)), expansions)
 
     def completion_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
         """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
@@ -97,9 +93,8 @@ class Prompter:
             ValueError: the template writes the prompt itself differently once an answer follows it.
         """
         _, expansions = self._load(prompt.image_paths)
-        asked = self.question_ids(prompt, prompt.question)
-        rendered = self._render(self.quote(prompt.question), len(prompt.image_paths), self.quote(answer))
-        completion = _after(asked, self._tokenize(rendered, expansions))
+        asked = self._tokenize(self._rendered(prompt), expansions)
+        completion = _after(asked, self._tokenize(self._rendered(prompt, answer), expansions))
         end = self.tokenizer.eos_token_id
         return completion[: completion.index(end) + 1] if end in completion else (*completion, end)
 
@@ -110,10 +105,10 @@ class Prompter:
             ValueError: the four are not distinct, so that one token could stand for both answers; or as `completion_ids`.
         """
         if self._yes_no is None:
-            asked = self._tokenize(self._render("?", 0), [])
+            asked = self._tokenize(self.template.render("?", 0), [])
             first = {}
             for word in ("yes", "Yes", "no", "No"):
-                first[word] = _after(asked, self._tokenize(self._render("?", 0, word), []))[0]
+                first[word] = _after(asked, self._tokenize(self.template.render("?", 0, word), []))[0]
             if len(set(first.values())) < 4 or self.tokenizer.unk_token_id in first.values():
                 raise ValueError(f"yes, Yes, no and No must start with four distinct tokens, but they are {first}.")
             self._yes_no = (first["yes"], first["Yes"]), (first["no"], first["No"])
@@ -123,13 +118,11 @@ class Prompter:
         """Text of sampled ids, special tokens left out, surrounding white space removed."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
-    def _render(self, question: str, num_images: int, answer: str | None = None) -> str:
-        """The conversation as text. Texts are trusted here."""
-        content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": question}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
+    def _rendered(self, prompt: Prompt, answer: str | None = None) -> str:
+        """The prompt's conversation as text, all of its texts quoted."""
+        system, history = self.quote(prompt.system), tuple(map(self.quote, prompt.history))
+        quoted = None if answer is None else self.quote(answer)
+        return self.template.render(self.quote(prompt.question), len(prompt.image_paths), quoted, system, history)
 
     def _tokenize(self, rendered: str, expansions: Sequence[str]) -> tuple[int, ...]:
         first, *pieces = rendered.split(self.image_token)

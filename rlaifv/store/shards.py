@@ -6,10 +6,13 @@ The schema follows from the fields of the record's class, in their order, and no
     int            int64         tuple[int, ...]     list<int32>     token ids
     float          float64       tuple[float, ...]   list<float32>   log-probs, which are computed in this precision
     bool           bool
+
+Fields that a class has gained since, at its end and with defaults, may be missing in a file: it was written before.
 """
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -63,7 +66,7 @@ def read_shard(path: Path, record_type: type[RecordT], digest: str | None = None
 
     Args:
         path: the parquet file.
-        record_type: the class of its records; columns must be exactly its fields.
+        record_type: the class of its records; columns must be exactly its fields, but for the last ones that have defaults.
         digest: the SHA-256 in hex that the file must have, if it is known.
 
     Raises:
@@ -128,6 +131,9 @@ def _read_bytes(path: Path, digest: str | None) -> bytes:
 
 def _check_schema(path: Path, found: pa.Schema, record_type: type[RecordT]) -> None:
     expected = schema_of(record_type)
+    num_needed = sum(field.default is MISSING for field in fields(record_type))
+    if len(found) >= num_needed and found.names == expected.names[: len(found)]:
+        expected = pa.schema(list(expected)[: len(found)])
     if found.names != expected.names:
         raise ValueError(
             f"{path} does not hold {record_type.__name__} records: its columns are {', '.join(found.names)}, "

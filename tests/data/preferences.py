@@ -92,6 +92,20 @@ def llamafactory_rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def swift_rows(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["conversations"][0]["value"]},
+                {"role": "assistant", "content": row["chosen"]["value"]},
+            ],
+            "rejected_response": row["rejected"]["value"],
+            "images": row["images"],
+        }
+        for row in llamafactory_rows(folder)
+    ]
+
+
 IMAGE_COLUMNS = {"image": Image(), "images": List(Image())}
 
 
@@ -133,8 +147,9 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 def write_format(form: str, folder: Path) -> Path:
     """The three pairs in a format's usual kind of file."""
     folder.mkdir(parents=True, exist_ok=True)
-    if form == "llamafactory":
-        return write_jsonl(folder / "pairs.jsonl", llamafactory_rows(folder))
+    if form in ("llamafactory", "swift"):
+        rows_of = {"llamafactory": llamafactory_rows, "swift": swift_rows}[form]
+        return write_jsonl(folder / "pairs.jsonl", rows_of(folder))
     rows = {"rlaifv": rlaifv_rows, "rlhfv": rlhfv_rows, "trl": trl_rows}[form]()
     return write_parquet(folder / "pairs.parquet", rows)
 

@@ -49,6 +49,27 @@ def test_round_trips(form: str, examples: list[Example], prompts: list[Prompt], 
         assert [row.id for row in rows] == [example.id for example in examples]
 
 
+def test_conversations_are_kept_where_the_format_can(examples: list[Example], tmp_path: Path) -> None:
+    prompt = replace(examples[0].prompt, system="Be brief.", history=("Who is it?", "A cat."))
+    talk = [
+        replace(examples[0], prompt=prompt),
+        replace(examples[1], prompt=replace(prompt, image_paths=(), system="")),
+    ]
+    for form in ("trl", "llamafactory"):
+        write_pairs(form, talk, tmp_path / form)
+        rows = list(Table(form, str(tmp_path / form)))
+        assert [(row.system, row.history, row.question, len(row.images)) for row in rows] == [
+            ("Be brief.", ("Who is it?", "A cat."), prompt.question, 1),
+            ("", ("Who is it?", "A cat."), prompt.question, 0),
+        ]
+    (entry,) = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text()).values()
+    assert entry["columns"]["system"] == "system"
+    with pytest.raises(
+        ValueError, match=r"has a system message or earlier turns, for which RLAIF-V's schema has no column"
+    ):
+        write_pairs("rlaifv", talk[:1], tmp_path / "rlaifv")
+
+
 def provenances(form: str, out: Path) -> list[dict[str, Any]]:
     if form == "llamafactory":
         return [json.loads(line) for line in (out / "provenance.jsonl").read_text().splitlines()]

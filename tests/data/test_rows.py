@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlaifv.data.rows import FORMATS, Row, RowError, Turn, from_tsv, parse_row
+from rlaifv.data.formats.openbmb import from_tsv
+from rlaifv.data.formats.turns import RowError, Turn
+from rlaifv.data.rows import FORMATS, Row, parse_row
 from tests.data.preferences import (
     CHOSEN,
     PICTURES,
@@ -19,13 +21,14 @@ from tests.data.preferences import (
     llamafactory_rows,
     rlaifv_rows,
     rlhfv_rows,
+    swift_rows,
     trl_rows,
 )
 
 
 def rows_of(form: str, folder: Path) -> list[dict[str, Any]]:
-    if form == "llamafactory":
-        return llamafactory_rows(folder)
+    if form in ("llamafactory", "swift"):
+        return {"llamafactory": llamafactory_rows, "swift": swift_rows}[form](folder)
     return {"rlaifv": rlaifv_rows, "rlhfv": rlhfv_rows, "trl": trl_rows}[form]()
 
 
@@ -117,17 +120,27 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("rlhfv", {"text": "[" * 100_000}, "not_json", "Column 'text' is not JSON"),
     ("rlhfv", {"text": "[]"}, "not_json", "Column 'text' holds no question"),
     ("rlhfv", {"text": '["What?", "", "No."]'}, "empty", "Column 'chosen' is empty"),
-    ("trl", {"prompt": []}, "conversation", "has to hold one turn, of user, in row 3 of pairs, but it holds 0, of nobody."),
+    ("trl", {"prompt": []}, "conversation", "the user's first and last, in row 3 of pairs, but it holds nobody."),
     ("trl", {"prompt": ["What?"]}, "wrong_type", "Column 'prompt' has to hold a conversation"),
-    ("trl", {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}, "conversation", "user."),
+    ("trl", {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "conversation", "user, user."),
+    ("trl", {"prompt": [{"role": "tool", "content": "a"}]}, "conversation", "holds a turn of 'tool' in row 3 of pairs; there"),
+    ("trl", {"chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "conversation", "go on"),
     ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong_type", "neither text nor image"),
-    ("trl", {"chosen": [{"role": "user", "content": "a"}]}, "conversation", "has to hold one turn, of assistant"),
+    ("trl", {"chosen": [{"role": "user", "content": "a"}]}, "conversation", "turn of assistant in row 3 of pairs, but"),
     ("trl", {"images": []}, "missing_image", "Column 'images' holds no image"),
     ("trl", {"images": [cell(RED), cell(TEAL)]}, "image_count", "marks 1 images in row 3 of pairs, but column 'images' holds"),
     ("trl", {"prompt": "Is <image> like this?"}, "image_position", "has an image between words in row 3 of pairs"),
-    ("llamafactory", {"system": "Be brief."}, "conversation", "Column 'system' is not empty"),
+    ("llamafactory", {"system": 3}, "wrong_type", "Column 'system' has to be a text"),
+    ("llamafactory", {"conversations": None, "instruction": "What?", "history": [["a"]]}, "wrong_type", "couples of turns"),
+    ("llamafactory", {"images": ["https://a/b.png"]}, "remote_image", "names https://a/b.png in row 3 of pairs, but nothing"),
+    ("llamafactory", {"images": ["file://far/b.png"]}, "remote_image", "a file of another machine"),
+    ("llamafactory", {"images": ["file:///b/c.png"]}, "outside_root", "lies outside"),
+    ("llamafactory", {"images": ["data:image/png;base64,%%"]}, "not_base64", "holds a data URL in row 3 of pairs that is not"),
+    ("llamafactory", {"images": ["\x1b[2J.png"]}, "missing_image", "\\x1b[2J.png in row 3 of pairs"),
+    ("swift", {"rejected_response": None, "rejected_messages": [{"role": "user", "content": "a"}]}, "conversation", "to end"),
+    ("swift", {"rejected_images": ["a.png"]}, "image_count", "Column 'rejected_images' is not empty"),
     ("llamafactory", {"chosen": {"from": "gpt", "value": "<image>Yes."}}, "image_position", "Column 'chosen' marks an image"),
-    ("llamafactory", {"chosen": "Yes."}, "wrong_type", "Column 'chosen' has to hold a conversation"),
+    ("llamafactory", {"chosen": 3}, "wrong_type", "Column 'chosen' has to hold a conversation"),
     ("llamafactory", {"conversations": [{"from": "human", "value": "<image>"}]}, "empty", "'conversations' is empty"),
     ("llamafactory", {"images": ["images/9.png"]}, "missing_image", "images/9.png in row 3 of pairs, which is not an"),
     ("llamafactory", {"images": ["a\0b"]}, "missing_image", "which is not an existing file"),
@@ -140,7 +153,7 @@ def test_what_is_wrong_is_named(form: str, change: dict[str, Any], reason: str, 
     (tmp_path / "secret.png").write_bytes(RED)
     folder = tmp_path / "data"
     fields = rows_of(form, folder)[0]
-    root = folder if form == "llamafactory" else None
+    root = folder if form in ("llamafactory", "swift") else None
     parse(form, fields, root)
     error = error_of(form, fields | change, root)
     assert (error.reason, message in str(error)) == (reason, True), str(error)
@@ -148,7 +161,9 @@ def test_what_is_wrong_is_named(form: str, change: dict[str, Any], reason: str, 
 
 def test_missing_columns() -> None:
     assert FORMATS["trl"].missing(["prompt", "image"]) == []
-    assert FORMATS["trl"].missing(["chosen"]) == ["prompt", "images or image"]
+    assert FORMATS["trl"].missing(["chosen", "rejected"]) == []
+    assert FORMATS["trl"].missing(["text"]) == ["prompt or chosen"]
+    assert FORMATS["swift"].missing(["conversations"]) == ["messages or query"]
 
 
 def test_a_turn_counts_its_images() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rlaifv.data.rows import RowError
 from rlaifv.data.rows_source import RowsSource, ending
 from rlaifv.data.sources import PromptSource
 from rlaifv.records import Prompt
@@ -120,11 +119,72 @@ def test_a_stream_is_a_source_too(tmp_path: Path) -> None:
     assert len(source.prompts(0, None)) == len(files(tmp_path)) == 4
 
 
-def test_a_wrong_row_stops_it(tmp_path: Path) -> None:
+def test_wrong_rows_are_dropped_and_too_many_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = rlaifv_rows()
     rows[2]["image"] = None
-    with pytest.raises(RowError, match=r"^Column 'image' holds no image in row 2 of .*pairs\.parquet\.$"):
-        make(tmp_path, rows)
+    source = make(tmp_path, rows, max_drop_rate=0.4)
+    assert [prompt.question for prompt in source.prompts(0, None)] == ["What is it?"]
+    assert caplog.messages == [
+        f"Dropped from {tmp_path}/pairs.parquet: 1 row: an image is not there; set data.image_root=DIR where images lie "
+        f"elsewhere. The first: Column 'image' holds no image in row 2 of {tmp_path}/pairs.parquet."
+    ]
+    with pytest.raises(
+        ValueError, match=r"^1 of the 3 rows of .*pairs\.parquet cannot be used, more than iteration.*=0\.3 al"
+    ):
+        make(tmp_path, rows, max_drop_rate=0.3)
+    for row in rows:
+        row["image"] = None
+    with pytest.raises(
+        ValueError, match=r"^3 of the 3 rows of .* 3 rows: an image is not there; .* The first: .*row 0 of"
+    ):
+        make(tmp_path, rows, max_drop_rate=1.0)
+
+
+def test_other_history_is_another_prompt(tmp_path: Path) -> None:
+    def turns(*texts: str) -> list[dict[str, str]]:
+        return [{"role": "assistant" if k % 2 else "user", "content": text} for k, text in enumerate(texts)]
+
+    prompts = [turns("What?"), turns("Who?", "A cat.", "What?"), turns("Who?", "A dog.", "What?"), turns("What?")]
+    system = {"role": "system", "content": "Be brief."}
+    prompts[3] = [system, *prompts[3]]
+    rows = [
+        {"prompt": one, "chosen": "Yes.", "rejected": "No.", "images": [cell(RED)]} for one in (*prompts, prompts[2])
+    ]
+    source = make(tmp_path, rows, form="trl", run="train")
+    found = {(prompt.system, prompt.history): source.answers(prompt) for prompt in source.prompts(0, None)}
+    assert {key: len(answers) for key, answers in found.items()} == {
+        ("", ()): 1,
+        ("", ("Who?", "A cat.")): 1,
+        ("", ("Who?", "A dog.")): 2,
+        ("Be brief.", ()): 1,
+    }
+    digests = {make(tmp_path / str(k), rows[: k + 1], form="trl", run="train").digest for k in range(5)}
+    assert len(digests) == 5
+
+
+def test_text_alone_is_for_training_and_never_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"What is {k}?", "chosen": "Yes.", "rejected": "No.", "images": []} for k in range(4)]
+    rows[2]["images"] = [cell(RED)]
+    caplog.set_level("INFO")
+    source = make(tmp_path, rows, form="trl", run="train", num_held_out=1)
+    assert [prompt.question for prompt in source.held_out()] == ["What is 2?"]
+    assert {prompt.image_paths for prompt in source.prompts(0, None)} == {()}
+    with pytest.raises(ValueError, match=r"^data\.num_held_out=2 needs as many prompts with an image, but .* has 1\.$"):
+        make(tmp_path, rows, form="trl", run="train", num_held_out=2)
+    assert caplog.messages[:1] == [
+        f"3 of the 4 rows of {tmp_path}/pairs.parquet have no image and are trained on as text."
+    ]
+    with pytest.raises(
+        ValueError, match=r"3 rows: there is no image, .*only run=train takes rows of text alone\. The first: "
+    ):
+        make(tmp_path, rows, form="trl", max_drop_rate=0.5)
+
+
+def test_rows_without_answers_are_dropped_where_answers_are_trained_on(tmp_path: Path) -> None:
+    rows = many(4)
+    rows[1] |= {"chosen": None, "rejected": None}
+    assert len(make(tmp_path, rows).prompts(0, None)) == 4
+    assert len(make(tmp_path, rows, run="train", max_drop_rate=0.25).prompts(0, None)) == 3
 
 
 def test_prompts_without_answers_are_prompts_but_no_pairs(tmp_path: Path) -> None:

@@ -153,6 +153,27 @@ def test_a_wrong_row_is_wrong_only_when_it_is_read(tmp_path: Path) -> None:
         table[1]
 
 
+def test_a_broken_line_costs_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(RED)
+    rows = [{"prompt": f"What is {k}?", "chosen": "Yes.", "rejected": "No.", "images": ["a.png"]} for k in range(3)]
+    lines = [json.dumps(row) for row in rows]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        "\n".join([lines[0], '{"prompt": "Wh', lines[1], "[1]", '{"prompt": "\\ud800", "chosen": "a"}', lines[2]])
+    )
+    table = Table("trl", str(path))
+    found = list(table.rows_and_errors())
+    assert [row.question for row in found if not isinstance(row, RowError)] == [
+        "What is 0?",
+        "What is 1?",
+        "What is 2?",
+    ]
+    errors = [(error.reason, str(error)) for error in found if isinstance(error, RowError)]
+    assert [reason for reason, _ in errors] == ["not_json", "not_json", "not_text"]
+    assert errors[0][1] == f"The line of row 1 of {path} is no JSON object."
+    assert len(Table("trl", str(path), num_rows=2)) == 2
+
+
 def test_rows_are_counted_without_reading_them(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "data" / "a.parquet", rlaifv_rows())
     assert (count_rows(path), count_rows(tmp_path)) == (3, 3)

@@ -172,6 +172,18 @@ def test_file_of_another_schema_is_refused(tmp_path: Path, table: pa.Table, mess
     assert str(path) in str(caught.value)
 
 
+def test_file_from_before_a_field_was_added_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.parquet"
+    prompts = [Prompt("a", "What?", ("/a.png",), "Be brief.", ("Who?", "A cat."))]
+    write_shard(path, prompts, Prompt)
+    assert read_shard(path, Prompt) == prompts
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["system", "history"]), path)
+    assert read_shard(path, Prompt) == [Prompt("a", "What?", ("/a.png",))]
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["image_paths"]), path)
+    with pytest.raises(ValueError, match="its columns are id, question, but must be id, question, image_paths, system"):
+        read_shard(path, Prompt)
+
+
 @pytest.mark.parametrize("element", [pa.field("element", pa.int64(), False), pa.field("element", pa.int32(), True)])
 def test_list_of_other_elements_is_refused(tmp_path: Path, element: pa.Field) -> None:
     path = tmp_path / "responses.parquet"

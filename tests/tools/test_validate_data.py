@@ -38,7 +38,7 @@ def test_good_data(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     status, messages, numbers = run(capsys, f"format={form}", f"path={write_format(form, tmp_path / 'data')}")
     assert (status, messages) == (0, [])
     assert (numbers["rows"], numbers["usable"], numbers["pairs"], numbers["wrong"]) == (3, 3, 3, 0)
-    if form != "llamafactory":  # whose files are told apart by name
+    if form not in ("llamafactory", "swift"):  # whose files are told apart by name
         assert (numbers["distinct prompts"], numbers["distinct images"]) == (2, 2)
 
 
@@ -59,6 +59,26 @@ def test_every_wrong_row_is_named_and_counted(tmp_path: Path, capsys: pytest.Cap
     )
     assert messages[4:] == [f"missing_image: Column 'image' holds no image in row 7 of {path}."]
     assert (numbers["rows"], numbers["usable"], numbers["wrong"], numbers["empty"]) == (9, 3, 6, 3)
+
+
+def test_the_first_row_of_each_kind_is_shown_and_counts_end_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": "What?", "chosen": "Yes.", "rejected": "No.", "images": [f"../{k}\x1b[2J.png"]} for k in range(3)
+    ]
+    path = write_jsonl(tmp_path / "data" / "pairs.jsonl", [*rows, rows[0] | {"images": None, "chosen": ["a" * 900]}])
+    assert main(["format=trl", f"path={path}", "show=1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "\x1b[2J" not in "".join(lines)
+    at = next(k for k, line in enumerate(lines) if line.startswith("outside_root: "))
+    assert r"/0\x1b[2J.png in row 0 of" in lines[at]
+    assert lines[at + 1].startswith("    {'prompt': 'What?', 'chosen': ")
+    assert r"'images': ['../0\x1b[2J.png']}" in lines[at + 1].replace("\\\\", "\\")
+    assert lines[at + 2].startswith("wrong_type: ")
+    assert len(lines[at + 3]) < 310
+    assert lines[-2] == "3 rows: an image lies outside the data's folder; set data.image_root=DIR."
+    assert lines[-1].startswith("1 row: a column holds something else than its format says; ")
 
 
 def test_a_stream_is_checked_as_far_as_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
