@@ -39,6 +39,7 @@ LAYERS = {
     "rlaifv.store": 1,
     "rlaifv.learners.losses": 1,
     "rlaifv.learners.token_weights": 1,
+    "rlaifv.phases": 1,
     "rlaifv.runtime": 1,
     "rlaifv.stopping": 1,
     "rlaifv.checks": 1,

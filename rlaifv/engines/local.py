@@ -27,6 +27,7 @@ from rlaifv.models.tree import (
     next_token_logps,
     separate,
 )
+from rlaifv.phases import timed
 from rlaifv.records import Prompt
 
 # A tree with more question tokens than this is split, so that one image with hundreds of claims still fits.
@@ -68,8 +69,11 @@ class LocalEngine:
         Where they differ by more than rounding, the packer takes the slow path from then on, and a warning says so. Every
         use of the engine does this by itself; call it where something else is about to use the packer.
         """
-        if self._is_checked:
-            return
+        if not self._is_checked:
+            self._check(prompt)
+
+    @timed("check")
+    def _check(self, prompt: Prompt) -> None:
         encoded = self.prompter.encode(prompt)
         words = [token for token in encoded.ids if token != self.prompter.image_token_id]
         tree = Tree(encoded.ids, (Branch(words[:5]), Branch(words[-4:], context=1), Branch(words[:3])))
