@@ -15,11 +15,13 @@ from omegaconf import DictConfig
 
 from rlaifv.callbacks.candidates import CandidateCallback
 from rlaifv.callbacks.iteration import IterationCallback
+from rlaifv.callbacks.phases import PhaseCallback
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.candidates import Candidates
 from rlaifv.checks import check_config
 from rlaifv.labelling import LabelRun
 from rlaifv.models.loading import export_model
+from rlaifv.phases import kept, measured, save, timed
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
 from rlaifv.stopping import stoppable
@@ -47,15 +49,16 @@ def main(composed: DictConfig) -> None:
     """Compose and check; what a user can mend ends here, before anything is downloaded or loaded."""
     set_up_logging(composed.verbose)
     end_with_parent()
-    with user_errors(composed):
-        cfg, run_dir = run_config(composed)
-        if cfg.resume is not None and is_finished(cfg, run_dir):
-            console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
-            return
-        check_config(cfg)
-        print_preflight(cfg, run_dir)
+    with user_errors(composed), measured():
+        with timed("settings"):
+            cfg, run_dir = run_config(composed)
+            if cfg.resume is not None and is_finished(cfg, run_dir):
+                console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
+                return
+            check_config(cfg)
+            print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
-            with stoppable(), working_in(run_dir):
+            with stoppable(), working_in(run_dir), kept(run_dir if rank() == 0 else None):
                 begin_run(cfg, run_dir)
                 train(cfg, run_dir)
 
@@ -74,6 +77,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         enable_model_summary=False,
         callbacks=[
             IterationCallback(loop),
+            PhaseCallback(),
             CandidateCallback(loop),
             TrainingProgress(),
             *loop.measurements,
@@ -90,7 +94,10 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         if cfg.run != "label":
             export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
             Candidates(loop).tidy(cfg.iteration.num_iterations - 1, is_over=True)
-        write_report(run_dir)
+        save()
+        with timed("report"):
+            write_report(run_dir)
+        save()
         print_result(run_dir, cfg.iteration.num_iterations, cfg.run)
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.evaluation.selection import CLAIMS, Candidate, choose, claims_enough
 from rlaifv.loop import FeedbackLoop
-from rlaifv.models.trained import other_weights, read_trained, trained_digest, write_trained
+from rlaifv.models.trained import on_host, other_weights, read_trained, trained_digest, write_trained
+from rlaifv.phases import timed
 from rlaifv.records import Prompt
 from rlaifv.runtime import rank
 from rlaifv.stopping import wait_until
@@ -113,6 +114,7 @@ class Candidates:
         write_json(path, result | {"candidates": [asdict(candidate) for candidate in taken]})
         return chosen
 
+    @timed("candidates")
     def load(self, iteration: int, step: int) -> None:
         """Make a candidate the policy; on every rank. Raises ValueError where its weights are not those that were measured."""
         digest = _read(self._record(iteration, _name(step))).digest
@@ -147,9 +149,11 @@ class Candidates:
         digest = _read(self._record(iteration, START)).digest
         return AtStart(engine, self.loop.policy.model, self._weights(iteration, START), digest)
 
+    @timed("candidates")
     def _take(self, iteration: int, name: str, step: int, epoch: float, labeler: Labeler, keep: bool) -> Candidate:
         record, weights = self._record(iteration, name), self._weights(iteration, name)
-        digest = trained_digest(self.loop.policy.model)
+        tensors = on_host(self.loop.policy.model)
+        digest = trained_digest(self.loop.policy.model, tensors)
         if rank() > 0:
             wait_until(lambda: _is_known(record, digest))
             return _read(record)
@@ -160,7 +164,7 @@ class Candidates:
             require_space(self.loop.run_dir, self.loop.min_free_bytes)
             failpoint("candidates.store")
             make_directory(weights.parent)
-            write_trained(self.loop.policy.model, weights)
+            write_trained(tensors, weights)
         if is_known:
             return _read(record)
         prompts = self.loop.held_out(for_choice=True)

@@ -32,9 +32,10 @@ from rlaifv.feedback.generate import OTHER_MARK, generate, in_words_of
 from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
 from rlaifv.feedback.score import distinct_questions
 from rlaifv.labeler import LabelerModule
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding
+from rlaifv.phases import timed
 from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
 from rlaifv.runtime import StageBars, derive_seed, meet, rank, world_size
 from rlaifv.stopping import stop_if_requested, wait_until
@@ -88,6 +89,7 @@ class FeedbackLoop:
     selection: SelectionRules = field(default_factory=SelectionRules)
     measurements: Sequence[Measurement] = ()
 
+    @timed("data")
     def prepare(self, iteration: int) -> Manifest:
         """Generate and commit an iteration, or find it done. Idempotent; called on every rank.
 
@@ -121,7 +123,8 @@ class FeedbackLoop:
         """The stages, up to the last shard of pairs. Returns what is to be known about them."""
         num_prompts = sum(map(len, shards))
         with StageBars(f"iteration {iteration + 1}") as bars:
-            self._ask_canaries_first(manifest, len(shards))
+            with timed("score"):
+                self._ask_canaries_first(manifest, len(shards))
             with bars.stage("generate", num_prompts) as advance:
                 for k in self._mine(manifest, "responses", len(shards), advance, shards):
                     seed = derive_seed(self.seed, iteration, "generate")
@@ -137,12 +140,15 @@ class FeedbackLoop:
                     self._ask_canaries(manifest.directory / f"canaries-{k:05d}.json", where)
                     manifest.put("judgements", k, judgements)
             # Pairing sees the whole iteration at once (the length balance is over all pairs) and costs next to nothing.
-            responses, claims = manifest.records("responses"), manifest.records("claims")
-            judgements = manifest.records("judgements")
-            seed = derive_seed(self.seed, iteration, "pair")
-            others = None if self.chosen_from is None else {one.id for one in responses if one.id.endswith(OTHER_MARK)}
-            pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims, others)
-            not_divided = self._take_not_divided(manifest, drops)
+            with timed("pair"):
+                responses, claims = manifest.records("responses"), manifest.records("claims")
+                judgements = manifest.records("judgements")
+                seed = derive_seed(self.seed, iteration, "pair")
+                others = (
+                    None if self.chosen_from is None else {one.id for one in responses if one.id.endswith(OTHER_MARK)}
+                )
+                pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims, others)
+                not_divided = self._take_not_divided(manifest, drops)
             pair_shards = cut(pairs, 2 * self.settings.shard_prompts)
             with bars.stage("reference", len(pairs)) as advance:
                 prompts = {prompt.id: prompt for shard in shards for prompt in shard}
@@ -173,6 +179,7 @@ class FeedbackLoop:
                 f"when the iteration began; delete {manifest.directory} to make them again."
             )
 
+    @timed("measure")
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on held-out prompts and benchmarks, unless that was done before."""
         path = self.evaluation_path(iteration)
@@ -228,9 +235,9 @@ class FeedbackLoop:
 
     def _producer(self) -> dict[str, str]:
         divider = getattr(self.divider, "producer", type(self.divider).__name__)
-        made_by = {"policy": weights_digest(self.policy.model), "divider": divider}
+        made_by = {"policy": weights_digest(self.policy.model, is_cached=True), "divider": divider}
         if self.chosen_from is not None:
-            made_by["chosen_from"] = weights_digest(self.chosen_from.model)
+            made_by["chosen_from"] = weights_digest(self.chosen_from.model, is_cached=True)
         return made_by | {"seed": str(self.seed), "settings": repr(self.settings)}
 
     def _plan(self, manifest: Manifest, iteration: int) -> list[list[Prompt]]:

@@ -29,6 +29,8 @@ from rich.progress import (
 from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
+from rlaifv.phases import timed
+
 # Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
@@ -146,10 +148,12 @@ class StageBars:
 
     Args:
         title: in front of the name of each stage.
+        phase: what the stages are to the clock of the run; otherwise each is a phase of its own.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, phase: str | None = None) -> None:
         self.title = title
+        self.phase = phase
         self.seconds: dict[str, float] = {}
         self._bars = progress_bar()
 
@@ -165,7 +169,8 @@ class StageBars:
         """Show a bar and yield what advances it."""
         task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
         began = time.perf_counter()
-        yield lambda num_finished: self._bars.advance(task, num_finished)
+        with timed(self.phase or name):
+            yield lambda num_finished: self._bars.advance(task, num_finished)
         self.seconds[name] = time.perf_counter() - began
 
 

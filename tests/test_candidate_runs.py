@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 BEGIN = """
 import json, signal, sys
 from pathlib import Path
-from rlaifv.models.loading import load_model, select_trainable, weights_digest
+from rlaifv.models.digests import weights_digest
+from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.trained import read_trained, trained_digest
 from rlaifv.store.manifest import Manifest
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR

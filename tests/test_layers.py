@@ -43,6 +43,7 @@ LAYERS = {
     "rlaifv.learners.losses": 1,
     "rlaifv.learners.optimizer": 1,
     "rlaifv.learners.token_weights": 1,
+    "rlaifv.phases": 1,
     "rlaifv.runtime": 1,
     "rlaifv.stopping": 1,
     "rlaifv.checks": 1,

@@ -44,6 +44,7 @@ NAMES_OF_TRL = {
 WORK = {
     "config.yaml",
     "inputs.json",
+    "seconds.json",
     "scenes",
     "iterations",
     "evaluations",

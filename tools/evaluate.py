@@ -54,7 +54,8 @@ from rlaifv.evaluation.benchmarks.questions import Asking, Questions, questions_
 from rlaifv.evaluation.benchmarks.registry import benchmark
 from rlaifv.evaluation.benchmarks.templates import check_places
 from rlaifv.evaluation.judges import KEY_VARIABLE, judge_answers, write_reviews
-from rlaifv.models.loading import load_model, weights_digest
+from rlaifv.models.digests import weights_digest
+from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.runtime import StageBars, console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from rlaifv.checks import ConfigError
-from rlaifv.report.console import benchmark_table, result_line, result_table
+from rlaifv.phases import SECONDS_NAME, read_seconds, timed
+from rlaifv.report.console import benchmark_table, result_line, result_table, time_line
 from rlaifv.report.run import read_statistics
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import Stopped
@@ -242,6 +243,7 @@ def _write_traceback(run_dir: Path) -> None:
         console.print(f"[dim]traceback in {run_dir / ERROR_NAME}[/]", soft_wrap=True)
 
 
+@timed("checkpoint")
 def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
     """The newest checkpoint of a resumed run that is what was written; None for a fresh run, or before its first one.
 
@@ -302,6 +304,8 @@ def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
         console.print(result_table(evaluations, read_statistics(run_dir)))
         if (benchmarks := benchmark_table(evaluations)) is not None:
             console.print(benchmarks)
+    if seconds := read_seconds(run_dir / SECONDS_NAME):
+        console.print(time_line(seconds))
     console.print(f"report: {shown / 'report' / 'index.html'}", soft_wrap=True)
     line = result_line([] if run == "label" else evaluations, shown, num_iterations)
     console.print(line.replace("trained", "labelled") if run == "label" else line, soft_wrap=True)

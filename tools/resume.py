@@ -6,13 +6,16 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.checks import ConfigError
+from rlaifv.phases import timed
 from rlaifv.store.atomic import write_json
 
 Rule = Literal["refuse", "warn", "accept"]
@@ -48,6 +51,8 @@ RULES: dict[str, tuple[Rule, str]] = {
     "resume": ("accept", "names the run"),
 }
 INPUTS_NAME = "inputs.json"
+# How this version names weights; manifests, checkpoints and candidates of a run hold such names.
+WEIGHTS_KEY, WEIGHTS_NAMED_BY = "weights_named_by", "SHA-256 over the SHA-256 of each tensor"
 # A model's weights, and what turns text and pictures into its tokens.
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
@@ -144,15 +149,22 @@ def _iteration_faults(stored: DictConfig, merged: DictConfig, run_dir: Path) -> 
     return []
 
 
+@timed("digest")
 def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
     """Compare the files that a run reads with what they were when it began, or note that where it begins.
 
     Raises:
-        ConfigError: one of them has changed; the message names the key and both digests.
+        ConfigError: one of them has changed; the message names the key and both digests. Or the run was begun by a version
+            that names weights otherwise.
     """
     path = run_dir / INPUTS_NAME
     found = _digests(cfg)
     recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else found
+    if (named_by := recorded.get(WEIGHTS_KEY)) != WEIGHTS_NAMED_BY:
+        raise ConfigError(
+            f"{path} says that weights of this run are named by {named_by or 'one SHA-256 over all tensors'}, but this "
+            f"version names them by {WEIGHTS_NAMED_BY}; go on with the run in the version that began it, or start a new one."
+        )
     faults = [
         f"{key}={OmegaConf.select(cfg, key)} has changed since the run began: its SHA-256 was {recorded.get(key)}, and is now "
         f"{found.get(key)}."
@@ -167,15 +179,19 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 
 def _digests(cfg: DictConfig) -> dict[str, str]:
     """SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
-    found = {}
+    found = {WEIGHTS_KEY: WEIGHTS_NAMED_BY}
     for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)
         path = None if value is None else Path(str(value)).expanduser()
         if path is not None and path.exists():
             files = [path] if path.is_file() else sorted({f for p in MODEL_PATTERNS for f in path.glob(p)})
-            digest = hashlib.sha256()
-            for file in files:
-                with file.open("rb") as content:
-                    digest.update(f"{file.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
-            found[key] = digest.hexdigest()
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                of_files = pool.map(_digest_of_file, files)
+            lines = (f"{file.name}\0{digest}\0" for file, digest in zip(files, of_files, strict=True))
+            found[key] = hashlib.sha256("".join(lines).encode()).hexdigest()
     return found
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

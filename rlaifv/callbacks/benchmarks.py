@@ -17,7 +17,7 @@ from rlaifv.evaluation.benchmarks.outcome import check_given, fingerprint, flat_
 from rlaifv.evaluation.benchmarks.places import given_in
 from rlaifv.evaluation.benchmarks.questions import Asking, questions_of
 from rlaifv.evaluation.benchmarks.registry import benchmark
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.runtime import StageBars, rank
 from rlaifv.stopping import stop_if_requested, wait_until
 from rlaifv.store.atomic import make_directory, write_json
@@ -84,7 +84,7 @@ class BenchmarkCallback(Callback):
         digest = weights_digest(engine.model)
         results = {}
         name = f"iteration {iteration}" if iteration else "base model "
-        with StageBars(name) as bars:
+        with StageBars(name, phase="measure") as bars:
             for one, given, questions in self.asked:
                 by = fingerprint(asked_by(questions, digest, self.how, self.how.decoding(one)))
                 place = path.parent / "benchmarks" / f"{iteration:03d}" / f"{one.name}-{by}"

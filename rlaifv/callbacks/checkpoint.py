@@ -9,6 +9,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from rlaifv.callbacks.iteration import parts
+from rlaifv.phases import timed
 from rlaifv.runtime import rank
 from rlaifv.stopping import stop, stop_requested
 from rlaifv.store.atomic import make_directory
@@ -32,6 +34,7 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_checkpoint(Path(path), partial(torch.save, checkpoint))
 
+    @timed("checkpoint")
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Raises ValueError if the file cannot be read without running code, or lacks what a run needs to go on."""
         try:
@@ -56,12 +59,15 @@ class CheckpointCallback(Checkpoint):
         directory: where checkpoints lie.
         num_kept: how many stay.
         min_free_bytes: room that the disk must have before one is written.
+        save_last: whether the end of the last epoch has one too, which the export follows. Without it, a run that stops
+            before the export ends goes on from the epoch before, and so does one that is to have more iterations.
     """
 
-    def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0) -> None:
+    def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0, save_last: bool = True) -> None:
         self.directory = Path(directory)
         self.num_kept = num_kept
         self.min_free_bytes = min_free_bytes
+        self.save_last = save_last
         self._saved_to_stop = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -85,12 +91,15 @@ class CheckpointCallback(Checkpoint):
                 self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
+        data, _ = parts(trainer, pl_module)
+        if self.save_last or data.iteration < data.num_iterations:  # the epoch is counted already
+            self.save(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
             raise stop()
 
+    @timed("checkpoint")
     def save(self, trainer: L.Trainer) -> None:
         """Write a checkpoint, on all ranks together, then remove what is no longer kept."""
         for logger in trainer.loggers:

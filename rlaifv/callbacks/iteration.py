@@ -11,7 +11,7 @@ from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.learners.dpo import DPOModule, NonFiniteLoss
 from rlaifv.loop import FeedbackLoop
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.report.console import iteration_summary
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import listen
@@ -46,10 +46,17 @@ class IterationCallback(Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         _go_on_from(trainer, checkpoint["global_step"])
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave out the optimizer's moments between two iterations, of which the next one begins without any."""
+        data, module = parts(trainer, pl_module)
+        if module.reset_optimizer and data.iteration != module.iteration:
+            for states in checkpoint.get("optimizer_states", ()):
+                states["state"] = {}
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)
         if data.iteration != module.iteration:
-            module.policy_digest = weights_digest(module.policy)
+            module.policy_digest = weights_digest(module.policy, is_cached=True)
             self.loop.check_policy(data.iteration, module.policy_digest)
             # The last batches of an epoch make a step of their own, however few they are.
             steps_per_epoch = -(-data.batches_per_epoch // trainer.accumulate_grad_batches)

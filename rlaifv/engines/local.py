@@ -27,6 +27,7 @@ from rlaifv.models.tree import (
     next_token_logps,
     separate,
 )
+from rlaifv.phases import timed
 from rlaifv.records import Prompt
 
 # A tree with more question tokens than this is split, so that one image with hundreds of claims still fits.
@@ -77,8 +78,11 @@ class LocalEngine:
         use of the engine does this by itself; call it where something else is about to use the packer. A prompt without an
         image says nothing of images, so one that has some is still compared then.
         """
-        if self._is_checked:
-            return
+        if not self._is_checked:
+            self._check(prompt)
+
+    @timed("check")
+    def _check(self, prompt: Prompt) -> None:
         encoded = self.prompter.encode(prompt)
         words = [token for token in encoded.ids if token != self.prompter.image_token_id]
         tree = Tree(encoded.ids, (Branch(words[:5]), Branch(words[-4:], context=1), Branch(words[:3])))

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from rlaifv.data.collate import PreferenceBatch
 from rlaifv.learners.losses import Loss, Reduction, dpo_loss, reduce_logps
-from rlaifv.models.loading import backbone, tensors_digest
+from rlaifv.models.digests import tensors_digest
+from rlaifv.models.loading import backbone
 from rlaifv.models.tree import branch_logps
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -80,7 +81,6 @@ class DPOModule(LightningModule):
         self.first_step = 0
         self.num_steps = 1
         self.policy_digest = ""
-        self._frozen_digest: str | None = None
         self._loaded_buffers = {
             name: buffer.clone() for name, buffer in policy.named_buffers() if buffer.is_floating_point()
         }
@@ -225,8 +225,5 @@ class DPOModule(LightningModule):
         }
 
     def _digest_of_frozen(self) -> str:
-        """It is read once, since what it is of never changes."""
-        if self._frozen_digest is None:
-            trained = self._trained_names()
-            self._frozen_digest = tensors_digest({k: t for k, t in self.state_dict().items() if k not in trained})
-        return self._frozen_digest
+        trained, tensors = self._trained_names(), self.state_dict(keep_vars=True)
+        return tensors_digest({name: t for name, t in tensors.items() if name not in trained}, is_cached=True)

@@ -1,6 +1,5 @@
 """The only place that loads weights: safetensors, a pinned revision, a dtype, adapters; and a model's code, if it may run."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from rlaifv.models.families import FAMILIES, check_family, family_of, missing_architecture
 from rlaifv.models.trust import check_files
+from rlaifv.phases import timed
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def load_config(
     )
 
 
+@timed("load")
 def load_model(
     path: str,
     revision: str | None = None,
@@ -112,6 +113,7 @@ def load_model(
     return model.eval(), processor
 
 
+@timed("load")
 def load_chat_model(path: str, revision: str | None = None, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
     """Load a model that answers text, and its tokenizer: a language model, or an image-text-to-text model.
 
@@ -165,6 +167,7 @@ def _in_four_bits(config: PretrainedConfig, dtype: Dtype) -> BitsAndBytesConfig:
     )
 
 
+@timed("load")
 def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] | None = None) -> nn.Module:
     """Freeze all but the named parts, or put LoRA adapters on the language model's linear layers and freeze the rest.
 
@@ -236,20 +239,6 @@ def rename_tensors(path: Path, target: Path, rename: Callable[[str], str]) -> No
         save_file(tensors, target, metadata=file.metadata())
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters: which policy produced a shard."""
-    return tensors_digest(model.state_dict())
-
-
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def export_model(model: nn.Module, processor: Any, directory: Path, adapter_directory: Path) -> None:
     """Write weights and processor in the hub's layout; adapters are merged, so that `from_pretrained` needs nothing else.
 
@@ -257,18 +246,24 @@ def export_model(model: nn.Module, processor: Any, directory: Path, adapter_dire
     written in the type that they are computed in: rounding to 4 bits again would lose what was learned.
     """
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(adapter_directory))
-        (adapter_directory / "README.md").unlink(missing_ok=True)  # a form to be filled in
-        base = model.get_base_model()
-        quantized = getattr(base, "is_quantized", False)
-        learned: dict[str, Any] = {
-            name: layer.get_delta_weight("default")  # type: ignore[attr-defined]
-            for name, layer in base.named_modules()
-            if quantized and isinstance(layer, LoraLayer)
-        }
-        model = model.unload().dequantize() if quantized else model.merge_and_unload()
-        for name, delta in learned.items():
-            weight = model.get_submodule(name).weight
-            weight.data += delta.to(weight)
-    model.save_pretrained(directory)  # type: ignore[operator]
-    processor.save_pretrained(directory)
+        with timed("export"):
+            model.save_pretrained(str(adapter_directory))
+            (adapter_directory / "README.md").unlink(missing_ok=True)  # a form to be filled in
+        model = _merged(model)
+    with timed("export"):
+        model.save_pretrained(directory)  # type: ignore[operator]
+        processor.save_pretrained(directory)
+
+
+@timed("merge")
+def _merged(model: PeftModel) -> Any:
+    """The model with its adapters in its weights, in place: what is added to one layer is computed after the other."""
+    base: Any = model.get_base_model()
+    if not getattr(base, "is_quantized", False):
+        return model.merge_and_unload()
+    adapted = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
+    merged: Any = model.unload().dequantize()  # type: ignore[operator]
+    for name, layer in adapted.items():
+        weight = merged.get_submodule(name).weight
+        weight.data += layer.get_delta_weight("default").to(weight)  # type: ignore[attr-defined]
+    return merged

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlaifv.models.loading import read_tensors, tensors_digest
+from rlaifv.models.digests import tensors_digest
+from rlaifv.models.loading import read_tensors
 from rlaifv.store.atomic import publish
 
 
@@ -17,20 +18,24 @@ def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def trained_digest(model: nn.Module) -> str:
-    """SHA-256 over what trains."""
-    return tensors_digest(trained_tensors(model))
+def trained_digest(model: nn.Module, copies: Mapping[str, Tensor] | None = None) -> str:
+    """The digest of what trains, of a model's own tensors or of what `on_host` made of them."""
+    return tensors_digest(trained_tensors(model), copies=copies)
 
 
-def write_trained(model: nn.Module, path: Path) -> None:
-    """Publish what trains as safetensors, in its own type.
+def on_host(model: nn.Module) -> dict[str, Tensor]:
+    """What trains, for reading on the host: the very tensors where they are there, one copy of each where they are not."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+
+
+def write_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Publish what `on_host` gave as safetensors, in its own type.
 
     Raises:
         OSError: the file cannot be written; what was there before is still there.
     """
-    tensors = {name: _copy(tensor) for name, tensor in trained_tensors(model).items()}
     with publish(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(dict(tensors), temporary)
 
 
 def read_trained(model: nn.Module, path: Path, digest: str) -> None:

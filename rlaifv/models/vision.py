@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.store.atomic import make_directory, publish
 
 _SUFFIX = ".safetensors"
@@ -90,7 +90,7 @@ def keep_features(model: Any, store: FeatureStore) -> None:
             f"{model.config.model_type!r} model trains or is of another kind."
         )
     layers = [layers] if isinstance(layers, int) else list(layers)
-    run, made_by = tower.forward, f"{weights_digest(tower)}{tower.dtype}{layers}"
+    run, made_by = tower.forward, f"{weights_digest(tower, is_cached=True)}{tower.dtype}{layers}"
 
     def look_up(pixel_values: Tensor, **arguments: Any) -> BaseModelOutputWithPooling:
         keys = [_digest(made_by, one) for one in pixel_values]
@@ -114,5 +114,5 @@ def keep_features(model: Any, store: FeatureStore) -> None:
 
 def _digest(made_by: str, pixels: Tensor) -> str:
     digest = hashlib.sha256(f"{made_by}{tuple(pixels.shape)}{pixels.dtype}".encode())
-    digest.update(pixels.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(pixels.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]

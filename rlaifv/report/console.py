@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlaifv.phases import METHOD, START, in_order, share_beside
 from rlaifv.report.glossary import MISSING, entry
 from rlaifv.report.run import numbers, read_statistics
 from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows
@@ -89,6 +90,18 @@ def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -
     }
     shown = [f"{label} {_show(name, metrics[name])}" for name, label in names.items() if name in metrics]
     return f"iteration {iteration + 1}  epoch {epoch:.3g}: {', '.join(shown)}"
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """Seconds of each phase of a run, its method's first, and the share that is none of the method's.
+
+    >>> time_line({"start": 6.0, "load": 1.0, "train": 8.0, "export": 1.0, "other": 0.01})
+    'time: train 8.0; load 1.0, export 1.0, other 0.0 s; 20.1% beside the method, and 6.0 s of process start'
+    """
+    own = ", ".join(f"{name} {seconds[name]:.1f}" for name in METHOD if name in seconds)
+    beside = ", ".join(f"{n} {taken:.1f}" for n, taken in in_order(seconds).items() if n not in (*METHOD, START))
+    share, start = share_beside(seconds), seconds.get(START, 0.0)
+    return f"time: {own}; {beside} s; {100 * share:.1f}% beside the method, and {start:.1f} s of process start"
 
 
 def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[Mapping[str, Any]]) -> Table:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlaifv.phases import METHOD, PHASES, START, in_order, share_beside
 from rlaifv.report.answers import Answer, mark_claims
 from rlaifv.report.benchmarks import shown_tables
 from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, result_charts, training_charts
@@ -87,6 +88,8 @@ def render(run: Run) -> str:
         pair_charts=pair_charts(run),
         training_charts=training_charts(run),
         candidate_table=_candidates(run),
+        time_table=_times(run.seconds),
+        beside=show(share_beside(run.seconds), "share"),
         config=run.config,
     )
     # A lone surrogate, which JSON can carry, cannot be written as UTF-8.
@@ -192,6 +195,23 @@ def _candidates(run: Run) -> Table:
             cells = (show(metrics.get(column), entry(column).unit) for column in names)
             rows.append((name + (", chosen" if k == selection.chosen else ""), *cells))
     return Table(("", *(entry(name).label for name in names)), tuple(rows))
+
+
+def _times(seconds: Mapping[str, float]) -> Table:
+    """One row a phase; the start of the process, which is in no share, last."""
+    total = sum(taken for name, taken in seconds.items() if name != START)
+    names = [name for name in in_order(seconds) if name != START] + [START] * (START in seconds)
+    rows = tuple(
+        (
+            name,
+            PHASES.get(name, MISSING),
+            "method" if name in METHOD else "beside it",
+            f"{seconds[name]:,.1f}",
+            show(seconds[name] / total, "share") if name != START and total else MISSING,
+        )
+        for name in names
+    )
+    return Table(("", "what", "part", "seconds", "share"), rows)
 
 
 def _across(name: str, word: Entry, table: Sequence[Row]) -> tuple[str, ...]:

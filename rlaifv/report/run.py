@@ -7,10 +7,11 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from rlaifv.phases import SECONDS_NAME, read_seconds
 from rlaifv.records import Verdict
 
 
@@ -66,7 +67,7 @@ class Run:
 
     `evaluations` ascend by iterations; `statistics[k]` are those of iteration k, up to the first iteration that has
     none; `training` holds the numbers of metrics.csv, one dict an optimizer step, ascending by "step"; `selections` are
-    those of iterations that chose among candidates.
+    those of iterations that chose among candidates; `seconds` are those of the run by phase.
     """
 
     run_dir: Path
@@ -75,6 +76,7 @@ class Run:
     statistics: tuple[dict[str, float], ...]
     training: tuple[dict[str, float], ...]
     selections: tuple[Selection, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_run(run_dir: Path) -> Run:
@@ -95,6 +97,7 @@ def read_run(run_dir: Path) -> Run:
         statistics=read_statistics(run_dir),
         training=_read_training(run_dir / "metrics.csv"),
         selections=tuple(map(_selection, sorted((run_dir / "iterations").glob("*/candidates.json")))),
+        seconds=read_seconds(run_dir / SECONDS_NAME),
     )
 
 

@@ -84,14 +84,14 @@ def publish(path: Path, is_synced: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Publish `text` as UTF-8."""
-    with publish(path) as temporary:
+def write_text(path: Path, text: str, is_synced: bool = True) -> None:
+    """Publish `text` as UTF-8; `is_synced` as for `publish`."""
+    with publish(path, is_synced) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as indented JSON, keys in their given order.
+def write_json(path: Path, value: Any, is_synced: bool = True) -> None:
+    """Publish `value` as indented JSON, keys in their given order; `is_synced` as for `publish`.
 
     Raises:
         ValueError: `value` holds a NaN or an infinity, which JSON has no word for.
@@ -100,7 +100,7 @@ def write_json(path: Path, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"{path} cannot be written as JSON: {error}.") from error
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", is_synced)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +40,8 @@ def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """
     remove_leftovers(path.parent, "*.ckpt*")
     with publish(path) as temporary:
-        with temporary.open("wb") as file:
-            hashing = _HashingFile(file)
+        with temporary.open("wb") as file, ThreadPoolExecutor(1) as hasher:
+            hashing = _HashingFile(file, hasher)
             write(hashing)  # type: ignore[arg-type]
         _write_digest(path, hashing.digest.hexdigest())
 
@@ -114,15 +115,21 @@ def digest_path(path: Path) -> Path:
 
 
 class _HashingFile:
-    """A file to write to that knows the SHA-256 of what went through it."""
+    """A file to write to that knows the SHA-256 of what went through it; large pieces are hashed while they are written."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], hasher: ThreadPoolExecutor) -> None:
         self.file = file
+        self.hasher = hasher
         self.digest = hashlib.sha256()
 
     def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        return self.file.write(content)
+        if len(content) < BLOCK_BYTES:
+            self.digest.update(content)
+            return self.file.write(content)
+        hashed = self.hasher.submit(self.digest.update, content)
+        num_written = self.file.write(content)
+        hashed.result()  # the piece is the writer's own again once this returns
+        return num_written
 
     def flush(self) -> None:
         self.file.flush()

@@ -24,7 +24,7 @@ from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.callbacks.rng import RandomStateCallback
 from rlaifv.evaluation.selection import SelectionRules
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.models.trained import trained_digest
 from rlaifv.stopping import Stopped, stop_if_requested, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint

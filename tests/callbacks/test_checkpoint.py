@@ -24,7 +24,7 @@ from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.data.dataset import PairBatchSampler
 from rlaifv.learners.dpo import DPOModule
 from rlaifv.loop import FeedbackLoop
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.records import Pair, Prompt
 from rlaifv.stopping import Stopped, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint

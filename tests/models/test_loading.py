@@ -13,8 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from rlaifv.models import families, loading
+from rlaifv.models.digests import weights_digest
 from rlaifv.models.families import FAMILIES
-from rlaifv.models.loading import backbone, export_model, load_chat_model, load_model, select_trainable, weights_digest
+from rlaifv.models.loading import backbone, export_model, load_chat_model, load_model, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rlaifv.models.loading import select_trainable, weights_digest
-from rlaifv.models.trained import other_weights, read_trained, trained_digest, trained_tensors, write_trained
+from rlaifv.models.digests import weights_digest
+from rlaifv.models.loading import select_trainable
+from rlaifv.models.trained import on_host, other_weights, read_trained, trained_digest, trained_tensors, write_trained
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def shift(policy: nn.Module) -> None:
 def test_what_trains_comes_back_bit_by_bit_and_nothing_else(policy: nn.Module, tmp_path: Path) -> None:
     path, digest = tmp_path / "weights.safetensors", trained_digest(policy)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    write_trained(policy, path)
+    write_trained(on_host(policy), path)
     shift(policy)
     assert trained_digest(policy) != digest
     pointers = {name: parameter.data_ptr() for name, parameter in policy.named_parameters()}
@@ -42,7 +43,7 @@ def test_what_trains_comes_back_bit_by_bit_and_nothing_else(policy: nn.Module, t
 
 def test_other_weights_are_there_for_a_while(policy: nn.Module, tmp_path: Path) -> None:
     path, start = tmp_path / "start.safetensors", trained_digest(policy)
-    write_trained(policy, path)
+    write_trained(on_host(policy), path)
     shift(policy)
     trained = weights_digest(policy)
     with other_weights(policy, path, start):
@@ -58,7 +59,7 @@ def test_weights_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     strip = torch.arange(6.0)
     policy = nn.ParameterDict({"a": nn.Parameter(strip[:2]), "b": nn.Parameter(strip[2:].view(2, 2))})
     digest = trained_digest(policy)
-    write_trained(policy, tmp_path / "weights.safetensors")
+    write_trained(on_host(policy), tmp_path / "weights.safetensors")
     shift(policy)
     read_trained(policy, tmp_path / "weights.safetensors", digest)
     assert strip.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
@@ -68,7 +69,7 @@ def test_of_a_model_with_adapters_only_these_are_written(model: Any, tmp_path: P
     whole = sum(parameter.numel() for parameter in model.parameters())
     policy = select_trainable(model, [], {"r": 2, "lora_alpha": 4})
     assert all("lora_" in name for name in trained_tensors(policy))
-    write_trained(policy, tmp_path / "weights.safetensors")
+    write_trained(on_host(policy), tmp_path / "weights.safetensors")
     assert (tmp_path / "weights.safetensors").stat().st_size < whole
 
 
@@ -76,7 +77,7 @@ def test_weights_that_are_not_those_are_refused(policy: nn.Module, tmp_path: Pat
     path, digest = tmp_path / "weights.safetensors", trained_digest(policy)
     with pytest.raises(ValueError, match=r"weights\.safetensors is missing"):
         read_trained(policy, path, digest)
-    write_trained(policy, path)
+    write_trained(on_host(policy), path)
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-1] ^= 1

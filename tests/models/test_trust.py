@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from rlaifv.models import loading
 from rlaifv.models.architecture import architecture_config
-from rlaifv.models.loading import load_model, weights_digest
+from rlaifv.models.digests import weights_digest
+from rlaifv.models.loading import load_model
 from rlaifv.models.trust import check_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

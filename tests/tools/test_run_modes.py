@@ -38,6 +38,7 @@ def test_label_then_export_then_train(launch: Launch, tmp_path: Path) -> None:
         "scenes",
         "iterations",
         "report",
+        "seconds.json",
     }
     status, output = launch("resume=labelled")
     assert (status, output.strip()) == (0, f"{labelled} is finished; there is nothing left to do.")

@@ -9,7 +9,7 @@ import torch
 
 from rlaifv.feedback.divide import to_claims
 from rlaifv.feedback.score import QUESTION_SUFFIX
-from rlaifv.models.loading import weights_digest
+from rlaifv.models.digests import weights_digest
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.tree import PackedTrees, Tree
 from rlaifv.records import Prompt

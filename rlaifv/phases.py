@@ -1,0 +1,178 @@
+"""What a run spends its time on: one clock of the process, phases by name, and a file that a resumed run adds to.
+
+    with measured():                    from the start of the process
+        with kept(run_dir):             seconds.json, which is read where there is one, and written by `save` and at the end
+            with timed("load"): ...     a phase; what a phase inside of it takes counts as that one's alone
+
+Seconds are wall time of the first rank. Without a clock, as in tools and tests, `timed` does nothing.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rlaifv.store.atomic import write_json
+
+SECONDS_NAME = "seconds.json"
+# The method itself, in its order; everything else is what it costs to run it.
+METHOD = ("generate", "divide", "score", "pair", "reference", "train", "candidates", "measure")
+# From the start of the process until Python has imported everything; then all other phases, in the order of a run.
+START = "start"
+OTHER = "other"
+PHASES = {
+    START: "the process starts and imports its libraries",
+    "settings": "settings are composed and checked, and the run's needs are estimated",
+    "digest": "SHA-256 of weights, and of the files that a run reads",
+    "load": "weights are read, and adapters made",
+    "data": "prompts are read, images checked, shards verified and committed",
+    "check": "a tree is compared with separate sequences",
+    "generate": "answers are sampled",
+    "divide": "answers are divided into claims",
+    "score": "claims and canaries are judged",
+    "pair": "pairs are built",
+    "reference": "log-probs of the reference are computed",
+    "train": "optimizer steps are made",
+    "candidates": "candidates are stored, measured and chosen",
+    "measure": "the policy is measured on held-out prompts and benchmarks",
+    "checkpoint": "checkpoints are written, verified and read",
+    "merge": "adapters are merged into the weights",
+    "export": "weights and processor are written for others",
+    "report": "the report is written",
+    OTHER: "none of these: the trainer's setup, and moving weights to a device and back",
+}
+# The clock's tick in /proc, which says when a process started.
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+logger = logging.getLogger(__name__)
+
+
+class _Clock:
+    """Seconds by phase. What runs is on a stack, and its top alone grows."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self.seconds = {START: seconds_before, OTHER: 0.0}
+        self.running = [OTHER]
+        self.since = time.perf_counter()
+        self.path: Path | None = None
+
+    def count(self) -> None:
+        """Give what has passed to the phase that runs."""
+        now = time.perf_counter()
+        name = self.running[-1]
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.since
+        self.since = now
+
+
+class _Process:
+    """A process has one clock, and started once, however many runs it makes."""
+
+    clock: _Clock | None = None
+    start_is_counted = False
+
+
+@contextmanager
+def measured() -> Iterator[None]:
+    """Inside, phases are timed; the first time in a process, from its start."""
+    _Process.clock = _Clock(0.0 if _Process.start_is_counted else seconds_since_start())
+    _Process.start_is_counted = True
+    try:
+        yield
+    finally:
+        _Process.clock = None
+
+
+@contextmanager
+def kept(run_dir: Path | None) -> Iterator[None]:
+    """Inside, `save` writes to a run directory what the run has taken, earlier processes included; so does the end.
+
+    Args:
+        run_dir: None where another rank keeps the time.
+    """
+    clock = _Process.clock
+    if clock is None or run_dir is None:
+        yield
+        return
+    clock.path = run_dir / SECONDS_NAME
+    for name, taken in _read_earlier(clock.path).items():
+        clock.seconds[name] = clock.seconds.get(name, 0.0) + taken
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # clearing away must not hide why the run ends
+            save()
+        raise
+    save()
+
+
+@contextmanager
+def timed(name: str) -> Iterator[None]:
+    """Count what goes on inside as a phase. Also a decorator."""
+    clock = _Process.clock
+    if clock is None:
+        yield
+        return
+    clock.count()
+    depth = len(clock.running)
+    clock.running.append(name)
+    try:
+        yield
+    finally:
+        clock.count()
+        del clock.running[depth:]
+
+
+def save() -> None:
+    """Write what the run has taken so far, where it is kept. Raises OSError where that cannot be written."""
+    clock = _Process.clock
+    if clock is not None and clock.path is not None:
+        clock.count()
+        # Lost with the power at worst; it is of no use to the run.
+        write_json(
+            clock.path, {name: round(taken, 3) for name, taken in in_order(clock.seconds).items()}, is_synced=False
+        )
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Seconds by phase, of all processes of a run; empty where there is no file.
+
+    Raises:
+        ValueError: the file is damaged, or not one of seconds.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = {str(name): float(taken) for name, taken in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of seconds by phase: {error}.") from error
+    if not all(0 <= taken < float("inf") for taken in found.values()):
+        raise ValueError(f"{path} holds seconds that are negative or infinite.")
+    return found
+
+
+def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Phases in the order of a run; unknown ones last."""
+    return {name: seconds[name] for name in dict.fromkeys((*PHASES, *seconds)) if name in seconds}
+
+
+def share_beside(seconds: Mapping[str, float]) -> float:
+    """The share of a run that is none of the method's; the start of the process is not counted."""
+    total = sum(taken for name, taken in seconds.items() if name != START)
+    return 1 - sum(seconds.get(name, 0.0) for name in METHOD) / total if total else 0.0
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, to a hundredth."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS)
+
+
+def _read_earlier(path: Path) -> dict[str, float]:
+    try:
+        return read_seconds(path)
+    except ValueError as error:
+        logger.warning("%s The times of the run are counted anew.", error)
+        return {}
