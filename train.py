@@ -23,7 +23,7 @@ from rlaifv.models.loading import export_model
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
 from rlaifv.stopping import stoppable
-from tools.build import build, set_rank_timeout
+from tools.build import build, precision_arguments, set_rank_timeout
 from tools.launch import (
     ADAPTER_NAME,
     begin_run,
@@ -80,6 +80,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
             *instantiate(cfg.callbacks).values(),
         ],
         logger=list(instantiate(cfg.logger).values()),
+        **precision_arguments(cfg),
     )
     if cfg.run == "label":
         label(trainer, LabelRun(loop, cfg.iteration.num_iterations))

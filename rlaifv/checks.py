@@ -94,6 +94,7 @@ CHOICES = {
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.loss": get_args(Loss),
     "learner.schedule": ("cosine", "linear", "constant"),
+    "trainer.precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
 }
 # What `train.py` gives the trainer itself, whatever the configuration says.
 RESERVED = (
@@ -259,6 +260,7 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
         yield from _selection_faults(cfg)
     elif cfg.iteration.selection.by != "labeler" and not cfg.iteration.selection.per_epoch:
         yield f"iteration.selection.by={cfg.iteration.selection.by} has no effect with iteration.selection.per_epoch=0."
+    yield from _format_faults(cfg)
     if cfg.run == "train":
         yield from _given_pairs_faults(cfg)
     if "url" in cfg.divider and (cfg.divider.path is None) == (cfg.divider.url is None):
@@ -268,6 +270,14 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
+
+
+def _format_faults(cfg: DictConfig) -> Iterator[str]:
+    if cfg.model.dtype == "float16" and cfg.trainer.precision == "32-true" and cfg.run != "label":
+        yield (
+            "model.dtype=float16 with trainer.precision=32-true trains without loss scaling, which loses small gradients; set "
+            "model.dtype=bfloat16 or float32, or trainer.precision=16-mixed on a GPU."
+        )
 
 
 def _selection_faults(cfg: DictConfig) -> Iterator[str]:

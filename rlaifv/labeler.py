@@ -1,6 +1,6 @@
 """The labeler as a LightningModule: it answers yes/no questions about claims and is never trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning import LightningModule
@@ -18,11 +18,25 @@ class Judgements(list[Judgement]):
         return self
 
 
+class ClaimBatch:
+    """Prompts and claims about their images, for `Trainer.predict` in any precision.
+
+    An ordinary class on purpose: precision plugins look inside tuples and dataclasses, and fail at frozen records.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], claims: Sequence[Claim]) -> None:
+        self.prompts = prompts
+        self.claims = claims
+
+    def __iter__(self) -> Iterator[Sequence[Prompt] | Sequence[Claim]]:
+        return iter((self.prompts, self.claims))
+
+
 class LabelerModule(LightningModule):
     """Puts claims to a model and returns judgements.
 
     Inside a run the loop calls it shard by shard; on its own it is an ordinary predict-only module, for
-    `Trainer.predict` over batches of (prompts, claims).
+    `Trainer.predict` over `ClaimBatch`es.
 
     Args:
         engine: runs the model; the policy's own engine when a model labels itself, else that of a stronger one.
@@ -51,13 +65,11 @@ class LabelerModule(LightningModule):
         """Judge every claim, in the order given."""
         return score(prompts, claims, self.engine, self.question_suffix, advance, self.other_forms)
 
-    def predict_step(self, batch: tuple[Sequence[Prompt], Sequence[Claim]], batch_idx: int) -> Judgements:
+    def predict_step(self, batch: ClaimBatch, batch_idx: int) -> Judgements:
         prompts, claims = batch
         return Judgements(self(prompts, claims))
 
-    def transfer_batch_to_device(
-        self, batch: tuple[Sequence[Prompt], Sequence[Claim]], device: torch.device, dataloader_idx: int
-    ) -> tuple[Sequence[Prompt], Sequence[Claim]]:
+    def transfer_batch_to_device(self, batch: ClaimBatch, device: torch.device, dataloader_idx: int) -> ClaimBatch:
         """Records are no tensors; the engine encodes them where its model is."""
         return batch
 

@@ -89,6 +89,7 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         needs: dict[str, object] = {"data.path": "owner/name"} if key == "data.form" else {}
         needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
         needs |= {"iteration.selection.per_epoch": 4} if key == "iteration.selection.by" else {}
+        needs |= {"trainer.precision": "bf16-true"} if value == "float16" else {}
         needs |= {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
         check_config(changed(base, **{**needs, key: value}))
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.feedback.divide import RulesDivider
-from rlaifv.labeler import LabelerModule
+from rlaifv.labeler import ClaimBatch, LabelerModule
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Claim, Judgement, Prompt, Response
 
@@ -50,8 +50,9 @@ def labeler(model: Any, prompter: Prompter) -> LabelerModule:
     return LabelerModule(LocalEngine(model, prompter))
 
 
-def predict(labeler: LabelerModule, batches: Sequence[Any]) -> list[list[Judgement]]:
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+def predict(labeler: LabelerModule, batches: Sequence[Any], **options: Any) -> list[list[Judgement]]:
+    options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="cpu", **options)
     loader: DataLoader[Any] = DataLoader(list(batches), batch_size=None, collate_fn=lambda batch: batch)
     return trainer.predict(labeler, loader)  # type: ignore[return-value]
 
@@ -76,12 +77,23 @@ def test_the_question_suffix_is_the_one_given(prompts: list[Prompt]) -> None:
 
 
 def test_predict_judges_as_a_call_does(labeler: LabelerModule, prompts: list[Prompt]) -> None:
-    batches = [(prompts[k : k + 2], claims_of(prompts[k : k + 2])) for k in (0, 2)]
-    called = [labeler(*batch) for batch in batches]
+    batches = [ClaimBatch(prompts[k : k + 2], claims_of(prompts[k : k + 2])) for k in (0, 2)]
+    called = [labeler(batch.prompts, batch.claims) for batch in batches]
     assert predict(labeler, batches) == called
     assert [len(judgements) for judgements in called] == [12, 12]
     for judgement in called[0]:
         assert 0 < judgement.p_yes + judgement.p_no < 1
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_predict_in_every_format(labeler: LabelerModule, prompts: list[Prompt], precision: str) -> None:
+    """Lightning's own plugins, as someone who uses the module alone would choose them."""
+    batch = ClaimBatch(prompts[:2], claims_of(prompts[:2]))
+    called = labeler(batch.prompts, batch.claims)
+    (predicted,) = predict(labeler, [batch], precision=precision)
+    for one, other in zip(called, predicted, strict=True):
+        assert one.claim_id == other.claim_id
+        assert (one.p_yes, one.p_no) == pytest.approx((other.p_yes, other.p_no), rel=0.1)
 
 
 def test_identical_questions_have_identical_answers(labeler: LabelerModule, prompts: list[Prompt]) -> None:

@@ -26,6 +26,7 @@ from rlaifv.data.dataset import PairBatchSampler, PreferenceDataset
 from rlaifv.data.images import load_image
 from rlaifv.engines.local import LocalEngine
 from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.models.loading import backbone, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Pair, Prompt
@@ -113,7 +114,7 @@ class Ours:
     def run(self) -> list[float]:
         """Seconds of each step, a share of the reference forward included."""
         task = self.task
-        optimizer = partial(torch.optim.AdamW, lr=LEARNING_RATE, fused=True)
+        optimizer = partial(MasterAdamW, lr=LEARNING_RATE)
         ticks = _LightningTicks(task.meter)
         loader = DataLoader(
             PreferenceDataset(task.prompts, self.pairs),
@@ -204,7 +205,7 @@ class Conventional:
     def run(self) -> list[float]:
         task, times = self.task, []
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
+        optimizer = MasterAdamW(parameters, lr=LEARNING_RATE)
         for batch in self._batches():
             policy = conventional_logps(backbone(self.policy), batch)
             with torch.no_grad():

@@ -24,11 +24,13 @@ from rlaifv.feedback.pair import PairingRules
 from rlaifv.given_pairs import GivenPairs, PairSource
 from rlaifv.labeler import LabelerModule
 from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.loop import FeedbackLoop, IterationSettings, Measurement
 from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
 from rlaifv.models.vision import FeatureStore, keep_features
+from rlaifv.precision import AUTOCAST, WeightsAsLoaded, dtype_of_weights, prepare_trained
 
 
 def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, PreferenceDataModule]:
@@ -44,17 +46,20 @@ def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, Pref
         first = source.prompts(0, cfg.iteration.num_prompts)
         if cfg.run == "train" and isinstance(source, PairSource):
             source.answers(first[0])
-    model, processor = load_model(**cfg.model)
+    precision = str(cfg.trainer.precision)
+    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
     policy = select_trainable(model, learner["train_parts"], learner["lora"])
+    if cfg.run != "label":
+        prepare_trained(policy, precision)
     if learner["recompute"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
-    engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens)
+    engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
     loop = _loop(cfg, run_dir, source, engine, benchmarks)
     module = DPOModule(
         policy,
-        optimizer=partial(torch.optim.AdamW, lr=learner["lr"], weight_decay=learner["weight_decay"], fused=True),
+        optimizer=partial(MasterAdamW, lr=learner["lr"], weight_decay=learner["weight_decay"]),
         **{name: learner[name] for name in ("beta", "reduction", "normalize_weights")},
         **{name: learner[name] for name in ("loss", "label_smoothing", "nll_weight")},
         **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
@@ -121,6 +126,14 @@ def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
         return None
     known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
     return CanarySet(known, cfg.labeler.min_canary_accuracy)
+
+
+def precision_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """Return arguments that keep the trainer from converting bfloat16 weights; sharding strategies have plugins of their own."""
+    strategy = str(cfg.trainer.strategy)
+    if str(cfg.trainer.precision) != "bf16-true" or strategy.startswith(("deepspeed", "fsdp")):
+        return {}
+    return {"precision": None, "plugins": [WeightsAsLoaded()]}
 
 
 def set_rank_timeout(seconds: int) -> None:

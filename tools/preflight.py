@@ -51,9 +51,24 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         console.print(unknown)
     if sentence := _too_few_prompts(cfg):
         raise ConfigError(sentence)
-    wants_gpu = cfg.trainer.accelerator == "gpu"
-    if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one.")
+    if sentence := _device_fault(cfg):
+        raise ConfigError(sentence)
+
+
+def _device_fault(cfg: DictConfig) -> str:
+    """A sentence where the device is missing or cannot compute in the format, else nothing."""
+    accelerator, precision = cfg.trainer.accelerator, cfg.trainer.precision
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        missing = "trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one."
+        return "" if cfg.preflight_only else missing
+    if precision == "16-mixed" and (accelerator == "cpu" or not has_gpu):
+        return "trainer.precision=16-mixed needs a GPU; on a CPU, set trainer.precision=bf16-mixed."
+    if accelerator != "cpu" and has_gpu and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
+        return (
+            f"trainer.precision={precision}, but this GPU has no bfloat16; set trainer.precision=16-mixed or 32-true."
+        )
+    return ""
 
 
 def _print_budget(

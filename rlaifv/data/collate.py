@@ -1,7 +1,6 @@
 """Pairs to packed trees: all pairs of one prompt in a batch hang from one prefix, each distinct answer once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,24 +11,38 @@ from rlaifv.models.tree import Branch, PackedTrees, Packer, Tree
 from rlaifv.records import Pair, Prompt
 
 
-@dataclass(frozen=True, slots=True)
 class PreferenceBatch:
-    """What one training step reads. Sides alternate: chosen, rejected, chosen, rejected, …, one couple per pair.
+    """One training batch. Sides alternate: chosen, rejected, chosen, rejected, …, two per pair.
 
-    trees: the packed prefixes and completions; an answer that is in several pairs of a prompt is one branch
-    images: image arguments of the model's forward
-    sides: the branch of each side, in the order of `trees.branch_lengths`; S tokens over all sides
-    reference_logps: float32[S]
-    token_weights: float32[S], all 1 unless changed tokens weigh more
-    pair_ids: in the order of the sides
+    An ordinary class on purpose: precision plugins search dataclasses and containers for floating-point tensors and cast
+    them, and reference log-probs of some hundred nats must not be rounded to 16 bits.
+
+    Attributes:
+        trees: the packed prefixes and completions; an answer that is in several pairs of a prompt is one branch.
+        images: image arguments of the model's forward.
+        sides: the branch of each side, in the order of `trees.branch_lengths`; S tokens over all sides.
+        reference_logps: float32[S].
+        token_weights: float32[S], all 1 unless changed tokens weigh more.
+        pair_ids: in the order of the sides.
     """
 
-    trees: PackedTrees
-    images: dict[str, Tensor]
-    sides: tuple[int, ...]
-    reference_logps: Tensor
-    token_weights: Tensor
-    pair_ids: tuple[str, ...]
+    __slots__ = ("images", "pair_ids", "reference_logps", "sides", "token_weights", "trees")
+
+    def __init__(
+        self,
+        trees: PackedTrees,
+        images: dict[str, Tensor],
+        sides: tuple[int, ...],
+        reference_logps: Tensor,
+        token_weights: Tensor,
+        pair_ids: tuple[str, ...],
+    ) -> None:
+        self.trees = trees
+        self.images = images
+        self.sides = sides
+        self.reference_logps = reference_logps
+        self.token_weights = token_weights
+        self.pair_ids = pair_ids
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -42,12 +55,13 @@ class PreferenceBatch:
         return torch.cat([branches[branch] for branch in self.sides])
 
     def to(self, device: torch.device) -> "PreferenceBatch":
-        return replace(
-            self,
-            trees=self.trees.to(device),
-            images={name: tensor.to(device) for name, tensor in self.images.items()},
-            reference_logps=self.reference_logps.to(device),
-            token_weights=self.token_weights.to(device),
+        return PreferenceBatch(
+            self.trees.to(device),
+            {name: tensor.to(device) for name, tensor in self.images.items()},
+            self.sides,
+            self.reference_logps.to(device),
+            self.token_weights.to(device),
+            self.pair_ids,
         )
 
 

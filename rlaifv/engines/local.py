@@ -52,10 +52,18 @@ class LocalEngine:
         prompter: encodes prompts with the model's processor.
         batch_tokens: upper bound of the tokens run at a time, padding included. Where memory runs out it is halved, and the
             call begins again: what comes out depends on it no more than on the order of the batches.
+        autocast: run under `torch.autocast` to this type, as the model trains; None computes in the type of its weights.
     """
 
-    def __init__(self, model: torch.nn.Module, prompter: Prompter, batch_tokens: int = 16_384) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        prompter: Prompter,
+        batch_tokens: int = 16_384,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.model = model
+        self.autocast = autocast
         self.prompter = prompter
         self.batch_tokens = batch_tokens
         is_known = backbone(model).config.model_type in FAMILIES
@@ -78,16 +86,17 @@ class LocalEngine:
             for packed in (self.packer([tree]), separate([tree], self.packer.pad_id)):
                 images = stack_images([encoded for _ in packed.tree_order])
                 logps.append(branch_logps(model, packed.to(model.device), _on(model.device, images)))
+            dtype = self.autocast or model.dtype
         self._is_checked = True
         difference = float((logps[0] - logps[1]).abs().max())
-        if not difference <= MOST_DIFFERENCE[model.dtype]:  # not a number either
+        if not difference <= MOST_DIFFERENCE[dtype]:  # not a number either
             self.packer.separately = True
             logger.warning(
                 "Log-probs of trees differ by %.2g from those of separate sequences in this %r model (%s); it is run on "
                 "separate sequences, which takes several times as long.",
                 difference,
                 model.config.model_type,
-                str(model.dtype).removeprefix("torch."),
+                str(dtype).removeprefix("torch."),
             )
 
     def num_tokens(self, prompt: Prompt, sizes: Sizes | None = None) -> int:
@@ -152,8 +161,10 @@ class LocalEngine:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.no_grad():
-                yield backbone(self.model)
+            model = backbone(self.model)
+            is_cast = self.autocast is not None
+            with torch.no_grad(), torch.autocast(model.device.type, self.autocast, enabled=is_cast):
+                yield model
         finally:
             for module, was_training in modes:
                 module.training = was_training

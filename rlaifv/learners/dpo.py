@@ -81,7 +81,17 @@ class DPOModule(LightningModule):
         self.num_steps = 1
         self.policy_digest = ""
         self._frozen_digest: str | None = None
+        self._loaded_buffers = {
+            name: buffer.clone() for name, buffer in policy.named_buffers() if buffer.is_floating_point()
+        }
         self._pair_ids: list[str] = []
+
+    def on_fit_start(self) -> None:
+        """Give buffers the type that they were loaded in: frequencies of rotary positions, rounded to 16 bits, are others."""
+        for name, buffer in self.policy.named_buffers():
+            loaded = self._loaded_buffers.get(name)
+            if loaded is not None and loaded.dtype != buffer.dtype:
+                buffer.data = loaded.to(buffer.device)
 
     def begin_iteration(self, iteration: int, num_steps: int) -> None:
         """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
@@ -93,7 +103,7 @@ class DPOModule(LightningModule):
         self.iteration, self.first_step, self.num_steps = iteration, self.global_step, num_steps
         optimizer: Any = self.optimizers(use_pl_optimizer=False)  # DeepSpeed's is no torch.optim.Optimizer
         if self.reset_optimizer:
-            optimizer.state.clear()
+            getattr(optimizer, "reset", optimizer.state.clear)()  # masters of 16-bit weights are no state to forget
         for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 

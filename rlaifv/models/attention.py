@@ -89,6 +89,14 @@ def open_images(model: Any, allowed: Tensor, input_ids: Tensor, positions: Tenso
     return allowed | same[:, None]
 
 
+def image_arguments(model: Any, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the image arguments of a model's forward on its device, pixels in the type of its weights."""
+    return {
+        name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        for name, value in images.items()
+    }
+
+
 def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapping[str, Any]) -> list[Tensor]:
     """Position ids of prompts, numbered as the model's own forward would number each of them alone.
 

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
+from rlaifv.models.attention import (
+    attention_masks,
+    image_arguments,
+    open_images,
+    prefix_positions,
+    stock_arguments,
+    uses_mrope,
+)
 from rlaifv.models.branch_cache import BranchCache
 from rlaifv.models.branch_state import SHARED, Lanes, RowState
 from rlaifv.models.prompting import EncodedPrompt, stack_images
@@ -169,7 +176,7 @@ class BranchDecoder:
         # Padding is on the right, where causal attention does not see it; any token but a placeholder will do.
         padded = [[*prompt.ids, *[prompt.ids[-1]] * (longest - len(prompt.ids))] for prompt in prompts]
         ids_BT = torch.tensor(padded, device=self.device)
-        images = {name: tensor.to(self.device) for name, tensor in stack_images(prompts).items()}
+        images = image_arguments(self.model, stack_images(prompts))
         found = prefix_positions(self.model, [prompt.ids for prompt in prompts], images)
         next_position_B = torch.stack([positions.max() + 1 for positions in found])
         positions = torch.stack([pad(one, (0, longest - one.shape[-1])) for one in found], -2)

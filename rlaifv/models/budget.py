@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
+from rlaifv.learners.optimizer import CHUNK_ELEMENTS
 from rlaifv.models import stages as stage
 from rlaifv.models.architecture import PartSize, build_on_meta, parameter_table
 from rlaifv.models.families import family_of
@@ -36,9 +37,9 @@ class StageBudget:
 class MemoryBudget:
     """Bytes of one device's memory. Weights, labeler, other model and optimizer states stay; the rest comes and goes.
 
-    optimizer: the two AdamW states of every trained weight
+    optimizer: AdamW's two moments of every trained weight, and its float32 master where the weight has 16 bits
     activations: of the longest training batch, the head's logits and autocast's 16-bit weights included
-    update: the copy of all trained weights that AdamW's fused loop makes, once the activations are gone
+    update: what AdamW's step takes, once the activations are gone: a copy of all trained weights, or a chunk of gradients
     kv_cache: while sampling
     other: weights of the model that gives the chosen answers, 0 where there is none
     """
@@ -218,13 +219,14 @@ def _policy_memory(
     policy: PretrainedConfig, parts: tuple[PartSize, ...], activation_bytes: int, setup: Setup
 ) -> dict[str, int]:
     weights, trained = (size // setup.num_shards for size in _weights(policy, parts, setup))
-    if setup.trained_bytes(policy) > setup.element_bytes(policy):  # autocast keeps what it casts until the step ends
-        activation_bytes += trained * setup.element_bytes(policy) // setup.trained_bytes(policy)
+    num_trained = trained // setup.trained_bytes(policy)
+    if setup.is_mixed:  # autocast keeps what it casts until the step ends
+        activation_bytes += num_trained * setup.element_bytes(policy)
     return {
         "weights": weights,
-        "optimizer": 2 * trained,
+        "optimizer": num_trained * setup.optimizer_bytes(policy),
         "gradients": trained,
-        "update": trained,
+        "update": 4 * min(num_trained, CHUNK_ELEMENTS) if setup.has_masters(policy) else trained,
         "activations": activation_bytes,
     }
 
@@ -239,6 +241,7 @@ def _disk(
 ) -> DiskBudget:
     base = sum(part.total for part in parts if part.name != "adapters")
     _, trained = _weights(policy, parts, setup)
+    num_trained = trained // setup.trained_bytes(policy)
     answer = RECORD_BYTES + workload.average_tokens * ANSWER_TOKEN_BYTES
     of_prompt = workload.num_responses * answer + workload.questions_per_prompt * (CLAIM_BYTES + JUDGEMENT_BYTES)
     of_pair = 2 * (answer + workload.average_tokens * LOGP_BYTES)
@@ -247,7 +250,7 @@ def _disk(
         policy_weights=base * dtype_bytes("auto", policy),
         labeler_weights=num_labeler * dtype_bytes("auto", labeler) if labeler else 0,
         shards=workload.num_iterations * shards,
-        checkpoints=(setup.kept_checkpoints + 1) * 3 * trained,
-        candidates=(setup.candidates_per_epoch + 4) * trained if setup.candidates_per_epoch else 0,
+        checkpoints=(setup.kept_checkpoints + 1) * (trained + num_trained * setup.optimizer_bytes(policy)),
+        candidates=(setup.candidates_per_epoch + 4) * 4 * num_trained if setup.candidates_per_epoch else 0,
         export=base * setup.weight_bytes(policy),
     )

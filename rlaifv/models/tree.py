@@ -28,7 +28,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from rlaifv.models.attention import attention_masks, open_images, prefix_positions, stock_arguments, uses_mrope
+from rlaifv.models.attention import (
+    attention_masks,
+    image_arguments,
+    open_images,
+    prefix_positions,
+    stock_arguments,
+    uses_mrope,
+)
 from rlaifv.models.last_layer import last_mlp_at
 
 HEAD_CHUNK_TOKENS = 1024
@@ -261,6 +268,7 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any], pl
     Raises:
         ValueError: the model's attention implementation takes no mask of this kind.
     """
+    images = image_arguments(model, images)
     if packed.attention_mask.dim() == 2:
         arguments = stock_arguments(model, packed.input_ids, packed.attention_mask)
         output = model.base_model(input_ids=packed.input_ids, use_cache=False, **arguments, **images)

@@ -95,17 +95,25 @@ class Setup:
         return not self.lora_rank and ("language_model" if part == "head" else part) in self.train_parts
 
     @property
-    def converts_weights(self) -> bool:
-        """Whether the precision turns all weights, adapters too, into 16-bit ones."""
-        return self.precision in ("bf16-true", "16-true")
+    def is_mixed(self) -> bool:
+        """Whether weights that train are float32 and computed in 16 bits."""
+        return self.precision.endswith("-mixed")
 
     def weight_bytes(self, config: PretrainedConfig) -> int:
         """Bytes of a loaded weight."""
-        return 2 if self.converts_weights else dtype_bytes(self.dtype, config)
+        return 2 if self.precision == "bf16-true" else dtype_bytes(self.dtype, config)
 
     def trained_bytes(self, config: PretrainedConfig) -> int:
-        """Bytes of a weight that trains, and of its gradient and AdamW states each; PEFT makes adapters float32."""
-        return 4 if self.lora_rank and not self.converts_weights else self.weight_bytes(config)
+        """Bytes of a weight that trains, and of its gradient: 4 for adapters and in mixed precision."""
+        return 4 if self.lora_rank or self.is_mixed else self.weight_bytes(config)
+
+    def has_masters(self, config: PretrainedConfig) -> bool:
+        """Whether the optimizer holds float32 masters of the weights that train, which have 16 bits."""
+        return self.trained_bytes(config) < 4
+
+    def optimizer_bytes(self, config: PretrainedConfig) -> int:
+        """Bytes that the optimizer holds for a weight that trains: two float32 moments, and the master if there is one."""
+        return 12 if self.has_masters(config) else 8
 
     def element_bytes(self, config: PretrainedConfig) -> int:
         """Bytes of an activation."""

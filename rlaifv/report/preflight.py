@@ -193,11 +193,13 @@ def _stages_table(budget: RunBudget) -> Table:
 
 def _memory_text(budget: RunBudget, place: Place) -> Text:
     memory = budget.memory
+    num_trained = sum(part.trainable for part in budget.parts) // budget.setup.num_shards
+    has_masters = memory.optimizer > 10 * num_trained  # 12 bytes an element instead of 8
     terms = {
         "weights": memory.weights,
         "labeler": memory.labeler,
         "chosen answers": memory.other,
-        "AdamW": memory.optimizer,
+        "AdamW with float32 masters" if has_masters else "AdamW": memory.optimizer,
         "gradients": memory.gradients,
         "activations": memory.activations,
     }

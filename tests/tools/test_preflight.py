@@ -84,7 +84,7 @@ def test_experiment_on_given_pairs_is_budgeted(launch: Launch, experiment: str) 
     assert "5,733 pairs × 3 epochs" in output
 
 
-@pytest.mark.parametrize(("experiment", "card_gb"), [("llava7b_self_lora", 40), ("llava7b_self_qlora", 24)])
+@pytest.mark.parametrize(("experiment", "card_gb"), [("llava7b_self_lora", 48), ("llava7b_self_qlora", 24)])
 def test_adapters_fit_the_gpu_that_their_experiment_names(
     launch: Launch, prompt_list: Path, experiment: str, card_gb: int
 ) -> None:
