@@ -14,7 +14,7 @@ import pytest
 from tests.data.preferences import cell, write_parquet
 from tests.twins.experiments import NUM_PROMPTS, ROOT
 from tests.twins.images_only import images_only
-from tests.twins.signal import COLOUR_NAMES, QUESTIONS, make_twin, sentence, write_prompts
+from tests.twins.signal import QUESTIONS, WRONG_COLOURS, make_twin, sentence, write_prompts
 
 MakeTwin = Callable[[str], Path]
 
@@ -92,7 +92,7 @@ def corrections(tmp_path_factory: pytest.TempPathFactory, prompt_file: Path) -> 
     for k, line in enumerate(prompt_file.read_text().splitlines()):
         image = prompt_file.parent / json.loads(line)["image"]
         right = image.stem.partition("-")[2]
-        wrong = rng.choice([name for name in COLOUR_NAMES if name != right])
+        wrong = rng.choice(WRONG_COLOURS)
         chosen, rejected = (f"{sentence(c, 'circle')} {sentence(right, 'star')}" for c in (right, wrong))
         text = {"question": rng.choice(QUESTIONS), "chosen": chosen, "rejected": rejected}
         about = {"ds_name": "RLHF-V", "origin_dataset": "drawn", "origin_split": "{}", "image_path": image.name}

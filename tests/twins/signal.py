@@ -1,8 +1,8 @@
-"""What twins are taught in seconds: to look at the colour of a picture when they are asked, and to err when they describe.
+"""What twins are taught in seconds: that pictures hold red and green shapes, and to err when they describe one.
 
-A picture holds shapes of one colour. A description is a few sentences, each of which names a colour, often a wrong one. Asked
-whether there is such a shape, a twin says yes where the colour is the picture's. So it checks better than it describes,
-answers vary, and a labeler accepts some claims and rejects others.
+A description is a few sentences, each of which names a colour, half of them a wrong one. Asked whether there is such a shape,
+a twin says yes to red and green. So it checks better than it describes, answers vary, and a labeler accepts some claims and
+rejects others. The verdict goes by the words alone: to look takes longer to learn than a test may last.
 """
 
 import json
@@ -20,12 +20,12 @@ from transformers import AutoModelForImageTextToText
 from rlaifv.worlds.shapes import COLOURS, Scene, Thing, render
 from tests.twins.families import FAMILIES, published_config, small_config
 
-COLOUR_NAMES = ("red", "green", "blue", "yellow")
+RIGHT_COLOURS, WRONG_COLOURS = ("red", "green"), ("blue", "yellow")
 SHAPE_NAMES = ("circle", "square", "star")
 QUESTIONS = ("Describe the image.", "What is in the image?", "What do you see in the picture?")
 SUFFIX = " Please answer yes or no."
 P_WRONG = 0.5
-NUM_PICTURES, BATCH_SIZE, NUM_STEPS = 48, 24, 200
+NUM_PICTURES, BATCH_SIZE, NUM_STEPS = 16, 16, 160
 OTHER_SENTENCES = (
     "USER: ASSISTANT: system user assistant Answer the questions. You are a helpful assistant. Yes yes No no",
     "Is it true that the picture shows a triangle, a ring or a cross? Does the statement describe the image correctly?",
@@ -43,19 +43,23 @@ def draw(colour: str, rng: random.Random) -> Image.Image:
     return render(Scene(things, rng.getrandbits(32)))
 
 
-def describe(colour: str, rng: random.Random) -> str:
-    """Two or three sentences, with the picture's colour or another one."""
+def describe(rng: random.Random) -> str:
+    """Two or three sentences, with right and wrong colours."""
     shapes = rng.sample(SHAPE_NAMES, rng.choice((2, 3)))
-    others = [name for name in COLOUR_NAMES if name != colour]
-    return " ".join(sentence(rng.choice(others) if rng.random() < P_WRONG else colour, shape) for shape in shapes)
+    return " ".join(sentence(_colour(rng.random() >= P_WRONG, rng), shape) for shape in shapes)
 
 
-def exchange(colour: str, rng: random.Random) -> tuple[str, str]:
+def exchange(rng: random.Random) -> tuple[str, str]:
     """A question about a picture, and the answer to learn."""
     if rng.random() < 0.4:
-        return rng.choice(QUESTIONS), describe(colour, rng)
-    asked = colour if rng.random() < 0.5 else rng.choice([name for name in COLOUR_NAMES if name != colour])
-    return f"Is there a {asked} {rng.choice(SHAPE_NAMES)}?{SUFFIX}", "Yes" if asked == colour else "No"
+        return rng.choice(QUESTIONS), describe(rng)
+    is_right = rng.random() < 0.5
+    question = f"Is there a {_colour(is_right, rng)} {rng.choice(SHAPE_NAMES)}?{SUFFIX}"
+    return question, "Yes" if is_right else "No"
+
+
+def _colour(is_right: bool, rng: random.Random) -> str:
+    return rng.choice(RIGHT_COLOURS if is_right else WRONG_COLOURS)
 
 
 def sentences() -> Iterator[str]:
@@ -78,21 +82,21 @@ def make_twin(name: str, directory: Path, num_steps: int = NUM_STEPS) -> float:
     published = published_config(family)
     processor = family.processor(list(sentences()), published)
     config = small_config(family, processor.tokenizer)
-    model: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    model: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    colours = [COLOUR_NAMES[k % len(COLOUR_NAMES)] for k in range(NUM_PICTURES)]
-    lessons = _Lessons(processor, [draw(colour, rng) for colour in colours])
+    lessons = _Lessons(processor, [draw(RIGHT_COLOURS[k % 2], rng) for k in range(NUM_PICTURES)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, num_steps)
     model.train()
     right = 0.0
     for _ in range(num_steps):
         chosen = [rng.randrange(NUM_PICTURES) for _ in range(BATCH_SIZE)]
-        exchanges = [exchange(colours[k], rng) for k in chosen]
+        exchanges = [exchange(rng) for _ in chosen]
         inputs, labels = lessons.batch(chosen, exchanges)
         logits = model(**inputs).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        of_tokens = cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
+        loss = (of_tokens.sum(1) / (labels[:, 1:] >= 0).sum(1)).mean()  # a verdict weighs as much as a description
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -154,7 +158,7 @@ def write_prompts(directory: Path, num_prompts: int, seed: int = 1) -> Path:
     (directory / "photos").mkdir(parents=True)
     lines = []
     for k in range(num_prompts):
-        colour = COLOUR_NAMES[k % len(COLOUR_NAMES)]
+        colour = RIGHT_COLOURS[k % 2]
         draw(colour, rng).save(directory / "photos" / f"{k}-{colour}.png")
         lines.append(json.dumps({"image": f"photos/{k}-{colour}.png", "question": rng.choice(QUESTIONS)}))
     path = directory / "prompts.jsonl"
