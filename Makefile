@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all fault check format rebuild-world clean
+VIDEO := .venv-video
+
+.PHONY: setup demo test test-all twins test-video fault check format rebuild-world clean
 
 setup: $(INSTALLED)
 
@@ -29,6 +31,21 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
 
+# Every experiment file on a small model of its family, by the command that its users type.
+twins: setup
+	$(BIN)/python -m pytest -q -m '' tests/twins
+
+# The twins of Qwen-VL with their whole processors, whose part for videos needs torchvision: 4.7 GB in a place of its own.
+test-video: $(VIDEO)/.installed
+	$(VIDEO)/bin/python -m pytest -q -m '' tests/twins -k qwen
+
+$(VIDEO)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VIDEO)
+	$(VIDEO)/bin/python -m pip install --quiet --disable-pip-version-check "torch===2.13.0" "torchvision==0.28.0"
+	grep -v '^torch==' constraints.txt > $(VIDEO)/constraints.txt
+	$(VIDEO)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VIDEO)/constraints.txt -e '.[dev]'
+	touch $(VIDEO)/.installed
+
 # Breaks runs in every way, resumes them, and compares what they end with; under a quarter of an hour on two cores.
 fault: setup
 	$(BIN)/python -m tools.fault
@@ -48,4 +65,4 @@ rebuild-world: setup
 	$(BIN)/python tools/pretrain_shapes.py
 
 clean:
-	rm -rf $(VENV) outputs multirun .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VIDEO) outputs multirun .pytest_cache .ruff_cache .mypy_cache

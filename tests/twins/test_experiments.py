@@ -1,0 +1,165 @@
+"""Every file of configs/experiment is run by the command that its users type, on a twin of its model."""
+
+import csv
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from rlaifv.data.images import load_image
+from rlaifv.engines.local import LocalEngine
+from rlaifv.models.loading import load_model
+from rlaifv.models.prompting import Prompter
+from rlaifv.models.sampling import Decoding
+from rlaifv.records import Prompt
+from rlaifv.store.manifest import Manifest
+from rlaifv.worlds.shapes_model import WEIGHTS_DIR
+from tests.twins.conftest import MakeTwin, Terminal
+from tests.twins.experiments import EXPERIMENTS, experiment_files, replaced
+from tests.twins.images_only import images_only
+
+TWINS = [name for name, experiment in EXPERIMENTS.items() if experiment.policy is not None]
+ABLATIONS = [name for name in EXPERIMENTS if name not in TWINS]
+
+
+def marked(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if EXPERIMENTS[name].is_slow else []) for name in names]
+
+
+def test_every_experiment_has_a_twin() -> None:
+    assert sorted(EXPERIMENTS) == experiment_files()
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("name", marked(TWINS))
+def test_experiment(name: str, make: MakeTwin, terminal: Terminal, prompt_file: Path, corrections: Path) -> None:
+    """Two iterations; killed and resumed it ends the same; its pairs can be exported and trained on; others load it."""
+    experiment, is_given = EXPERIMENTS[name], name.endswith("rlhfv")
+    assert experiment.policy is not None
+    models = [f"model.path={make(experiment.policy)}"]
+    models += [f"labeler.path={make(experiment.labeler)}"] if experiment.labeler else []
+    shared = [f"experiment={name}", *models, *replaced(name)]
+    print(f"{name}: replaced are {' '.join(replaced(name))}")
+    data = f"data.path={corrections if is_given else prompt_file}"
+
+    whole = terminal.start("train.py", "run_dir=whole", data, *shared)
+    broken = terminal.start("train.py", "run_dir=broken", data, *shared)
+    kill_in_the_middle(broken, terminal.directory / "broken", is_given)
+    resumed = terminal.start("train.py", "resume=broken")
+    terminal.wait(whole)
+    terminal.wait(resumed)
+    run_dir, num_iterations = terminal.directory / "whole", 1 if is_given else 2
+    assert outcome(terminal.directory / "broken") == outcome(run_dir)
+    for k in range(num_iterations):
+        assert len(Manifest(run_dir / "iterations" / f"{k:03d}").records("pairs")) >= 2
+    check_losses(run_dir)
+    check_export(run_dir, run_dir / "evaluations" / f"{num_iterations:03d}.json", exactly="lora" not in name)
+
+    if not is_given:
+        terminal.run("train.py", "run_dir=labelled", "run=label", data, *shared)
+        assert pairs_of(terminal.directory / "labelled", 0) == pairs_of(run_dir, 0)
+        terminal.run("tools/export_pairs.py", "run_dir=labelled", "format=trl", "out=exported")
+        given = [item for item in shared if not item.startswith("iteration.num_prompts")]
+        given += ["data=trl", "data.path=exported", "run=train", "iteration.num_prompts=null", "data.num_held_out=2"]
+        terminal.run("train.py", "run_dir=given", *given, "iteration.num_iterations=1")
+        assert (terminal.directory / "given" / "export" / "config.json").exists()
+        check_losses(terminal.directory / "given")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", marked(ABLATIONS))
+def test_ablation(name: str, terminal: Terminal) -> None:
+    """On the embedded model, with small numbers; another model's answers are the embedded model's own here."""
+    print(f"{name}: replaced are {' '.join(replaced(name))}")
+    other = [f"iteration.chosen_from={WEIGHTS_DIR}"] if name.endswith("other_model") else []
+    terminal.run("train.py", "run_dir=whole", f"experiment={name}", *replaced(name), *other)
+    run_dir = terminal.directory / "whole"
+    assert pairs_of(run_dir, 0)
+    assert all(math.isfinite(loss) for loss in losses(run_dir))
+
+
+def kill_in_the_middle(process: Any, run_dir: Path, is_given: bool) -> None:
+    """In the second iteration's answers; where pairs are given, in training."""
+    second = run_dir / "iterations" / "001" / "responses-00000.json"
+    deadline = time.monotonic() + 800
+    while not (list(run_dir.glob("checkpoints/*.ckpt.json")) if is_given else second.exists()):
+        assert process.poll() is None, (run_dir.parent / "output.txt").read_text()[-6000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (run_dir / "export").exists()
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """Digests of the exported weights, and what held-out prompts were answered with."""
+    weights = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run_dir.glob("export/*.safetensors")
+    }
+    assert weights
+    answers = [json.loads(path.read_text())["examples"] for path in sorted(run_dir.glob("evaluations/*.json"))]
+    return {"weights": weights, "answers": answers, "losses": losses(run_dir)}
+
+
+def losses(run_dir: Path) -> list[float]:
+    with (run_dir / "metrics.csv").open(newline="") as lines:
+        return [float(row["loss"]) for row in csv.DictReader(lines) if row.get("loss")]
+
+
+def check_losses(run_dir: Path) -> None:
+    """They fall: within the run, or below where the policy is its own reference."""
+    found = losses(run_dir)
+    quarter = max(1, len(found) // 4)
+    first, last = sum(found[:quarter]) / quarter, sum(found[-quarter:]) / quarter
+    assert last < first or last < math.log(2), found
+
+
+def pairs_of(run_dir: Path, iteration: int) -> list[tuple[str, str]]:
+    pairs = Manifest(run_dir / "iterations" / f"{iteration:03d}").records("pairs")
+    return sorted((pair.chosen, pair.rejected) for pair in pairs)
+
+
+def check_export(run_dir: Path, evaluation: Path, exactly: bool) -> None:
+    """It answers as the policy did in memory, and transformers alone finds the log-probs that the engine finds.
+
+    Adapters are rounded when they are merged into weights of few bits, so their answers may differ where two words are
+    nearly as likely.
+    """
+    directory, examples = str(run_dir / "export"), json.loads(evaluation.read_text())["examples"]
+    assert len(examples) >= 2
+    prompts = [Prompt(one["prompt_id"], one["question"], (one["image_path"],)) for one in examples]
+    with images_only():
+        if exactly:
+            engine = LocalEngine(*prompted(*load_model(directory)))
+            sampled = engine.sample(prompts, [[0]] * len(prompts), Decoding(temperature=0.0, max_new_tokens=40))
+            said = [engine.decode(answers[0].token_ids) for answers in sampled]
+            assert said == [one["response"] for one in examples]
+        engine = LocalEngine(*prompted(*load_model(directory, dtype="float32")))
+        prompt, answer = prompts[0], examples[0]["response"]
+        ids = engine.prompter.completion_ids(prompt, answer)
+        ((ours,),) = engine.completion_logps([(prompt, (ids,))])
+        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32).eval()
+        processor = AutoProcessor.from_pretrained(directory)
+        content = [{"type": "image"}, {"type": "text", "text": prompt.question}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = dict(processor(text=[text], images=[load_image(prompt.image_paths[0])], return_tensors="pt"))
+        start = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            kinds = inputs["mm_token_type_ids"]
+            inputs["mm_token_type_ids"] = torch.cat([kinds, torch.zeros(1, len(ids), dtype=kinds.dtype)], 1)
+        with torch.no_grad():
+            logps = model(**inputs).logits[0, start - 1 : -1].log_softmax(-1)
+    theirs = logps.gather(1, torch.tensor(ids)[:, None])[:, 0]
+    assert list(ours) == pytest.approx(theirs.tolist(), abs=2e-4)
+
+
+def prompted(model: Any, processor: Any) -> tuple[Any, Prompter]:
+    return model, Prompter(processor)
