@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import seed_everything
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from rlaifv.callbacks.candidates import CandidateCallback
@@ -18,14 +20,14 @@ from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.phases import PhaseCallback
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.candidates import Candidates
-from rlaifv.checks import check_config
 from rlaifv.labelling import LabelRun
 from rlaifv.models.loading import export_model
 from rlaifv.phases import kept, measured, save, timed
 from rlaifv.report.page import write_report
 from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
 from rlaifv.stopping import stoppable
-from tools.build import build, precision_arguments, set_rank_timeout
+from tools.build import build, made, precision_arguments, set_rank_timeout
+from tools.faults import size_and_check
 from tools.launch import (
     ADAPTER_NAME,
     begin_run,
@@ -55,7 +57,7 @@ def main(composed: DictConfig) -> None:
             if cfg.resume is not None and is_finished(cfg, run_dir):
                 console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
                 return
-            check_config(cfg)
+            size_and_check(cfg, HydraConfig.get().overrides.task)
             print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
             with stoppable(), working_in(run_dir), kept(run_dir if rank() == 0 else None):
@@ -68,6 +70,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     set_rank_timeout(cfg.rank_timeout_seconds)
     loop, module, data = build(cfg, run_dir)
+    callbacks = made(cfg.callbacks)
     trainer = instantiate(
         cfg.trainer,
         default_root_dir=str(run_dir),
@@ -75,15 +78,16 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         callbacks=[
             IterationCallback(loop),
             PhaseCallback(),
             CandidateCallback(loop),
             TrainingProgress(),
             *loop.measurements,
-            *instantiate(cfg.callbacks).values(),
+            *callbacks,
         ],
-        logger=list(instantiate(cfg.logger).values()),
+        logger=made(cfg.logger),
         **precision_arguments(cfg),
     )
     if cfg.run == "label":

@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from rlaifv.data.rows import FORMATS
 from rlaifv.learners.losses import SMOOTHED, Loss
@@ -103,9 +105,14 @@ RESERVED = (
     "enable_model_summary",
     "logger",
     "max_epochs",
+    "enable_checkpointing",
     "reload_dataloaders_every_n_epochs",
     "use_distributed_sampler",
 )
+
+
+# What `key=null` cannot leave out.
+SECTIONS = ("model", "labeler", "divider", "engine", "iteration", "learner", "data", "trainer")
 
 
 class ConfigError(ValueError):
@@ -118,20 +125,33 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         ConfigError: one sentence per fault, each naming its key.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError("\n".join(f"{key} has no default and must be given, as in {key}=…" for key in missing))
-    faults = [*_target_faults(cfg), *_type_faults(cfg)]
-    if not faults:  # comparisons make sense for numbers only
-        faults = [*_range_faults(cfg), *_combination_faults(cfg), *_path_faults(cfg)]
-    if faults:
+    if faults := config_faults(cfg):
         raise ConfigError("\n".join(faults))
+
+
+def config_faults(cfg: DictConfig) -> list[str]:
+    """One sentence per fault. A key without a value, or with one of a wrong type, hides no faults of other keys."""
+    if absent := [name for name in SECTIONS if not isinstance(cfg.get(name), DictConfig)]:
+        return [f"{name}=null leaves out a part that no run can do without." for name in absent]
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    wrong = dict(_type_faults(cfg))
+    sound = cfg.copy()  # comparisons make sense for numbers only
+    for key in wrong:
+        OmegaConf.update(sound, key, "???", merge=False)
+    faults = [f"{key} has no default and must be given, as in {key}=…" for key in missing]
+    faults += [*_target_faults(cfg), *wrong.values()]
+    for check in CHECKS:
+        with suppress(MissingMandatoryValue, InterpolationToMissingValueError):
+            faults.extend(check(sound))
+    return faults
 
 
 def _target_faults(node: Any, key: str = "") -> Iterator[str]:
     """Also looks inside lists, and at keys of `instantiate` that could smuggle a target in."""
-    if isinstance(node, DictConfig):
+    if isinstance(node, DictConfig) and not node._is_none():
         for name in node:
+            if OmegaConf.is_missing(node, name):
+                continue
             inner = f"{key}.{name!s}".lstrip(".")
             if name == "_target_":
                 if not _is_own_class(str(node[name])):
@@ -160,28 +180,32 @@ def _is_own_class(target: str) -> bool:
     return isinstance(found, type) and found.__module__.startswith(("rlaifv.", "lightning."))
 
 
-def _type_faults(cfg: DictConfig) -> Iterator[str]:
+def _type_faults(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Keys and sentences."""
     for key in dict.fromkeys((*AT_LEAST, *ABOVE_ZERO, *BETWEEN, *OTHER_NUMBERS)):
         value = OmegaConf.select(cfg, key, default=0)  # not every divider or source has every key
         if value is None and key in NULLABLE:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            yield f"{key}={value!r} must be a number."
+            yield key, f"{key}={value!r} must be a number."
         elif key in AT_LEAST and not isinstance(value, int):
-            yield f"{key}={value!r} must be a whole number."
+            yield key, f"{key}={value!r} must be a whole number."
     for key in SWITCHES:
         if not isinstance(OmegaConf.select(cfg, key, default=False), bool):
-            yield f"{key}={OmegaConf.select(cfg, key)!r} must be true or false."
+            yield key, f"{key}={OmegaConf.select(cfg, key)!r} must be true or false."
     stop = cfg.iteration.decoding.stop
     if not isinstance(stop, ListConfig) or not all(isinstance(text, str) and text for text in stop):
-        yield f"iteration.decoding.stop={stop!r} must be a list of strings that are not empty, as in ['\\n\\n']."
+        sentence = f"iteration.decoding.stop={stop!r} must be a list of strings that are not empty, as in ['\\n\\n']."
+        yield "iteration.decoding.stop", sentence
     forms = cfg.labeler.other_forms
     if not isinstance(forms, ListConfig) or not all(isinstance(form, str) and "{question}" in form for form in forms):
-        yield f"labeler.other_forms={forms!r} must be a list of wordings that hold {{question}}."
+        yield "labeler.other_forms", f"labeler.other_forms={forms!r} must be a list of wordings that hold {{question}}."
     if not isinstance(cfg.learner.train_parts, ListConfig):
-        yield f"learner.train_parts={cfg.learner.train_parts!r} must be a list, as in [projector,language_model]."
+        parts = f"learner.train_parts={cfg.learner.train_parts!r}"
+        yield "learner.train_parts", f"{parts} must be a list, as in [projector,language_model]."
     if not isinstance(cfg.learner.lora, DictConfig | None):
-        yield f"learner.lora={cfg.learner.lora!r} must be null, or keywords of an adapter such as {{r:64,lora_alpha:16}}."
+        lora = f"learner.lora={cfg.learner.lora!r}"
+        yield "learner.lora", f"{lora} must be null, or keywords of an adapter such as {{r:64,lora_alpha:16}}."
 
 
 def _range_faults(cfg: DictConfig) -> Iterator[str]:
@@ -190,8 +214,9 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
         if value is not None and value < least:
             yield f"{key}={value} must be at least {least}."
     for key in ABOVE_ZERO:
-        if OmegaConf.select(cfg, key) <= 0:
-            yield f"{key}={OmegaConf.select(cfg, key)} must be above 0."
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value <= 0:
+            yield f"{key}={value} must be above 0."
     for key, (least, most) in BETWEEN.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not least <= value <= most:
@@ -201,36 +226,61 @@ def _range_faults(cfg: DictConfig) -> Iterator[str]:
         if value not in choices:
             yield f"{key}={value} must be one of {', '.join(choices)}."
     for key in ("learner.weight_decay", "learner.nll_weight"):
-        if OmegaConf.select(cfg, key) < 0:
-            yield f"{key}={OmegaConf.select(cfg, key)} must not be negative."
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < 0:
+            yield f"{key}={value} must not be negative."
+
+
+def _seed_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.seed > LARGEST_SEED:
         yield f"seed={cfg.seed} must be at most {LARGEST_SEED}."
+
+
+def _smoothing_faults(cfg: DictConfig) -> Iterator[str]:
     if not 0 <= cfg.learner.label_smoothing < 0.5:
         yield f"learner.label_smoothing={cfg.learner.label_smoothing} must be from 0 up to, but not including, 0.5."
+
+
+def _top_p_faults(cfg: DictConfig) -> Iterator[str]:
     if not 0 < cfg.iteration.decoding.top_p <= 1:
         yield f"iteration.decoding.top_p={cfg.iteration.decoding.top_p} must be above 0, and at most 1."
 
 
-def _combination_faults(cfg: DictConfig) -> Iterator[str]:
+def _temperature_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.iteration.decoding.temperature <= 0:
         yield (
             f"iteration.decoding.temperature={cfg.iteration.decoding.temperature} makes all answers to a prompt equal, so no "
             "pair can be built; it must be above 0."
         )
+
+
+def _weighting_faults(cfg: DictConfig) -> Iterator[str]:
     if (cfg.learner.reduction == "weighted") != (cfg.learner.changed_weight != 1):
         yield (
             f"learner.changed_weight={cfg.learner.changed_weight} and learner.reduction={cfg.learner.reduction} do not go "
             "together: weights other than 1 need reduction=weighted, and the other way round."
         )
+
+
+def _quantization_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.model.quantization != "none" and cfg.learner.lora is None:
         yield f"model.quantization={cfg.model.quantization} leaves only adapters to train; set learner=paper_lora."
+
+
+def _normalization_faults(cfg: DictConfig) -> Iterator[str]:
     if not cfg.learner.normalize_weights and cfg.learner.reduction != "weighted":
         yield f"learner.normalize_weights=false has no effect with learner.reduction={cfg.learner.reduction}."
+
+
+def _loss_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.learner.label_smoothing > 0 and cfg.learner.loss not in SMOOTHED:
         yield (
             f"learner.label_smoothing={cfg.learner.label_smoothing} has no effect with learner.loss={cfg.learner.loss}; it is "
             f"for {' and '.join(SMOOTHED)}."
         )
+
+
+def _train_parts_faults(cfg: DictConfig) -> Iterator[str]:
     unknown = set(cfg.learner.train_parts) - {"vision", "projector", "language_model"}
     if unknown or not cfg.learner.train_parts:
         yield (
@@ -242,31 +292,46 @@ def _combination_faults(cfg: DictConfig) -> Iterator[str]:
             f"learner.train_parts={list(cfg.learner.train_parts)} has no effect with learner.lora, whose adapters train "
             "alone; leave train_parts out, or set learner.lora=null."
         )
+
+
+def _labeler_faults(cfg: DictConfig) -> Iterator[str]:
     idle = cfg.labeler.revision is not None or cfg.labeler.dtype != "auto" or cfg.labeler.trust_remote_code
     if cfg.labeler.path is None and idle:
         yield (
             "labeler.revision, labeler.dtype and labeler.trust_remote_code have no effect without labeler.path; set "
             "labeler=model."
         )
+
+
+def _share_faults(cfg: DictConfig) -> Iterator[str]:
     shared = OmegaConf.select(cfg, "data.num_iterations")
     if shared is not None and shared < cfg.iteration.num_iterations:
         yield (
             f"data.num_iterations={shared} leaves no prompts for the last of iteration.num_iterations="
             f"{cfg.iteration.num_iterations}."
         )
+
+
+def _streaming_faults(cfg: DictConfig) -> Iterator[str]:
     if OmegaConf.select(cfg, "data.streaming") and OmegaConf.select(cfg, "data.num_rows") is None:
         yield "data.streaming=true needs data.num_rows, since a stream has no end that could be waited for."
+
+
+def _candidate_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.iteration.selection.per_epoch and cfg.run != "label":
         yield from _selection_faults(cfg)
     elif cfg.iteration.selection.by != "labeler" and not cfg.iteration.selection.per_epoch:
         yield f"iteration.selection.by={cfg.iteration.selection.by} has no effect with iteration.selection.per_epoch=0."
-    yield from _format_faults(cfg)
-    if cfg.run == "train":
-        yield from _given_pairs_faults(cfg)
+
+
+def _divider_faults(cfg: DictConfig) -> Iterator[str]:
     if "url" in cfg.divider and (cfg.divider.path is None) == (cfg.divider.url is None):
         yield "divider=chat needs either divider.path=DIR_OR_HUB_ID or divider.url=http://…, not both."
     if cfg.divider.get("url") is not None and cfg.divider.model is None:
         yield f"divider.url={cfg.divider.url} needs divider.model, the model's name on the server."
+
+
+def _trainer_faults(cfg: DictConfig) -> Iterator[str]:
     for name in RESERVED:
         if name in cfg.trainer:
             yield f"trainer.{name}={cfg.trainer[name]} has no effect, since train.py sets it."
@@ -300,6 +365,8 @@ def _selection_faults(cfg: DictConfig) -> Iterator[str]:
 
 
 def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
+    if cfg.run != "train":
+        return
     if OmegaConf.select(cfg, "data.form") is None:
         yield f"run=train needs data that come with pairs: set data to one of {', '.join(FORMATS)}."
     if cfg.iteration.chosen_from is not None:
@@ -307,6 +374,15 @@ def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.labeler.path is not None and cfg.data.num_held_out == 0:
         yield (
             f"labeler.path={cfg.labeler.path} has no effect with run=train and data.num_held_out=0: there is nothing to label."
+        )
+
+
+def _callback_faults(cfg: DictConfig) -> Iterator[str]:
+    callbacks = cfg.get("callbacks") or {}
+    if callbacks.get("checkpoint") is not None and callbacks.get("random_state") is None:
+        yield (
+            "callbacks.random_state=null leaves checkpoints that no run can go on from; set "
+            "callbacks.checkpoint=null as well, or leave both."
         )
 
 
@@ -359,3 +435,27 @@ def _data_path_faults(cfg: DictConfig, path: str) -> Iterator[str]:
 
 def _looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
+    _format_faults,
+    _range_faults,
+    _seed_faults,
+    _smoothing_faults,
+    _top_p_faults,
+    _temperature_faults,
+    _weighting_faults,
+    _quantization_faults,
+    _normalization_faults,
+    _loss_faults,
+    _train_parts_faults,
+    _labeler_faults,
+    _share_faults,
+    _streaming_faults,
+    _candidate_faults,
+    _given_pairs_faults,
+    _divider_faults,
+    _trainer_faults,
+    _callback_faults,
+    _path_faults,
+)

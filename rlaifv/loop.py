@@ -72,7 +72,10 @@ class Measurement(Protocol):
 
 @dataclass
 class FeedbackLoop:
-    """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration."""
+    """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration.
+
+    With `num_examples` of None held-out prompts only choose among candidates.
+    """
 
     run_dir: Path
     source: PromptSource
@@ -82,7 +85,7 @@ class FeedbackLoop:
     settings: IterationSettings
     seed: int
     truth: Truth | None = None
-    num_examples: int = 8
+    num_examples: int | None = 8
     canaries: CanarySet | None = None
     min_free_bytes: int = 0
     chosen_from: LocalEngine | None = None
@@ -183,7 +186,8 @@ class FeedbackLoop:
     def measure(self, iteration: int) -> None:
         """Evaluate the policy after `iteration` iterations on held-out prompts and benchmarks, unless that was done before."""
         path = self.evaluation_path(iteration)
-        prompts = [] if path.exists() else self.held_out(for_choice=False)
+        is_wanted = self.num_examples is not None and not path.exists()
+        prompts = self.held_out(for_choice=False) if is_wanted else []
         if prompts and rank() > 0:
             wait_until(path.exists)
         elif prompts:
@@ -212,7 +216,7 @@ class FeedbackLoop:
             self.divider,
             self.settings.decoding.max_new_tokens,
             self.truth,
-            self.num_examples,
+            self.num_examples or 0,
             question_suffix=self.labeler.question_suffix,
             advance=_unless_stopped(advance),
             other_forms=self.labeler.other_forms,

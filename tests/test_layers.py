@@ -47,6 +47,7 @@ LAYERS = {
     "rlaifv.runtime": 1,
     "rlaifv.stopping": 1,
     "rlaifv.checks": 1,
+    "rlaifv.sizing": 0,
     "rlaifv.records": 0,
 }
 MAX_FILE_LINES = 400

@@ -98,7 +98,7 @@ def _loop(
         ),
         seed=cfg.seed,
         truth=source if isinstance(source, Truth) else None,
-        num_examples=cfg.evaluation.num_examples,
+        num_examples=None if cfg.evaluation is None else cfg.evaluation.num_examples,
         canaries=_canaries(cfg, source, run_dir),
         min_free_bytes=cfg.min_free_bytes,
         chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
@@ -117,7 +117,13 @@ def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
 
 
 def _benchmarks(cfg: DictConfig) -> list[Any]:
-    return [instantiate(cfg.evaluation.benchmarks)] if "benchmarks" in cfg.evaluation else []
+    found = OmegaConf.select(cfg, "evaluation.benchmarks")
+    return [] if found is None else [instantiate(found)]
+
+
+def made(group: DictConfig | None) -> list[Any]:
+    """What a group of classes builds; null stands for none, of the group or of one of them."""
+    return [] if group is None else [one for one in instantiate(group).values() if one is not None]
 
 
 def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:

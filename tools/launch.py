@@ -48,6 +48,8 @@ PATH_KEYS = (
     "evaluation.benchmarks.data_root",
     *_DIVIDER_PATH_KEYS,
 )
+# Groups that null leaves out of a run.
+OPTIONAL_GROUPS = ("callbacks", "evaluation", "logger")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer")
 # Came into the settings after the first version.
@@ -93,6 +95,9 @@ def run_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if unread := _unread_keys():
         raise ConfigError("\n".join(f"{item} adds a key that nothing reads." for item in unread))
     OmegaConf.set_readonly(cfg, False)
+    for name in OPTIONAL_GROUPS:
+        if name not in cfg:  # group=null takes a group out, where key=null would leave a null
+            OmegaConf.update(cfg, name, None, force_add=True)
     for key in PATH_KEYS:
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str) and Path(value).expanduser().exists():  # else a hub id, or refused later
@@ -254,6 +259,16 @@ def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
         return None
     found = newest_checkpoint(run_dir / "checkpoints")
     later = run_dir / "iterations" / "001"
+    keeps = OmegaConf.select(cfg, "callbacks.checkpoint") is not None
+    if found is not None and not keeps:
+        raise ConfigError(
+            f"resume={run_dir} goes on from {found}, which callbacks.checkpoint=null could not read; resume without it."
+        )
+    if found is None and later.exists() and not keeps:
+        raise ConfigError(
+            f"resume={run_dir} cannot go on: with callbacks.checkpoint=null only the first iteration can be begun again, and "
+            f"{later} is begun; start a new run."
+        )
     if found is None and later.exists():
         raise ConfigError(
             f"resume={run_dir} finds no checkpoint in {run_dir / 'checkpoints'}, though {later} was begun after one."

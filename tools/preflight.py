@@ -7,8 +7,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
-from rlaifv.checks import ConfigError
-from rlaifv.data.tables import count_rows
 from rlaifv.models.architecture import architecture_config
 from rlaifv.models.budget import RunBudget, estimate
 from rlaifv.models.families import missing_architecture
@@ -17,19 +15,16 @@ from rlaifv.models.workload import Setup, Workload
 from rlaifv.report.preflight import look_around, preflight_table
 from rlaifv.runtime import console, rank
 from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
+from tools.sizes import num_rows
 
 # Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
 TYPICAL_IMAGE_PX = (480, 640)
-# Pairs of published data sets. Of others on the hub a share is not known before they are fetched; it is taken for the default.
-KNOWN_ROWS = {"openbmb/RLAIF-V-Dataset": 83_132, "openbmb/RLHF-V-Dataset": 5_733}
 
 
 def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     """Print what trains, what every stage costs, whether it fits, and where the run will live.
 
     Raises:
-        ConfigError: the data are known to hold fewer prompts than the run takes; or it wants a GPU that this machine lacks,
-            unless nothing but this screen is asked for.
         ValueError: a model's architecture is not known here.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
@@ -49,26 +44,6 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
         _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
     elif rank() == 0:  # others would only repeat it
         console.print(unknown)
-    if sentence := _too_few_prompts(cfg):
-        raise ConfigError(sentence)
-    if sentence := _device_fault(cfg):
-        raise ConfigError(sentence)
-
-
-def _device_fault(cfg: DictConfig) -> str:
-    """A sentence where the device is missing or cannot compute in the format, else nothing."""
-    accelerator, precision = cfg.trainer.accelerator, cfg.trainer.precision
-    has_gpu = torch.cuda.is_available()
-    if accelerator == "gpu" and not has_gpu:
-        missing = "trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one."
-        return "" if cfg.preflight_only else missing
-    if precision == "16-mixed" and (accelerator == "cpu" or not has_gpu):
-        return "trainer.precision=16-mixed needs a GPU; on a CPU, set trainer.precision=bf16-mixed."
-    if accelerator != "cpu" and has_gpu and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
-        return (
-            f"trainer.precision={precision}, but this GPU has no bfloat16; set trainer.precision=16-mixed or 32-true."
-        )
-    return ""
 
 
 def _print_budget(
@@ -133,35 +108,8 @@ def _workload(cfg: DictConfig) -> Workload:
 
 
 def _prompts_per_iteration(cfg: DictConfig) -> int:
-    num_rows = _num_rows(cfg)
-    return PROMPTS_PER_ITERATION if num_rows is None else max(1, num_rows // cfg.iteration.num_iterations)
-
-
-def _num_rows(cfg: DictConfig) -> int | None:
-    """Rows of the data, of which no more prompts can be made; None where it shows only when they are read."""
-    path = OmegaConf.select(cfg, "data.path")
-    if path is None:
-        return None
-    if OmegaConf.select(cfg, "data.form") is None:
-        with Path(path).expanduser().open("rb") as lines:
-            return sum(1 for line in lines if line.strip())
-    found = count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
-    return min((rows for rows in (cfg.data.num_rows, found) if rows), default=None)
-
-
-def _too_few_prompts(cfg: DictConfig) -> str:
-    """A sentence where no source could give every iteration its prompts, else nothing."""
-    num_rows, num_prompts = _num_rows(cfg), cfg.iteration.num_prompts
-    if num_rows is None or num_prompts is None or cfg.data.reuse_prompts:
-        return ""
-    num_iterations, num_held_out = cfg.data.num_iterations, cfg.data.num_held_out
-    needed = num_iterations * num_prompts + num_held_out
-    if num_rows >= needed:
-        return ""
-    return (
-        f"{num_iterations} iterations of {num_prompts:,} prompts and {num_held_out:,} held-out ones need {needed:,} prompts, "
-        f"but data.path={cfg.data.path} has {num_rows:,} rows; lower iteration.num_prompts or set data.reuse_prompts=true."
-    )
+    rows = num_rows(cfg)
+    return PROMPTS_PER_ITERATION if rows is None else max(1, rows // cfg.iteration.num_iterations)
 
 
 def _setup(cfg: DictConfig) -> Setup:
@@ -178,6 +126,6 @@ def _setup(cfg: DictConfig) -> Setup:
         batch_tokens=cfg.engine.batch_tokens,
         train_tokens=cfg.learner.batch_tokens,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
-        kept_checkpoints=cfg.callbacks.checkpoint.num_kept,
+        kept_checkpoints=OmegaConf.select(cfg, "callbacks.checkpoint.num_kept") or 0,
         candidates_per_epoch=cfg.iteration.selection.per_epoch,
     )

@@ -14,7 +14,7 @@ from rlaifv.loop import FeedbackLoop
 from rlaifv.models.digests import weights_digest
 from rlaifv.report.console import iteration_summary
 from rlaifv.runtime import console, rank
-from rlaifv.stopping import listen
+from rlaifv.stopping import listen, stop, stop_requested
 from rlaifv.store.atomic import write_json
 
 
@@ -62,6 +62,14 @@ class IterationCallback(Callback):
             steps_per_epoch = -(-data.batches_per_epoch // trainer.accumulate_grad_batches)
             module.begin_iteration(data.iteration, data.epochs * steps_per_epoch)
             self._announce(trainer, data.iteration)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Where there are no checkpoints, nobody else ends a run that a signal asked to stop."""
+        asks = not trainer.checkpoint_callbacks
+        if asks and trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
+            raise stop()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -94,16 +94,21 @@ def test_adapters_fit_the_gpu_that_their_experiment_names(
     assert peak_gb(output) < card_gb
 
 
-def test_too_few_prompts_are_refused(launch: Launch, prompt_list: Path) -> None:
+def test_too_few_prompts_for_typed_sizes_are_refused(launch: Launch, prompt_list: Path) -> None:
     """For 4 x 4,000 prompts, 16,000 leave none to hold out."""
     prompt_list.write_text("".join(prompt_list.read_text().splitlines(keepends=True)[:16000]))
     words = ("experiment=llava7b_self_lora", "data.path=prompts.jsonl", "preflight_only=true")
-    status, output = launch(*words)
+    typed = ("iteration.num_iterations=4", "iteration.num_prompts=4000", "data.num_held_out=256")
+    status, output = launch(*words, *typed)
     assert status == 2
     assert (
         f"error: 4 iterations of 4,000 prompts and 256 held-out ones need 16,256 prompts, but data.path={prompt_list} has "
         "16,000 rows; lower iteration.num_prompts or set data.reuse_prompts=true."
     ) in " ".join(output.split())
+    status, output = launch(*words)
+    assert status == 0, output
+    said = f"data.path={prompt_list} has 16,000 prompts: 4 iterations of 3,936 prompts, 256 held out."
+    assert said in " ".join(output.split())
     for mended in ("iteration.num_prompts=3936", "data.reuse_prompts=true", "data.num_held_out=0"):
         chosen = ("iteration.selection.per_epoch=0",) if mended == "data.num_held_out=0" else ()
         status, output = launch(*words, mended, *chosen)
@@ -113,6 +118,7 @@ def test_too_few_prompts_are_refused(launch: Launch, prompt_list: Path) -> None:
 @pytest.mark.parametrize(("num_rows", "status"), [(16255, 2), (16256, 0), ("null", 0)])
 def test_rows_of_published_data_are_counted_too(launch: Launch, num_rows: int | str, status: int) -> None:
     words = ("experiment=llava7b_self_lora", "data=rlaifv", "data.num_held_out=256", "preflight_only=true")
+    words = (*words, "iteration.num_prompts=4000", "iteration.num_iterations=4")
     ended, output = launch(*words, f"data.num_rows={num_rows}")
     assert ended == status, output
     assert ("data.path=openbmb/RLAIF-V-Dataset has 16,255 rows" in " ".join(output.split())) == (status == 2)
