@@ -16,11 +16,13 @@ the start and the chosen one do, until the next iteration has chosen, as long as
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.evaluation.selection import CLAIMS, Candidate, choose, claims_enough
@@ -69,7 +71,9 @@ class Candidates:
         """Measure what an iteration begins with, and keep its weights where they will judge the candidates."""
         return self._take(iteration, START, step, 0.0, self.loop.labeler.engine, self._labels_itself)
 
-    def take(self, iteration: int, step: int, epoch: float, previous: int) -> Candidate:
+    def take(
+        self, iteration: int, step: int, epoch: float, previous: int, masters: Mapping[str, Tensor] | None = None
+    ) -> Candidate:
         """Store and measure the policy as it is, or find that done. Idempotent.
 
         Args:
@@ -78,6 +82,7 @@ class Candidates:
             epoch: passes over the iteration's pairs so far.
             previous: step of the candidate before, or of the pass's begin. Between the two there is none; one that is there
                 was taken by another number of processes, whose steps were given up.
+            masters: of 16-bit weights, by name, to be stored in their place.
 
         Raises:
             Stopped: a signal came while it was measured.
@@ -88,7 +93,7 @@ class Candidates:
                 if previous < other.step < step:
                     self._remove(iteration, other.step, record=True)
             self._prune(iteration, [c for c in self.taken(iteration) if c.epoch <= ceil(epoch) - 1])
-        return self._take(iteration, _name(step), step, epoch, self._labeler(iteration), keep=True)
+        return self._take(iteration, _name(step), step, epoch, self._labeler(iteration), True, masters)
 
     def taken(self, iteration: int) -> list[Candidate]:
         """The candidates of an iteration that were measured, by step."""
@@ -115,10 +120,14 @@ class Candidates:
         return chosen
 
     @timed("candidates")
-    def load(self, iteration: int, step: int) -> None:
-        """Make a candidate the policy; on every rank. Raises ValueError where its weights are not those that were measured."""
+    def load(self, iteration: int, step: int) -> dict[str, Tensor]:
+        """Make a candidate the policy; on every rank. Returns what was stored of it, masters where there were any.
+
+        Raises:
+            ValueError: its weights are not those that were measured.
+        """
         digest = _read(self._record(iteration, _name(step))).digest
-        read_trained(self.loop.policy.model, self._weights(iteration, _name(step)), digest)
+        return read_trained(self.loop.policy.model, self._weights(iteration, _name(step)), digest)
 
     def tidy(self, iteration: int, is_over: bool = False) -> None:
         """Remove weights that no resumed run can need, once `iteration` has chosen and a checkpoint holds its choice.
@@ -150,7 +159,16 @@ class Candidates:
         return AtStart(engine, self.loop.policy.model, self._weights(iteration, START), digest)
 
     @timed("candidates")
-    def _take(self, iteration: int, name: str, step: int, epoch: float, labeler: Labeler, keep: bool) -> Candidate:
+    def _take(
+        self,
+        iteration: int,
+        name: str,
+        step: int,
+        epoch: float,
+        labeler: Labeler,
+        keep: bool,
+        masters: Mapping[str, Tensor] | None = None,
+    ) -> Candidate:
         record, weights = self._record(iteration, name), self._weights(iteration, name)
         tensors = on_host(self.loop.policy.model)
         digest = trained_digest(self.loop.policy.model, tensors)
@@ -164,7 +182,8 @@ class Candidates:
             require_space(self.loop.run_dir, self.loop.min_free_bytes)
             failpoint("candidates.store")
             make_directory(weights.parent)
-            write_trained(tensors, weights)
+            of_masters = {name: master.cpu() for name, master in (masters or {}).items()}
+            write_trained(tensors | of_masters, weights)
         if is_known:
             return _read(record)
         prompts = self.loop.held_out(for_choice=True)

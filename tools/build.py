@@ -135,7 +135,7 @@ def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
 
 
 def precision_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Return arguments that keep the trainer from converting bfloat16 weights; sharding strategies have plugins of their own."""
+    """Return arguments that keep the trainer from converting bfloat16 weights; sharding strategies have own plugins."""
     strategy = str(cfg.trainer.strategy)
     if str(cfg.trainer.precision) != "bf16-true" or strategy.startswith(("deepspeed", "fsdp")):
         return {}

@@ -9,7 +9,9 @@ from rlaifv.callbacks.iteration import parts
 from rlaifv.candidates import Candidates
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.evaluation.selection import Candidate, candidate_steps
+from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.loop import FeedbackLoop
+from rlaifv.models.trained import trained_tensors
 from rlaifv.report.console import candidate_line
 from rlaifv.runtime import console, rank
 from rlaifv.stopping import Stopped
@@ -70,11 +72,13 @@ class CandidateCallback(Callback):
         iteration = module.iteration
         chosen = self.candidates.choose(iteration, trainer.global_step) if rank() == 0 else None
         step = trainer.strategy.broadcast(0 if chosen is None else chosen.step)
-        self.candidates.load(iteration, step)
-        for optimizer in trainer.optimizers:  # DeepSpeed's holds weights of its own, in full precision
-            refresh = getattr(optimizer, "refresh_fp32_params", None)
-            if refresh is not None:
-                refresh()
+        stored = self.candidates.load(iteration, step)
+        trained = trained_tensors(module.policy)
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, MasterAdamW):
+                optimizer.load_masters({trained[name]: tensor for name, tensor in stored.items()})
+            elif hasattr(optimizer, "refresh_fp32_params"):  # DeepSpeed's masters, of what it took for the weights
+                optimizer.refresh_fp32_params()
         if chosen is not None:
             num = len(self.candidates.taken(iteration))
             by = "as the last one" if self.rules.by == "last" else f"chosen by the {self.rules.by}"
@@ -83,7 +87,10 @@ class CandidateCallback(Callback):
             )
 
     def _take(self, trainer: L.Trainer, iteration: int, epoch: float, previous: int) -> None:
-        candidate = self.candidates.take(iteration, trainer.global_step, epoch, previous)
+        found = {k: v for one in trainer.optimizers if isinstance(one, MasterAdamW) for k, v in one.masters().items()}
+        trained = trained_tensors(self.candidates.loop.policy.model)
+        masters = {name: found[parameter] for name, parameter in trained.items() if parameter in found}
+        candidate = self.candidates.take(iteration, trainer.global_step, epoch, previous, masters)
         self._log(trainer, iteration, candidate)
 
     def _log(self, trainer: L.Trainer, iteration: int, candidate: Candidate) -> None:

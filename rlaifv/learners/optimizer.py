@@ -5,7 +5,7 @@ update of 5e-7 to one gives the same number again. So 16-bit weights get float32
 the weight is the master rounded (mixed-precision training, arXiv 1710.03740, section 3.1).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class MasterAdamW(torch.optim.AdamW):
     element: the master and two moments; gradients keep the type of their parameter.
 
     Parameter groups hold the model's own parameters, so that whoever clips, scales or resets gradients meets them there.
-    Whoever changes parameters otherwise than by `step` calls `refresh_fp32_params` afterwards.
+    Whoever changes parameters otherwise than by `step` calls `load_masters` too, or the next step undoes the change.
 
     Args:
         params: parameters, or groups of them.
@@ -96,11 +96,15 @@ class MasterAdamW(torch.optim.AdamW):
         for parameter, state in self.state.items():
             self.state[parameter] = {"master": state["master"]} if "master" in state else {}
 
-    def refresh_fp32_params(self) -> None:
-        """Take the parameters as they are for the masters. The name is DeepSpeed's for the same."""
-        for parameter, state in self.state.items():
-            if "master" in state:
-                state["master"].copy_(parameter)
+    def masters(self) -> dict[Tensor, Tensor]:
+        """Return the float32 masters by their parameter: of 16-bit parameters that were updated before."""
+        return {parameter: state["master"] for parameter, state in self.state.items() if "master" in state}
+
+    def load_masters(self, values: Mapping[Tensor, Tensor]) -> None:
+        """Put other values in the place of masters, by their parameter, whose own value is the caller's to change."""
+        for parameter, master in self.masters().items():
+            if parameter in values:
+                master.copy_(values[parameter])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a state as it was saved; `torch.optim` would round the masters to the type of their parameters."""

@@ -29,7 +29,7 @@ def on_host(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Publish what `on_host` gave as safetensors, in its own type.
+    """Publish what `on_host` gave as safetensors; or float32 masters of it, which round to it.
 
     Raises:
         OSError: the file cannot be written; what was there before is still there.
@@ -38,8 +38,8 @@ def write_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
         save_file(dict(tensors), temporary)
 
 
-def read_trained(model: nn.Module, path: Path, digest: str) -> None:
-    """Put the weights of a file in the place of those that train, bit by bit.
+def read_trained(model: nn.Module, path: Path, digest: str) -> dict[str, Tensor]:
+    """Put the weights of a file in the place of those that train, bit by bit, and return what the file holds.
 
     Raises:
         ValueError: the file is missing, damaged, of another model, or not the one whose digest was recorded.
@@ -47,11 +47,15 @@ def read_trained(model: nn.Module, path: Path, digest: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is missing.")
     stored = read_tensors(path)
-    if (found := tensors_digest(stored)) != digest:
+    trained = trained_tensors(model)
+    is_master = {t.dtype for t in trained.values()} <= {torch.bfloat16, torch.float16}
+    weights = {name: t.to(trained[name].dtype) if is_master and name in trained else t for name, t in stored.items()}
+    if (found := tensors_digest(weights)) != digest:
         raise ValueError(
             f"{path} is not what was written: its weights have SHA-256 {found}, but {digest} was recorded."
         )
-    _put(model, stored, str(path))
+    _put(model, weights, str(path))
+    return stored
 
 
 @contextmanager

@@ -121,9 +121,11 @@ def test_reset_keeps_the_masters_and_forgets_the_rest(stepped: tuple[nn.Paramete
     assert optimizer.state[parameter]["step"] == 3
 
 
-def test_refresh_takes_the_weights_as_they_are(stepped: tuple[nn.Parameter, MasterAdamW]) -> None:
+def test_masters_go_on_from_what_was_loaded(stepped: tuple[nn.Parameter, MasterAdamW]) -> None:
     parameter, optimizer = stepped
-    with torch.no_grad():
-        parameter.fill_(0.5)
-    optimizer.refresh_fp32_params()
-    assert torch.equal(optimizer.state[parameter]["master"], torch.full((4,), 0.5))
+    value = torch.full((4,), 0.50001)
+    optimizer.load_masters({parameter: value})
+    assert torch.equal(optimizer.masters()[parameter], value)
+    list(steps_of(parameter, optimizer))
+    assert parameter[0].item() == 0.5
+    assert optimizer.masters()[parameter][0].item() == pytest.approx(0.50001 - 3e-6, abs=1e-6)
