@@ -37,6 +37,7 @@ from tools.launch import (
     register_resolvers,
     run_config,
     user_errors,
+    without_groups,
     working_in,
 )
 from tools.preflight import print_preflight
@@ -98,4 +99,5 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = without_groups(sys.argv[1:])
     sys.exit(main())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.checks import ConfigError, config_faults
 from rlaifv.runtime import console, rank
@@ -34,6 +34,6 @@ def size_and_check(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _machine_faults(cfg: DictConfig) -> Iterator[str]:
-    wants_gpu = cfg.trainer is not None and cfg.trainer.accelerator == "gpu"
+    wants_gpu = OmegaConf.select(cfg, "trainer.accelerator") == "gpu"
     if wants_gpu and not torch.cuda.is_available() and not cfg.preflight_only:
         yield "trainer.accelerator=gpu, but torch sees no GPU here; trainer=cpu runs without one."
