@@ -86,6 +86,7 @@ SWITCHES = (
 CHOICES = {
     "run": ("full", "label", "train"),
     "data.form": tuple(FORMATS),
+    "data.turns": ("first", "all"),
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "labeler.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.quantization": ("none", "nf4"),

@@ -32,6 +32,7 @@ LAYERS = {
     "rlaifv.data.images": 2,
     "rlaifv.data.exports": 2,
     "rlaifv.data.sources": 2,
+    "rlaifv.data.prompt_lists": 2,
     "rlaifv.data.rows_source": 2,
     "rlaifv.data.tables": 2,
     "rlaifv.data.image_root": 1,

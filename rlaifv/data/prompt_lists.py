@@ -39,9 +39,7 @@ def read_entries(path: str | Path, turns: Turns = "first") -> Iterator[tuple[int
         entries = _lines(content, path)
     for number, where, fields in entries:
         if not isinstance(fields, dict):
-            raise ValueError(
-                f"The {where} is not a JSON object with fields, but of type {type(fields).__name__}."
-            )
+            raise ValueError(f"The {where} is not a JSON object with fields, but of type {type(fields).__name__}.")
         for each in _asked(fields, number, where, turns) if _is_conversation(fields) else [fields]:
             yield number, where, each
 
