@@ -42,6 +42,7 @@ LAYERS = {
     "rlaifv.learners.token_weights": 1,
     "rlaifv.runtime": 1,
     "rlaifv.stopping": 1,
+    "rlaifv.bounds": 1,
     "rlaifv.checks": 1,
     "rlaifv.sizing": 0,
     "rlaifv.records": 0,
