@@ -39,6 +39,7 @@ from tools.launch import (
     register_resolvers,
     run_config,
     user_errors,
+    without_groups,
     working_in,
 )
 from tools.preflight import print_preflight
@@ -106,4 +107,5 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = without_groups(sys.argv[1:])
     sys.exit(main())

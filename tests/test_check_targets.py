@@ -5,7 +5,7 @@ import ast
 import pytest
 from omegaconf import DictConfig
 
-from rlaifv import checks
+from rlaifv import bounds, checks
 from tests.settings import ROOT, changed, composed, fault_of, faults
 
 
@@ -80,7 +80,7 @@ def test_other_keywords_of_instantiate_are_refused(base: DictConfig, name: str) 
     assert fault_of(base, f"data.{name}", "all") == f"data.{name} is not allowed in a configuration of this project."
 
 
-@pytest.mark.parametrize("name", checks.RESERVED)
+@pytest.mark.parametrize("name", bounds.RESERVED)
 def test_trainer_keys_that_would_be_overruled(base: DictConfig, name: str) -> None:
     fault = fault_of(base, f"trainer.{name}", 7)
     assert fault == f"trainer.{name}=7 has no effect, since train.py sets it."
@@ -93,4 +93,4 @@ def test_the_reserved_keys_are_those_that_train_sets() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "cfg.trainer"
     )
-    assert sorted(keyword.arg or "" for keyword in call.keywords) == sorted(checks.RESERVED)
+    assert sorted(keyword.arg or "" for keyword in call.keywords) == sorted(bounds.RESERVED)

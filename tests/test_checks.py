@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from omegaconf import DictConfig, ListConfig
 
-from rlaifv import checks
+from rlaifv import bounds
 from rlaifv.checks import check_config
 from tests.settings import ROOT, changed, composed, fault_of, faults
 
@@ -22,44 +22,44 @@ def test_the_defaults_pass(base: DictConfig) -> None:
     check_config(composed())
 
 
-@pytest.mark.parametrize("key", sorted(checks.AT_LEAST))
+@pytest.mark.parametrize("key", sorted(bounds.AT_LEAST))
 def test_least_values(base: DictConfig, key: str) -> None:
-    least = checks.AT_LEAST[key]
+    least = bounds.AT_LEAST[key]
     assert fault_of(base, key, least - 1) == f"{key}={least - 1} must be at least {least}."
     assert fault_of(base, key, least + 0.5) == f"{key}={least + 0.5} must be a whole number."
     check_config(changed(base, **{key: least}))
 
 
-@pytest.mark.parametrize("key", sorted(checks.ABOVE_ZERO))
+@pytest.mark.parametrize("key", sorted(bounds.ABOVE_ZERO))
 @pytest.mark.parametrize("value", [0, -0.5])
 def test_values_above_zero(base: DictConfig, key: str, value: float) -> None:
     (fault,) = (line for line in faults(changed(base, **{key: value})) if "above" in line)
     assert fault == f"{key}={value} must be above 0."
 
 
-@pytest.mark.parametrize("key", sorted(checks.BETWEEN))
+@pytest.mark.parametrize("key", sorted(bounds.BETWEEN))
 def test_values_between_two(base: DictConfig, key: str) -> None:
-    least, most = checks.BETWEEN[key]
+    least, most = bounds.BETWEEN[key]
     for value in (least, most):
         check_config(changed(base, **{key: value}))
     for value in (least - 0.01, most + 0.01):
         assert fault_of(base, key, value) == f"{key}={value} must be between {least} and {most}."
 
 
-NUMBERS = sorted({*checks.AT_LEAST, *checks.ABOVE_ZERO, *checks.BETWEEN, *checks.OTHER_NUMBERS})
+NUMBERS = sorted({*bounds.AT_LEAST, *bounds.ABOVE_ZERO, *bounds.BETWEEN, *bounds.OTHER_NUMBERS})
 
 
 @pytest.mark.parametrize("key", NUMBERS)
 @pytest.mark.parametrize("value", ["many", True, None, float("nan"), float("inf"), [1]])
 def test_numbers_are_numbers(base: DictConfig, key: str, value: object) -> None:
-    if value is None and key in checks.NULLABLE:
+    if value is None and key in bounds.NULLABLE:
         check_config(changed(base, **{key: value}))
         return
     shown = ListConfig(value) if isinstance(value, list) else value
     assert fault_of(base, key, value) == f"{key}={shown!r} must be a number."
 
 
-@pytest.mark.parametrize("key", sorted(checks.SWITCHES))
+@pytest.mark.parametrize("key", sorted(bounds.SWITCHES))
 @pytest.mark.parametrize("value", ["nope", None, 1])
 def test_switches_are_true_or_false(base: DictConfig, key: str, value: object) -> None:
     """Any text counts as true in Python, "false" with a typo too."""
@@ -76,16 +76,16 @@ def test_the_initial_labeler_may_run_what_the_policy_may() -> None:
     assert not composed("labeler=initial").labeler.trust_remote_code
 
 
-@pytest.mark.parametrize("key", sorted(checks.CHOICES))
+@pytest.mark.parametrize("key", sorted(bounds.CHOICES))
 @pytest.mark.parametrize("value", ["bfloat17", None, 32])
 def test_choices(base: DictConfig, key: str, value: object) -> None:
     cfg = changed(base, **{key: value})
-    assert f"{key}={value} must be one of {', '.join(checks.CHOICES[key])}." in faults(cfg)
+    assert f"{key}={value} must be one of {', '.join(bounds.CHOICES[key])}." in faults(cfg)
 
 
-@pytest.mark.parametrize("key", sorted(checks.CHOICES))
+@pytest.mark.parametrize("key", sorted(bounds.CHOICES))
 def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
-    for value in checks.CHOICES[key]:
+    for value in bounds.CHOICES[key]:
         needs: dict[str, object] = {"data.path": "owner/name"} if key == "data.form" else {}
         needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
         needs |= {"iteration.selection.per_epoch": 4} if key == "iteration.selection.by" else {}

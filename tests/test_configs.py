@@ -12,7 +12,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlaifv.checks import ALLOWED_TARGETS, USUAL_PARTS, check_config
+from rlaifv.bounds import USUAL_PARTS
+from rlaifv.checks import ALLOWED_TARGETS, check_config
 from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.given_pairs import GivenPairs
 from rlaifv.models.sampling import Decoding

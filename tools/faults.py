@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.checks import ConfigError, config_faults
 from rlaifv.runtime import console, rank
@@ -34,9 +34,7 @@ def size_and_check(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _machine_faults(cfg: DictConfig) -> Iterator[str]:
-    if cfg.trainer is None:
-        return
-    accelerator, precision = cfg.trainer.accelerator, str(cfg.trainer.precision)
+    accelerator, precision = (str(OmegaConf.select(cfg, f"trainer.{name}")) for name in ("accelerator", "precision"))
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:
         if not cfg.preflight_only:

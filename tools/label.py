@@ -82,6 +82,8 @@ def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
     prompts = read_prompts(path, image_root)
     lines = [(k, line) for k, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
     rows = []
+    if len(prompts) != len(lines) or not lines[0][1].lstrip(b"\xef\xbb\xbf ").startswith(b"{"):
+        raise ValueError(f"{path} has to be JSON Lines, one object per line.")
     for prompt, (number, line) in zip(prompts, lines, strict=True):
         fields = json.loads(line.decode("utf-8-sig"))
         name = "responses" if "responses" in fields else "response"

@@ -5,7 +5,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tools.resume import apply_overrides, check_inputs, lacking_keys
 
 OUTPUTS_DIR = Path("outputs")
+CONFIGS = Path(__file__).parent.parent / "configs"
 CONFIG_NAME = "config.yaml"
 ERROR_NAME = "error.txt"
 ADAPTER_NAME = "adapter"
@@ -72,6 +73,17 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("fresh_directory", _fresh_directory, replace=True)
     OmegaConf.register_new_resolver("embedded_model", lambda: str(WEIGHTS_DIR), replace=True)
     OmegaConf.register_new_resolver("offline_without_key", _tracks_offline, replace=True)
+
+
+def without_groups(words: Sequence[str]) -> list[str]:
+    """A command line with group=null in the form that Hydra has for it.
+
+    >>> without_groups(["logger=null", "callbacks.journal=null", "experiment=null", "seed=1"])
+    ['~logger', 'callbacks.journal=null', 'seed=1']
+    """
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment"}
+    left = {f"{name}=null" for name in groups}
+    return [f"~{word.removesuffix('=null')}" if word in left else word for word in words if word != "experiment=null"]
 
 
 def _fresh_directory() -> str:

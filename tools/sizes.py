@@ -73,7 +73,7 @@ def num_rows(cfg: DictConfig) -> int | None:
     if path is None:
         return None
     if OmegaConf.select(cfg, "data.form") is None:
-        return len(read_prompts(Path(path).expanduser(), cfg.data.image_root))
+        return len(read_prompts(Path(path).expanduser(), cfg.data.image_root, cfg.data.turns))
     found = count_rows(Path(path).expanduser()) or KNOWN_ROWS.get(path)
     return min((rows for rows in (cfg.data.num_rows, found) if rows), default=None)
 

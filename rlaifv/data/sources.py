@@ -1,6 +1,6 @@
 """Where prompts come from: the protocol of a source, and the one that reads a user's own files.
 
-A list is JSON Lines, one object per line:
+A list is JSON Lines, one object per line, or of another form that `prompt_lists` reads:
 
     {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
 
@@ -9,7 +9,6 @@ have to lie in it, links followed: a list from elsewhere cannot have other files
 integer, the line number by default; other fields are ignored.
 """
 
-import json
 import logging
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rlaifv.data.image_root import path_inside
 from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, check_header, load_image
+from rlaifv.data.prompt_lists import Turns, read_entries
 from rlaifv.records import Prompt
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class SharedPrompts:
 
 
 class FilesSource(SharedPrompts):
-    """Prompts from a JSON Lines file.
+    """Prompts from a file.
 
     The whole list is read and checked when the source is made. A wrong line or a missing image is an error then. An
     image that exists but is damaged only costs its prompt, later (`check_images`), unless no header is readable at all.
@@ -194,15 +194,17 @@ class FilesSource(SharedPrompts):
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         image_root: str | None = None,
+        turns: Turns = "first",
     ) -> None:
-        """Read and check the list at `path`; for `image_root` see `read_prompts`, for the others `SharedPrompts`.
+        """Read and check the list at `path`; for `image_root` and `turns` see `read_prompts`, for the others `SharedPrompts`.
 
         Raises:
             ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
                 left to train on.
         """
         self.image_root = image_root
-        prompts = read_prompts(path, image_root)
+        self.turns = turns
+        prompts = read_prompts(path, image_root, turns)
         super().__init__(
             prompts,
             path=path,
@@ -235,12 +237,13 @@ class FilesSource(SharedPrompts):
             )
 
 
-def read_prompts(path: str | Path, image_root: str | Path | None = None) -> list[Prompt]:
+def read_prompts(path: str | Path, image_root: str | Path | None = None, turns: Turns = "first") -> list[Prompt]:
     """Read a list of prompts, in its order.
 
     Args:
-        path: the JSON Lines file.
+        path: the file, of any form that `prompt_lists` reads.
         image_root: the directory that holds all images, relative to that of the list, which it is where it is None.
+        turns: of a conversation, the first question or all of them.
 
     Returns:
         Prompts whose image paths are real ones, with links followed.
@@ -250,35 +253,24 @@ def read_prompts(path: str | Path, image_root: str | Path | None = None) -> list
             a field, has one of the wrong type, without content or too long, repeats an id, or names an image that does not
             exist or lies outside the root.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"The prompt list {path} cannot be read: {error.strerror}.") from error
     folder = Path(os.path.realpath(Path(path).parent / Path(image_root or "").expanduser()))
     if not folder.is_dir():
         raise ValueError(f"data.image_root={image_root} is not a directory.")
     prompts: list[Prompt] = []
     line_of_id: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        prompt = _parse(line, number, folder, where=f"line {number} of {path}")
+    for number, where, fields in read_entries(path, turns):
+        prompt = _parse(fields, number, folder, where)
         first = line_of_id.setdefault(prompt.id, number)
         if first != number:
-            raise ValueError(f"Field 'id' in line {number} of {path} repeats {prompt.id!r} from line {first}.")
+            kind = where.partition(" ")[0]
+            raise ValueError(f"Field 'id' in {where} repeats {prompt.id!r} from {kind} {first}.")
         prompts.append(prompt)
     if not prompts:
         raise ValueError(f"The prompt list {path} has no prompts.")
     return prompts
 
 
-def _parse(line: bytes, number: int, folder: Path, where: str) -> Prompt:
-    try:
-        fields = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"The {where} is not JSON in UTF-8: {error}.") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"The {where} is not a JSON object with fields, but of type {type(fields).__name__}.")
+def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Prompt:
     for name in ("image", "question"):
         if name not in fields:
             raise ValueError(f"Field {name!r} is missing in {where}.")

@@ -48,13 +48,14 @@ def read_trained(model: nn.Module, path: Path, digest: str) -> dict[str, Tensor]
         raise ValueError(f"{path} is missing.")
     stored = read_tensors(path)
     trained = trained_tensors(model)
+    _check_shapes(trained, stored, str(path))
     is_master = {t.dtype for t in trained.values()} <= {torch.bfloat16, torch.float16}
-    weights = {name: t.to(trained[name].dtype) if is_master and name in trained else t for name, t in stored.items()}
+    weights = {name: t.to(trained[name].dtype) for name, t in stored.items()} if is_master else stored
     if (found := tensors_digest(weights)) != digest:
         raise ValueError(
             f"{path} is not what was written: its weights have SHA-256 {found}, but {digest} was recorded."
         )
-    _put(model, weights, str(path))
+    _put(model, weights)
     return stored
 
 
@@ -69,7 +70,7 @@ def other_weights(model: nn.Module, path: Path, digest: str) -> Iterator[None]:
         read_trained(model, path, digest)
         yield
     finally:
-        _put(model, own, "The weights that were set aside")
+        _put(model, own)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -77,12 +78,14 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _put(model: nn.Module, stored: Mapping[str, Tensor], where: str) -> None:
-    trained = trained_tensors(model)
+def _check_shapes(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor], where: str) -> None:
     for name in sorted({*trained, *stored}):
         shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{where}: {name} is {shapes[0]} there, but {shapes[1]} in what trains here.")
+
+
+def _put(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in trained.items():
+        for name, parameter in trained_tensors(model).items():
             parameter.copy_(stored[name])
