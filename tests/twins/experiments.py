@@ -32,28 +32,28 @@ class Experiment:
         policy: a name of `tests.twins.families.FAMILIES`; None is the embedded model.
         labeler: the same of a labeler that the experiment names by a path of its own.
         lr: a size too.
-        is_slow: whether another experiment of its kind is run in `make test` already.
+        is_slow: whether only `make twins` and `make test-all` run it.
     """
 
     policy: str | None
     labeler: str | None = None
     lr: str = FULL_LR
-    is_slow: bool = False
+    is_slow: bool = True
 
 
 EXPERIMENTS = {
-    "llava7b_self": Experiment("llava7b"),
+    "llava7b_self": Experiment("llava7b", is_slow=False),
     "llava7b_self_lora": Experiment("llava7b", lr=ADAPTER_LR),
     "llava7b_self_qlora": Experiment("llava7b", lr=ADAPTER_LR),
     "llava7b_next34b": Experiment("llava7b", "next34b"),
     "llava7b_rlhfv": Experiment("llava7b"),
-    "llava13b_rlhfv": Experiment("llava13b", is_slow=True),
+    "llava13b_rlhfv": Experiment("llava13b"),
     # Its architecture is not to be had: the experiment's own way out is a converted directory, which LLaVA's twin stands for.
-    "omnilmm12b_self": Experiment("llava7b", is_slow=True),
+    "omnilmm12b_self": Experiment("llava7b"),
     "qwen25vl7b_self": Experiment("qwen25", lr=ADAPTER_LR),
-    "qwen3vl8b_self": Experiment("qwen3", lr=ADAPTER_LR, is_slow=True),
+    "qwen3vl8b_self": Experiment("qwen3", lr=ADAPTER_LR),
 } | {
-    f"ablation/{name}": Experiment(None, lr="learner.lr=2e-5", is_slow=name != "whole_response")
+    f"ablation/{name}": Experiment(None, lr="learner.lr=2e-5")
     for name in (
         "labeler_60",
         "labeler_75",
