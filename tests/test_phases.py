@@ -11,12 +11,17 @@ from rlaifv import phases
 from rlaifv.phases import kept, measured, read_seconds, save, share_beside, timed
 
 
+def _fail_after(seconds: float, phase: str) -> None:
+    with timed(phase):
+        time.sleep(seconds)
+        raise KeyError
+
+
 def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path) -> None:
     with measured(), kept(tmp_path), timed("train"):
         time.sleep(0.05)
-        with pytest.raises(KeyError), timed("checkpoint"):
-            time.sleep(0.1)
-            raise KeyError
+        with pytest.raises(KeyError):
+            _fail_after(0.1, "checkpoint")
     found = read_seconds(tmp_path / "seconds.json")
     assert 0.05 <= found["train"] < 0.1 <= found["checkpoint"] < 0.2
     assert found["other"] < 0.05
@@ -24,9 +29,8 @@ def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path) -> None:
 
 def test_a_resumed_run_adds_up_and_the_process_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases._Process, "start_is_counted", False)
-    with pytest.raises(OSError, match="no room"), measured(), kept(tmp_path), timed("load"):
-        time.sleep(0.05)
-        raise OSError("no room")
+    with pytest.raises(KeyError), measured(), kept(tmp_path):
+        _fail_after(0.05, "load")
     first = read_seconds(tmp_path / "seconds.json")
     assert first["load"] >= 0.05
     assert first["start"] > 0
@@ -51,7 +55,7 @@ def test_a_damaged_file_is_named_and_stops_no_run(
 ) -> None:
     path = tmp_path / "seconds.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="seconds.json"):
+    with pytest.raises(ValueError, match=r"seconds\.json"):
         read_seconds(path)
     with caplog.at_level(logging.WARNING), measured(), kept(tmp_path):
         pass
