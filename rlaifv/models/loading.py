@@ -265,5 +265,5 @@ def _merged(model: PeftModel) -> Any:
     merged: Any = model.unload().dequantize()  # type: ignore[operator]
     for name, layer in adapted.items():
         weight = merged.get_submodule(name).weight
-        weight.data += layer.get_delta_weight("default").to(weight)  # type: ignore[attr-defined]
+        weight.data += layer.get_delta_weight("default").to(weight)
     return merged
