@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,12 @@ from rlaifv import phases
 from rlaifv.phases import kept, measured, read_seconds, save, share_beside, timed
 
 
-def _fail_after(seconds: float, phase: str) -> None:
-    with timed(phase):
-        time.sleep(seconds)
-        raise KeyError
-
-
 def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path) -> None:
     with measured(), kept(tmp_path), timed("train"):
         time.sleep(0.05)
-        with pytest.raises(KeyError):
-            _fail_after(0.1, "checkpoint")
+        with suppress(KeyError), timed("checkpoint"):
+            time.sleep(0.1)
+            raise KeyError
     found = read_seconds(tmp_path / "seconds.json")
     assert 0.05 <= found["train"] < 0.1 <= found["checkpoint"] < 0.2
     assert found["other"] < 0.05
@@ -29,15 +25,16 @@ def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path) -> None:
 
 def test_a_resumed_run_adds_up_and_the_process_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases._Process, "start_is_counted", False)
-    with pytest.raises(KeyError), measured(), kept(tmp_path):
-        _fail_after(0.05, "load")
+    with suppress(OSError), measured(), kept(tmp_path), timed("load"):
+        time.sleep(0.05)
+        raise OSError("no room")
     first = read_seconds(tmp_path / "seconds.json")
     assert first["load"] >= 0.05
     assert first["start"] > 0
     with measured(), kept(tmp_path), timed("load"):
         time.sleep(0.05)
         save()
-        assert read_seconds(tmp_path / "seconds.json")["load"] >= first["load"] + 0.05
+        assert read_seconds(tmp_path / "seconds.json")["load"] >= first["load"] + 0.049  # rounded to milliseconds
     assert read_seconds(tmp_path / "seconds.json")["start"] == first["start"]
 
 

@@ -262,7 +262,7 @@ def _merged(model: PeftModel) -> Any:
     if not getattr(base, "is_quantized", False):
         return model.merge_and_unload()
     adapted = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
-    merged: Any = model.unload().dequantize()  # type: ignore[operator]
+    merged: Any = model.unload().dequantize()
     for name, layer in adapted.items():
         weight = merged.get_submodule(name).weight
         weight.data += layer.get_delta_weight("default").to(weight)  # type: ignore[attr-defined]

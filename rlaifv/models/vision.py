@@ -114,5 +114,5 @@ def keep_features(model: Any, store: FeatureStore) -> None:
 
 def _digest(made_by: str, pixels: Tensor) -> str:
     digest = hashlib.sha256(f"{made_by}{tuple(pixels.shape)}{pixels.dtype}".encode())
-    digest.update(pixels.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(pixels.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

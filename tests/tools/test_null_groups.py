@@ -53,7 +53,10 @@ def test_run_without_checkpoints_begins_again_or_says_why_not(launch: Launch, tm
     (tmp_path / "run" / "iterations" / "001").mkdir()
     status, output = launch("resume=run", "iteration.num_iterations=2")
     words = " ".join(output.split())
-    assert (status, "with callbacks.checkpoint=null only the first iteration can be begun again" in words) == (2, True), output
+    assert (status, "with callbacks.checkpoint=null only the first iteration can be begun again" in words) == (
+        2,
+        True,
+    ), output
 
 
 def test_checkpoints_without_random_state_are_refused(launch: Launch) -> None:
