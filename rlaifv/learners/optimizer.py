@@ -1,8 +1,8 @@
 """AdamW whose updates all arrive, also where the weights that train have 16 bits.
 
-A bfloat16 number has 8 significant bits. Around 0.02, where most weights of a 7B lie, neighbours are 1.2e-4 apart, and adding
-an update of 5e-7 to one gives the same number again. So 16-bit weights get float32 masters: updates are added to the master, and
-the weight is the master rounded (mixed-precision training, arXiv 1710.03740, section 3.1).
+A bfloat16 number has 8 significant bits. Around 0.02, where most weights of a 7B lie, neighbours are 1.2e-4 apart, and
+adding an update of 5e-7 to one gives the same number again. So 16-bit weights get float32 masters: updates are added to the
+master, and the weight is the master rounded (mixed-precision training, arXiv 1710.03740, section 3.1).
 """
 
 from collections.abc import Callable, Iterator, Mapping
