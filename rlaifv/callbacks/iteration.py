@@ -47,11 +47,12 @@ class IterationCallback(Callback):
         _go_on_from(trainer, checkpoint["global_step"])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave out the optimizer's moments between two iterations, of which the next one begins without any."""
+        """Leave out the optimizer's moments between two iterations, of which the next one begins without any; not masters."""
         data, module = parts(trainer, pl_module)
         if module.reset_optimizer and data.iteration != module.iteration:
             for states in checkpoint.get("optimizer_states", ()):
-                states["state"] = {}
+                of_masters = {k: {"master": s["master"]} for k, s in states["state"].items() if "master" in s}
+                states["state"] = of_masters
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = parts(trainer, pl_module)

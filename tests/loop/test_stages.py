@@ -8,7 +8,7 @@ import pytest
 from rlaifv.models.prompting import Sizes
 from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest, TooFewPairs
-from tests.loop.world import SETTINGS, World
+from tests.loop.world import SETTINGS, FakeSource, World
 
 
 def test_stages_come_one_after_the_other(world: World) -> None:
@@ -82,6 +82,26 @@ def test_iterations_are_apart(world: World) -> None:
     assert {name.split("/")[1].removesuffix(".json") for name in both} == {"000", "001"}
     seeds = [{r.seed for r in Manifest(world.run_dir / "iterations" / k).records("responses")} for k in ("000", "001")]
     assert not seeds[0] & seeds[1]
+
+
+class SamePrompts(FakeSource):
+    """Gives every iteration the prompts of the first, as `data.reuse_prompts` may."""
+
+    def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
+        return super().prompts(0, num_prompts)
+
+
+def test_iterations_draw_different_answers_to_one_prompt(world: World) -> None:
+    world.source = SamePrompts()
+    for iteration in range(2):
+        world.loop().prepare(iteration)
+    first, second = (
+        {r.id: (r.seed, r.text) for r in Manifest(world.run_dir / "iterations" / k).records("responses")}
+        for k in ("000", "001")
+    )
+    assert first.keys() == second.keys()
+    assert not {seed for seed, _ in first.values()} & {seed for seed, _ in second.values()}
+    assert [first[name][1] for name in first] != [second[name][1] for name in first]
 
 
 def test_too_few_pairs_are_refused_with_the_reasons(world: World) -> None:

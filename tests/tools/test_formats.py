@@ -51,8 +51,9 @@ def test_format_trains(launch: Launch, tmp_path: Path, precision: str, adapters:
     else:
         masters = torch.load(next((tmp_path / "run" / "checkpoints").glob("*.ckpt")), weights_only=True)
         states = masters["optimizer_states"][0]["state"].values()
-        assert all(("master" in state) == (precision == "bf16-true") for state in states)
-        assert {t.dtype for state in states for t in state.values()} == {torch.float32}
+        # Between two iterations no moments are kept.
+        assert bool(states) == (precision == "bf16-true")
+        assert all(set(state) == {"master"} and state["master"].dtype == torch.float32 for state in states)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
