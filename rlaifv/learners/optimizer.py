@@ -107,8 +107,8 @@ class MasterAdamW(torch.optim.AdamW):
                 master.copy_(values[parameter])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state as it was saved; `torch.optim` would round the masters to the type of their parameters."""
-        super().load_state_dict(state_dict)
+        """Take up a state as it was saved; `torch.optim` would round it to the parameters' type, and wants moments in it."""
+        super().load_state_dict(state_dict | {"state": {}})
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for number, parameter in zip(saved, parameters, strict=True):

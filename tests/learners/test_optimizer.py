@@ -111,6 +111,16 @@ def test_state_survives_a_checkpoint(stepped: tuple[nn.Parameter, MasterAdamW]) 
     assert torch.equal(resumed.state[twin]["master"], optimizer.state[parameter]["master"])
 
 
+def test_state_between_two_iterations_is_masters_alone(stepped: tuple[nn.Parameter, MasterAdamW]) -> None:
+    parameter, optimizer = stepped
+    optimizer.reset()
+    twin = nn.Parameter(parameter.detach().clone())
+    resumed = MasterAdamW([twin], lr=1.0)
+    resumed.load_state_dict(optimizer.state_dict())
+    list(steps_of(parameter, optimizer)), list(steps_of(twin, resumed))
+    assert torch.equal(resumed.state[twin]["master"], optimizer.state[parameter]["master"])
+
+
 def test_reset_keeps_the_masters_and_forgets_the_rest(stepped: tuple[nn.Parameter, MasterAdamW]) -> None:
     parameter, optimizer = stepped
     master = optimizer.state[parameter]["master"].clone()
