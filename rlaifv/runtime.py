@@ -129,6 +129,8 @@ def set_up_logging(verbose: bool = False) -> None:
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is.*")
     # Lightning's own use of torch's pytree module.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # What transformers and peft are to rename, among themselves.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
