@@ -43,10 +43,10 @@ class Experiment:
 
 EXPERIMENTS = {
     "llava7b_self": Experiment("llava7b", is_slow=False),
-    "llava7b_self_lora": Experiment("llava7b", lr=ADAPTER_LR),
-    "llava7b_self_qlora": Experiment("llava7b", lr=ADAPTER_LR),
-    "llava7b_next34b": Experiment("llava7b", "next34b"),
-    "llava7b_rlhfv": Experiment("llava7b"),
+    "llava7b_self_lora": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
+    "llava7b_self_qlora": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
+    "llava7b_next34b": Experiment("llava7b", "next34b", is_slow=False),
+    "llava7b_rlhfv": Experiment("llava7b", is_slow=False),
     "llava13b_rlhfv": Experiment("llava13b"),
     # Its architecture is not to be had: the experiment's own way out is a converted directory, which LLaVA's twin stands for.
     "omnilmm12b_self": Experiment("llava7b"),

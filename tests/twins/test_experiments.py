@@ -103,7 +103,10 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run_dir.glob("export/*.safetensors")
     }
     assert weights
-    answers = [json.loads(path.read_text())["examples"] for path in sorted(run_dir.glob("evaluations/*.json"))]
+    evaluations = sorted(run_dir.glob("evaluations/*.json"))
+    examples = [one for path in evaluations for one in json.loads(path.read_text())["examples"]]
+    # Pictures that lay inside the data are in the run's own directory.
+    answers = [one | {"image_path": Path(one["image_path"]).name} for one in examples]
     return {"weights": weights, "answers": answers, "losses": losses(run_dir)}
 
 
