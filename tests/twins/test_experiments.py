@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rlaifv.data.images import load_image
@@ -59,7 +61,8 @@ def test_experiment(name: str, make: MakeTwin, terminal: Terminal, prompt_file: 
     for k in range(num_iterations):
         assert len(Manifest(run_dir / "iterations" / f"{k:03d}").records("pairs")) >= 2
     check_losses(run_dir)
-    check_export(run_dir, run_dir / "evaluations" / f"{num_iterations:03d}.json", exactly="lora" not in name)
+    check_answers(run_dir, run_dir / "evaluations" / f"{num_iterations:03d}.json", make(experiment.policy))
+    check_export(run_dir, run_dir / "evaluations" / f"{num_iterations:03d}.json")
 
     if not is_given:
         terminal.run("train.py", "run_dir=labelled", "run=label", data, *shared)
@@ -128,23 +131,33 @@ def pairs_of(run_dir: Path, iteration: int) -> list[tuple[str, str]]:
     return sorted((pair.chosen, pair.rejected) for pair in pairs)
 
 
-def check_export(run_dir: Path, evaluation: Path, exactly: bool) -> None:
-    """It answers as the policy did in memory, and transformers alone finds the log-probs that the engine finds.
+def check_answers(run_dir: Path, evaluation: Path, base: Path) -> None:
+    """What the run leaves answers held-out prompts as the policy did in memory, word for word.
 
-    Adapters are rounded when they are merged into weights of few bits, so their answers may differ where two words are
-    nearly as likely.
+    Of adapters that is `adapter/` over the base model: merging rounds them to the weights' 16 bits.
     """
-    directory, examples = str(run_dir / "export"), json.loads(evaluation.read_text())["examples"]
+    examples = json.loads(evaluation.read_text())["examples"]
     assert len(examples) >= 2
     prompts = [Prompt(one["prompt_id"], one["question"], (one["image_path"],)) for one in examples]
     with images_only():
-        if exactly:
-            engine = LocalEngine(*prompted(*load_model(directory)))
-            sampled = engine.sample(prompts, [[0]] * len(prompts), Decoding(temperature=0.0, max_new_tokens=40))
-            said = [engine.decode(answers[0].token_ids) for answers in sampled]
-            assert said == [one["response"] for one in examples]
-        engine = LocalEngine(*prompted(*load_model(directory, dtype="float32")))
-        prompt, answer = prompts[0], examples[0]["response"]
+        if (run_dir / "adapter").exists():
+            quantization = OmegaConf.load(run_dir / "config.yaml").model.quantization
+            model, processor = load_model(str(base), dtype="bfloat16", quantization=quantization)
+            model = PeftModel.from_pretrained(model, run_dir / "adapter")
+        else:
+            model, processor = load_model(str(run_dir / "export"))
+        engine = LocalEngine(model, Prompter(processor))
+        sampled = engine.sample(prompts, [[0]] * len(prompts), Decoding(temperature=0.0, max_new_tokens=40))
+    assert [engine.decode(answers[0].token_ids) for answers in sampled] == [one["response"] for one in examples]
+
+
+def check_export(run_dir: Path, evaluation: Path) -> None:
+    """Transformers alone loads the export, and finds the log-probs that the engine finds."""
+    directory, example = str(run_dir / "export"), json.loads(evaluation.read_text())["examples"][0]
+    prompt, answer = Prompt("0", example["question"], (example["image_path"],)), example["response"]
+    with images_only():
+        policy, processor = load_model(directory, dtype="float32")
+        engine = LocalEngine(policy, Prompter(processor))
         ids = engine.prompter.completion_ids(prompt, answer)
         ((ours,),) = engine.completion_logps([(prompt, (ids,))])
         model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32).eval()
@@ -162,7 +175,3 @@ def check_export(run_dir: Path, evaluation: Path, exactly: bool) -> None:
             logps = model(**inputs).logits[0, start - 1 : -1].log_softmax(-1)
     theirs = logps.gather(1, torch.tensor(ids)[:, None])[:, 0]
     assert list(ours) == pytest.approx(theirs.tolist(), abs=2e-4)
-
-
-def prompted(model: Any, processor: Any) -> tuple[Any, Prompter]:
-    return model, Prompter(processor)
