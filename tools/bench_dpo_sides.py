@@ -29,6 +29,7 @@ from rlaifv.learners.dpo import DPOModule
 from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.models.loading import backbone, select_trainable
 from rlaifv.models.prompting import Prompter
+from rlaifv.precision import WeightsAsLoaded
 from rlaifv.records import Pair, Prompt
 from tools.bench import EPOCHS, Meter, Size
 
@@ -126,7 +127,7 @@ class Ours:
             Trainer(
                 accelerator="gpu" if task.meter.device.type == "cuda" else "cpu",
                 devices=1,
-                precision="bf16-true" if task.size.dtype == "bfloat16" else "32-true",
+                plugins=[WeightsAsLoaded()] if task.size.dtype == "bfloat16" else None,  # as train.py has it
                 max_epochs=1,
                 gradient_clip_val=MAX_NORM,
                 logger=False,
