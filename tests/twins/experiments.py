@@ -21,7 +21,16 @@ SIZES = (
 FULL_LR, ADAPTER_LR = "learner.lr=2e-4", "learner.lr=2e-3"
 NUM_PROMPTS = 16
 GIVEN_SIZES = ("data.num_held_out=4",)
-WORLD_SIZES = (*SIZES[:7], "data.num_held_out=4", "learner.batch_size=4")
+WORLD_SIZES = (
+    "iteration.num_iterations=2",
+    "iteration.num_prompts=16",
+    "iteration.num_responses=8",
+    "iteration.shard_prompts=8",
+    "iteration.min_pairs=1",
+    "iteration.decoding.max_new_tokens=60",
+    "data.num_held_out=4",
+    "learner.batch_size=4",
+)
 
 
 @dataclass(frozen=True)
