@@ -305,7 +305,7 @@ def _callback_faults(cfg: DictConfig) -> Iterator[str]:
 
 def _path_faults(cfg: DictConfig) -> Iterator[str]:
     path = OmegaConf.select(cfg, "data.path")
-    if path is not None:
+    if isinstance(path, str):
         yield from _data_path_faults(cfg, path)
     for name in (
         "model.path",

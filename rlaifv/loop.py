@@ -72,10 +72,7 @@ class Measurement(Protocol):
 
 @dataclass
 class FeedbackLoop:
-    """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration.
-
-    With `num_examples` of None held-out prompts only choose among candidates.
-    """
+    """Makes preference pairs with the policy as it is, and measures it on held-out prompts before each iteration."""
 
     run_dir: Path
     source: PromptSource
@@ -85,7 +82,7 @@ class FeedbackLoop:
     settings: IterationSettings
     seed: int
     truth: Truth | None = None
-    num_examples: int | None = 8
+    num_examples: int | None = 8  # kept of a measurement; None measures nothing but candidates
     canaries: CanarySet | None = None
     min_free_bytes: int = 0
     chosen_from: LocalEngine | None = None
@@ -147,9 +144,7 @@ class FeedbackLoop:
                 responses, claims = manifest.records("responses"), manifest.records("claims")
                 judgements = manifest.records("judgements")
                 seed = derive_seed(self.seed, iteration, "pair")
-                others = (
-                    None if self.chosen_from is None else {one.id for one in responses if one.id.endswith(OTHER_MARK)}
-                )
+                others = {one.id for one in responses if one.id.endswith(OTHER_MARK)} if self.chosen_from else None
                 pairs, drops = build_pairs(responses, judgements, self.settings.rules, seed, claims, others)
                 not_divided = self._take_not_divided(manifest, drops)
             pair_shards = cut(pairs, 2 * self.settings.shard_prompts)

@@ -93,4 +93,4 @@ def test_the_reserved_keys_are_those_that_train_sets() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "cfg.trainer"
     )
-    assert sorted(keyword.arg or "" for keyword in call.keywords) == sorted(bounds.RESERVED)
+    assert sorted(keyword.arg for keyword in call.keywords if keyword.arg) == sorted(bounds.RESERVED)

@@ -227,7 +227,7 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         ),
         (
             {"run": "train"},
-            ["run=train needs data that come with pairs: set data to one of rlaifv, rlhfv, trl, llamafactory."],
+            ["run=train needs data that come with pairs: set data to one of rlaifv, rlhfv, trl, llamafactory, swift."],
         ),
         (
             {"run": "train", "data.form": "trl", "data.num_held_out": 0, "labeler.path": "owner/name"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlaifv.data.rows import Row
+from rlaifv.data.rows import Row, RowError
 from rlaifv.data.sources import read_prompts
 from rlaifv.data.tables import Table, count_rows
 from rlaifv.sizing import Data, Sizes, fit_to_data
@@ -100,19 +100,23 @@ def _distinct(cfg: DictConfig, rows: int | None, enough: int) -> tuple[int | Non
     options = ("revision", "split", "streaming", "num_rows", "image_root")
     try:
         table = Table(cfg.data.form, cfg.data.path, **{name: cfg.data[name] for name in options})
-        found, seen = _count(table, enough)
+        found, seen = _count(table.rows_and_errors(), enough)
     except ValueError:  # named with its row when the run reads it
         return rows, rows
     return (found, seen) if found < enough else (rows or len(table), len(table))
 
 
-def _count(rows: Iterable[Row], enough: int) -> tuple[int, int]:
-    prompts: set[tuple[str, tuple[bytes, ...]]] = set()
+def _count(rows: Iterable[Row | RowError], enough: int) -> tuple[int, int]:
+    """Distinct prompts, and rows that can be used, until there are `enough` prompts."""
+    prompts: set[tuple[object, ...]] = set()
     seen = 0
     for row in rows:
+        if isinstance(row, RowError):
+            continue
         seen += 1
         images = (image.encode() if isinstance(image, str) else image for image in row.images)
-        prompts.add((row.question, tuple(hashlib.sha256(image).digest() for image in images)))
+        asked = (row.question, row.system, row.history)
+        prompts.add((*asked, *(hashlib.sha256(image).digest() for image in images)))
         if len(prompts) >= enough:
             break
     return len(prompts), seen

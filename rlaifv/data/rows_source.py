@@ -83,7 +83,6 @@ class RowsSource(SharedPrompts):
             max_pixels=max_pixels,
             max_bytes=max_bytes,
         )
-
         if len(self._held_out) < num_held_out:
             raise ValueError(
                 f"data.num_held_out={num_held_out} needs as many prompts with an image, but {self.table.name} has "

@@ -275,7 +275,7 @@ def test_without_either_sync_power_loss_would_be_noticed(
 
 def test_without_a_temporary_name_a_failure_would_leave_a_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def in_place(path: Path) -> Iterator[Path]:
+    def in_place(path: Path, is_synced: bool = True) -> Iterator[Path]:
         path.write_text("half of the n")
         failpoint("store.write")
         yield path

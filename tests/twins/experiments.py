@@ -59,7 +59,7 @@ EXPERIMENTS = {
     "llava13b_rlhfv": Experiment("llava13b"),
     # Its architecture is not to be had: the experiment's own way out is a converted directory, which LLaVA's twin stands for.
     "omnilmm12b_self": Experiment("llava7b"),
-    "qwen25vl7b_self": Experiment("qwen25", lr=ADAPTER_LR),
+    "qwen25vl7b_self": Experiment("qwen25", lr=ADAPTER_LR, is_slow=False),
     "qwen3vl8b_self": Experiment("qwen3", lr=ADAPTER_LR),
 } | {
     f"ablation/{name}": Experiment(None, lr="learner.lr=2e-5")
