@@ -12,29 +12,51 @@ from rlaifv import phases
 from rlaifv.phases import kept, measured, read_seconds, save, share_beside, timed
 
 
-def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path) -> None:
+class FakeTime:
+    """A clock that goes on only when it is told to."""
+
+    CLOCK_BOOTTIME = time.CLOCK_BOOTTIME
+    clock_gettime = staticmethod(time.clock_gettime)
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(phases, "time", fake)
+    return fake
+
+
+def test_an_inner_phase_is_not_the_outer_ones(tmp_path: Path, clock: FakeTime) -> None:
     with measured(), kept(tmp_path), timed("train"):
-        time.sleep(0.05)
+        clock.now += 5
         with suppress(KeyError), timed("checkpoint"):
-            time.sleep(0.1)
+            clock.now += 10
             raise KeyError
+        clock.now += 1
     found = read_seconds(tmp_path / "seconds.json")
-    assert 0.05 <= found["train"] < 0.1 <= found["checkpoint"] < 0.2
-    assert found["other"] < 0.05
+    assert (found["train"], found["checkpoint"], found["other"]) == (6, 10, 0)
 
 
-def test_a_resumed_run_adds_up_and_the_process_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_adds_up_and_the_process_started_once(
+    tmp_path: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(phases._Process, "start_is_counted", False)
     with suppress(OSError), measured(), kept(tmp_path), timed("load"):
-        time.sleep(0.05)
+        clock.now += 3
         raise OSError("no room")
     first = read_seconds(tmp_path / "seconds.json")
-    assert first["load"] >= 0.05
+    assert first["load"] == 3
     assert first["start"] > 0
     with measured(), kept(tmp_path), timed("load"):
-        time.sleep(0.05)
+        clock.now += 4
         save()
-        assert read_seconds(tmp_path / "seconds.json")["load"] >= first["load"] + 0.049  # rounded to milliseconds
+        assert read_seconds(tmp_path / "seconds.json")["load"] == 7
     assert read_seconds(tmp_path / "seconds.json")["start"] == first["start"]
 
 
