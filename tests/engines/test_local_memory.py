@@ -70,7 +70,8 @@ def test_where_memory_runs_out_fewer_tokens_are_run_and_nothing_changes(
     assert "engine.batch_tokens is 200 from now on" in caplog.text
     assert samples == expected[0]
     assert_close(judged, expected[1])
-    torch.testing.assert_close(logps, expected[2])
+    # Batches of other sizes are summed in another order on some processors.
+    torch.testing.assert_close(logps, expected[2], rtol=1e-6, atol=1e-6)
 
 
 def test_memory_that_is_never_enough_is_said_in_one_sentence(
