@@ -48,7 +48,7 @@ $(VIDEO)/.installed: pyproject.toml constraints.txt
 
 # Breaks runs in every way, resumes them, and compares what they end with; under a quarter of an hour on two cores.
 fault: setup
-	$(BIN)/python -m tools.fault
+	$(BIN)/python -m tools.dev.fault
 
 check: setup
 	$(BIN)/ruff check .
@@ -62,7 +62,7 @@ format: setup
 
 # Train the embedded world's model anew, from random weights.
 rebuild-world: setup
-	$(BIN)/python tools/pretrain_shapes.py
+	$(BIN)/python tools/dev/pretrain_shapes.py
 
 clean:
 	rm -rf $(VENV) $(VIDEO) outputs multirun .pytest_cache .ruff_cache .mypy_cache

@@ -15,20 +15,10 @@ from lightning import seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
-from rlaifv.callbacks.candidates import CandidateCallback
-from rlaifv.callbacks.iteration import IterationCallback
-from rlaifv.callbacks.phases import PhaseCallback
-from rlaifv.callbacks.progress import TrainingProgress
-from rlaifv.candidates import Candidates
-from rlaifv.labelling import LabelRun
-from rlaifv.models.loading import export_model
-from rlaifv.phases import kept, measured, save, timed
-from rlaifv.report.page import write_report
-from rlaifv.runtime import console, end_with_parent, rank, set_up_logging
-from rlaifv.stopping import stoppable
-from tools.build import build, made, precision_arguments, set_rank_timeout
-from tools.faults import size_and_check
-from tools.launch import (
+from rlaifv.app.build import build, made, precision_arguments, set_rank_timeout
+from rlaifv.app.faults import size_and_check
+from rlaifv.app.label_run import LabelRun
+from rlaifv.app.launch import (
     ADAPTER_NAME,
     begin_run,
     checkpoint_to_resume,
@@ -42,7 +32,18 @@ from tools.launch import (
     without_groups,
     working_in,
 )
-from tools.preflight import print_preflight
+from rlaifv.app.preflight import print_preflight
+from rlaifv.callbacks.candidates import CandidateCallback
+from rlaifv.callbacks.iteration import IterationCallback
+from rlaifv.callbacks.phases import PhaseCallback
+from rlaifv.callbacks.progress import TrainingProgress
+from rlaifv.models.loading import export_model
+from rlaifv.observers.candidates import Candidates
+from rlaifv.report.page import write_report
+from rlaifv.runtime.console import console, set_up_logging
+from rlaifv.runtime.phases import kept, measured, save, timed
+from rlaifv.runtime.ranks import end_with_parent, rank
+from rlaifv.runtime.stopping import stoppable
 
 register_resolvers()
 

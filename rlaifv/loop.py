@@ -21,24 +21,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlaifv.data.sources import CheckedImages, PromptSource, check_images
+from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
-from rlaifv.evaluation.held_out import Evaluation, agreement, evaluate
-from rlaifv.evaluation.selection import SelectionRules
-from rlaifv.evaluation.truth import Truth
-from rlaifv.feedback.canaries import CanarySet
-from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
-from rlaifv.feedback.generate import OTHER_MARK, generate, in_words_of
-from rlaifv.feedback.pair import PairingRules, build_pairs, pair_statistics
-from rlaifv.feedback.score import distinct_questions
-from rlaifv.labeler import LabelerModule
+from rlaifv.metrics.truth import Truth
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding
-from rlaifv.phases import timed
+from rlaifv.observers.canaries import CanarySet
+from rlaifv.observers.held_out import Evaluation, agreement, evaluate
+from rlaifv.observers.selection import SelectionRules
 from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
-from rlaifv.runtime import StageBars, derive_seed, meet, rank, world_size
-from rlaifv.stopping import stop_if_requested, wait_until
+from rlaifv.runtime.console import StageBars
+from rlaifv.runtime.phases import timed
+from rlaifv.runtime.ranks import meet, rank, world_size
+from rlaifv.runtime.seeds import derive_seed
+from rlaifv.runtime.stopping import stop_if_requested, wait_until
+from rlaifv.stages.dividers.protocol import BatchDivider, Divider, NotDivided, divide_all
+from rlaifv.stages.generate import OTHER_MARK, generate, in_words_of
+from rlaifv.stages.pair import PairingRules, build_pairs, pair_statistics
+from rlaifv.stages.score import distinct_questions
 from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.manifest import Manifest
 from rlaifv.store.run_dir import require_space

@@ -6,8 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from rlaifv.checks import ConfigError, check_config
-from tools.launch import register_resolvers
+from rlaifv.app.checks import ConfigError, check_config
+from rlaifv.app.launch import register_resolvers
 
 ROOT = Path(__file__).parent.parent
 

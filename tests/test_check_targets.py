@@ -5,7 +5,7 @@ import ast
 import pytest
 from omegaconf import DictConfig
 
-from rlaifv import bounds, checks
+from rlaifv.app import bounds, checks
 from tests.settings import ROOT, changed, composed, fault_of, faults
 
 

@@ -12,14 +12,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlaifv.bounds import USUAL_PARTS
-from rlaifv.checks import ALLOWED_TARGETS, check_config
-from rlaifv.evaluation.selection import SelectionRules
-from rlaifv.given_pairs import GivenPairs
+from rlaifv.app.bounds import USUAL_PARTS
+from rlaifv.app.build import build
+from rlaifv.app.checks import ALLOWED_TARGETS, check_config
 from rlaifv.models.sampling import Decoding
+from rlaifv.observers.selection import SelectionRules
+from rlaifv.stages.given_pairs import GivenPairs
 from tests.data.preferences import write_format
 from tests.settings import ROOT, composed
-from tools.build import build
 
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -178,7 +178,7 @@ def raw(path: Path) -> DictConfig:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_targets_exist_are_allowed_and_take_their_keys(path: Path) -> None:
     """Hydra builds its own callbacks before anything can be checked, so what it builds has to be this project's too."""
-    allowed = ("tools.sweep.", "tools.guard.") if path.parent.name == "hydra" else ALLOWED_TARGETS
+    allowed = ("rlaifv.app.sweep.", "rlaifv.app.guard.") if path.parent.name == "hydra" else ALLOWED_TARGETS
     for key, target, node in targets(raw(path)):
         assert target.startswith(allowed), key
         module, _, name = target.rpartition(".")

@@ -15,10 +15,10 @@ from PIL import Image
 
 from rlaifv.data.images import ImageError, check_header, load_image
 from rlaifv.data.sources import FilesSource
-from rlaifv.feedback.divide import RulesDivider
-from rlaifv.feedback.pair import PairingRules, build_pairs
-from rlaifv.feedback.score import distinct_questions, score
 from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
+from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.stages.pair import PairingRules, build_pairs
+from rlaifv.stages.score import distinct_questions, score
 from rlaifv.store.shards import read_shard, write_shard
 
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.models.prompting import Prompter
 from rlaifv.store.manifest import Manifest
 

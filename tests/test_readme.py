@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from rlaifv.checks import ConfigError, check_config
-from tools.launch import register_resolvers, without_groups
+from rlaifv.app.checks import ConfigError, check_config
+from rlaifv.app.launch import register_resolvers, without_groups
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig
 from PIL import Image
 
+from rlaifv.app.build import build
 from rlaifv.data import rows_source
-from rlaifv.evaluation.selection import SelectionRules
-from rlaifv.feedback.pair import PairingRules
 from rlaifv.loop import IterationSettings
 from rlaifv.models.loading import load_model
 from rlaifv.models.sampling import Decoding
+from rlaifv.observers.selection import SelectionRules
+from rlaifv.stages.pair import PairingRules
 from tests.settings import ROOT, composed
-from tools.build import build
 
 
 def words_in(*paths: Path) -> set[str]:
@@ -31,7 +31,7 @@ def words_in(*paths: Path) -> set[str]:
     return attributes | {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-READ_BY_NAME = words_in(ROOT / "train.py", ROOT / "tools/build.py", ROOT / "tools/launch.py")
+READ_BY_NAME = words_in(ROOT / "train.py", ROOT / "rlaifv/app/build.py", ROOT / "rlaifv/app/launch.py")
 # Sections that are handed over whole, and who takes their keys; what a class takes is tested with its target in test_configs.
 HANDED_OVER = {
     "model": {*inspect.signature(load_model).parameters},
@@ -108,10 +108,10 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
     """Everything that `build` makes of a configuration, in words; the models themselves are stood in for."""
     calls: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tools.build.load_model", lambda *a, **k: calls.append((a, k)) or (model, processor))
-        patched.setattr("tools.build.select_trainable", lambda model, *others: calls.append(others) or model)
+        patched.setattr("rlaifv.app.build.load_model", lambda *a, **k: calls.append((a, k)) or (model, processor))
+        patched.setattr("rlaifv.app.build.select_trainable", lambda model, *others: calls.append(others) or model)
         patched.setattr(model, "gradient_checkpointing_enable", calls.append)
-        patched.setattr("tools.build.keep_features", lambda _, store: calls.append(store.max_bytes))
+        patched.setattr("rlaifv.app.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         loop, module, data = build(cfg, run_dir)
     made = [vars(loop.source), vars(loop.divider), loop.settings, loop.selection, loop.seed, loop.num_examples, calls]
     made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]

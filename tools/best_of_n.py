@@ -35,21 +35,22 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.app.launch import CONFIG_NAME, register_resolvers
 from rlaifv.data.sources import read_prompts
 from rlaifv.engines.local import LocalEngine
-from rlaifv.evaluation.hallucination import HallucinationRate
-from rlaifv.evaluation.truth import Truth
-from rlaifv.feedback.best_of_n import Candidates, Form, sample_candidates
-from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, RulesDivider, divide_all
+from rlaifv.learners.dpo.best_of_n import Candidates, Form, sample_candidates
+from rlaifv.metrics.hallucination import HallucinationRate
+from rlaifv.metrics.truth import Truth
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt
 from rlaifv.report.plots import LineChart, Series, standalone_svg
-from rlaifv.runtime import StageBars, console, set_up_logging
+from rlaifv.runtime.console import StageBars, console, set_up_logging
+from rlaifv.stages.dividers.protocol import BatchDivider, Divider, NotDivided, divide_all
+from rlaifv.stages.dividers.rules import RulesDivider
 from rlaifv.store.atomic import make_directory, write_text
-from tools.arguments import parse_options, refuse
-from tools.launch import CONFIG_NAME, register_resolvers
 
 FORMS: tuple[Form, ...] = ("mean", "sum", "perplexity")
 

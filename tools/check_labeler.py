@@ -31,17 +31,17 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
 from rlaifv.data.images import check_header
 from rlaifv.engines.local import LocalEngine
-from rlaifv.evaluation.labeler_quality import NEAR_CHANCE, labeler_quality
-from rlaifv.feedback.score import QUESTION_SUFFIX, ask
+from rlaifv.metrics.labeler_quality import NEAR_CHANCE, labeler_quality
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
-from rlaifv.runtime import StageBars, console, set_up_logging
+from rlaifv.runtime.console import StageBars, console, set_up_logging
+from rlaifv.stages.score import QUESTION_SUFFIX, ask
 from rlaifv.store.atomic import write_json
 from rlaifv.worlds.shapes_source import ShapesSource
-from tools.arguments import parse_options, refuse
 
 Exam = list[tuple[Prompt, list[tuple[str, bool]]]]
 

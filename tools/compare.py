@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rlaifv.evaluation.benchmarks.anchors import read_anchors
-from rlaifv.evaluation.benchmarks.results import read_results
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.benchmarks.anchors import read_anchors
+from rlaifv.benchmarks.results import read_results
 from rlaifv.report.comparison import compare, markdown, plot, published_table, result_tables
-from rlaifv.runtime import console, set_up_logging
+from rlaifv.runtime.console import console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_text
-from tools.arguments import parse_options, refuse
 
 
 @dataclass

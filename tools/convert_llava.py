@@ -38,10 +38,10 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
 from rlaifv.models.key_names import name_from_authors
 from rlaifv.models.loading import read_tensors
-from rlaifv.runtime import console, set_up_logging
-from tools.arguments import parse_options, refuse
+from rlaifv.runtime.console import console, set_up_logging
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 # Rows of the vocabulary are made up to a multiple of this, as in the hub's checkpoints: 32,064 for LLaVA-1.5.

@@ -43,24 +43,24 @@ from rich.markup import escape
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.app.launch import register_resolvers
+from rlaifv.benchmarks.answering import answer, run_benchmark
+from rlaifv.benchmarks.judges import KEY_VARIABLE, judge_answers, write_reviews
+from rlaifv.benchmarks.outcome import check_given, flat_metrics, is_judged
+from rlaifv.benchmarks.places import given_in
+from rlaifv.benchmarks.protocol import Benchmark, Given, JudgedBenchmark
+from rlaifv.benchmarks.questions import Asking, Questions, questions_of
+from rlaifv.benchmarks.registry import benchmark
+from rlaifv.benchmarks.templates import check_places
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.engines.chat import Chat, LocalChat, ServerChat
 from rlaifv.engines.local import LocalEngine
-from rlaifv.evaluation.benchmarks.answering import answer, run_benchmark
-from rlaifv.evaluation.benchmarks.outcome import check_given, flat_metrics, is_judged
-from rlaifv.evaluation.benchmarks.places import given_in
-from rlaifv.evaluation.benchmarks.protocol import Benchmark, Given, JudgedBenchmark
-from rlaifv.evaluation.benchmarks.questions import Asking, Questions, questions_of
-from rlaifv.evaluation.benchmarks.registry import benchmark
-from rlaifv.evaluation.benchmarks.templates import check_places
-from rlaifv.evaluation.judges import KEY_VARIABLE, judge_answers, write_reviews
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
-from rlaifv.runtime import StageBars, console, set_up_logging
+from rlaifv.runtime.console import StageBars, console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
-from tools.arguments import parse_options, refuse
-from tools.launch import register_resolvers
 from tools.score import result_table
 
 CONFIGS = Path(__file__).parent.parent / "configs"

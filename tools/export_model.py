@@ -27,15 +27,15 @@ from omegaconf import MISSING, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.app.launch import ADAPTER_NAME, CONFIG_NAME, REPORT_NAME, register_resolvers
 from rlaifv.models.key_names import original_name
 from rlaifv.models.loading import rename_tensors
+from rlaifv.models.older_layout import write_older_layout
 from rlaifv.report.card import model_card
 from rlaifv.report.run import read_run
-from rlaifv.runtime import console, set_up_logging
+from rlaifv.runtime.console import console, set_up_logging
 from rlaifv.store.atomic import make_directory, write_json, write_text
-from tools.arguments import parse_options, refuse
-from tools.launch import ADAPTER_NAME, CONFIG_NAME, REPORT_NAME, register_resolvers
-from tools.older_layout import write_older_layout
 
 INDEX_NAME = "model.safetensors.index.json"
 

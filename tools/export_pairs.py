@@ -16,10 +16,10 @@ from omegaconf import MISSING, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.app.launch import CONFIG_NAME
 from rlaifv.data.exports import iterations_of, read_examples, write_pairs
-from rlaifv.runtime import console
-from tools.arguments import parse_options, refuse
-from tools.launch import CONFIG_NAME
+from rlaifv.runtime.console import console
 
 
 @dataclass

@@ -25,14 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rlaifv.checks import check_config
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.app.build import build_labeler
+from rlaifv.app.checks import check_config
+from rlaifv.app.launch import register_resolvers
 from rlaifv.data.images import ImageError, load_image
 from rlaifv.data.sources import read_prompts
-from rlaifv.feedback.answered import Answered, label_answered
-from rlaifv.runtime import console, progress_bar, set_up_logging
-from tools.arguments import parse_options, refuse
-from tools.build import build_labeler
-from tools.launch import register_resolvers
+from rlaifv.runtime.console import console, progress_bar, set_up_logging
+from rlaifv.stages.answered import Answered, label_answered
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Rows that are judged at a time, which is what a crash can cost.

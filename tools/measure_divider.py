@@ -19,12 +19,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rlaifv.checks import ConfigError, check_config
-from rlaifv.evaluation.division import DividedAnswer, Division, compare, read_divided_answers
-from rlaifv.feedback.divide import BatchDivider, Divider, NotDivided, divide_all
+from rlaifv.app.checks import ConfigError, check_config
+from rlaifv.app.launch import register_resolvers
+from rlaifv.metrics.division import DividedAnswer, Division, compare, read_divided_answers
 from rlaifv.records import Prompt, Response
-from rlaifv.runtime import console
-from tools.launch import register_resolvers
+from rlaifv.runtime.console import console
+from rlaifv.stages.dividers.protocol import BatchDivider, Divider, NotDivided, divide_all
 
 ROOT = Path(__file__).parent.parent
 ANSWERS = ROOT / "tests/data_files/divided_answers.jsonl"

@@ -34,12 +34,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rlaifv.evaluation.benchmarks.outcome import flat_metrics, outcome
-from rlaifv.evaluation.benchmarks.protocol import Given
-from rlaifv.evaluation.benchmarks.registry import benchmark
-from rlaifv.runtime import console, set_up_logging
+from rlaifv.app.arguments import parse_options, refuse
+from rlaifv.benchmarks.outcome import flat_metrics, outcome
+from rlaifv.benchmarks.protocol import Given
+from rlaifv.benchmarks.registry import benchmark
+from rlaifv.runtime.console import console, set_up_logging
 from rlaifv.store.atomic import write_json
-from tools.arguments import parse_options, refuse
 
 
 @dataclass

@@ -24,6 +24,7 @@ from rich.table import Table as Lines
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rlaifv.app.arguments import parse_options, refuse
 from rlaifv.data.drops import lines
 from rlaifv.data.formats.pictures import shown
 from rlaifv.data.formats.turns import RowError
@@ -31,8 +32,7 @@ from rlaifv.data.images import MAX_BYTES, MAX_PIXELS, ImageError, load_image
 from rlaifv.data.rows import Row
 from rlaifv.data.sources import read_prompts
 from rlaifv.data.tables import Table
-from rlaifv.runtime import console, progress_bar, set_up_logging
-from tools.arguments import parse_options, refuse
+from rlaifv.runtime.console import console, progress_bar, set_up_logging
 
 
 @dataclass

@@ -9,17 +9,18 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from rlaifv.benchmarks.answering import asked_by, run_benchmark
+from rlaifv.benchmarks.outcome import check_given, fingerprint, flat_metrics, needs_reviews
+from rlaifv.benchmarks.places import given_in
+from rlaifv.benchmarks.questions import Asking, questions_of
+from rlaifv.benchmarks.registry import benchmark
 from rlaifv.callbacks.iteration import parts
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance
-from rlaifv.evaluation.benchmarks.answering import asked_by, run_benchmark
-from rlaifv.evaluation.benchmarks.outcome import check_given, fingerprint, flat_metrics, needs_reviews
-from rlaifv.evaluation.benchmarks.places import given_in
-from rlaifv.evaluation.benchmarks.questions import Asking, questions_of
-from rlaifv.evaluation.benchmarks.registry import benchmark
 from rlaifv.models.digests import weights_digest
-from rlaifv.runtime import StageBars, rank
-from rlaifv.stopping import stop_if_requested, wait_until
+from rlaifv.runtime.console import StageBars
+from rlaifv.runtime.ranks import rank
+from rlaifv.runtime.stopping import stop_if_requested, wait_until
 from rlaifv.store.atomic import make_directory, write_json
 
 DIRECTORY = "evaluations"

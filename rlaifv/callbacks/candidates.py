@@ -6,15 +6,16 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from rlaifv.callbacks.iteration import parts
-from rlaifv.candidates import Candidates
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.evaluation.selection import Candidate, candidate_steps
 from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.loop import FeedbackLoop
 from rlaifv.models.trained import trained_tensors
+from rlaifv.observers.candidates import Candidates
+from rlaifv.observers.selection import Candidate, candidate_steps
 from rlaifv.report.console import candidate_line
-from rlaifv.runtime import console, rank
-from rlaifv.stopping import Stopped
+from rlaifv.runtime.console import console
+from rlaifv.runtime.ranks import rank
+from rlaifv.runtime.stopping import Stopped
 
 
 class CandidateCallback(Callback):

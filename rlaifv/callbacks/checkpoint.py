@@ -10,9 +10,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from rlaifv.callbacks.iteration import parts
-from rlaifv.phases import timed
-from rlaifv.runtime import rank
-from rlaifv.stopping import stop, stop_requested
+from rlaifv.runtime.phases import timed
+from rlaifv.runtime.ranks import rank
+from rlaifv.runtime.stopping import stop, stop_requested
 from rlaifv.store.atomic import make_directory
 from rlaifv.store.checkpoints import checkpoint_path, keep_newest, seal_directory, write_checkpoint
 from rlaifv.store.run_dir import require_space

@@ -9,12 +9,13 @@ from lightning.pytorch.callbacks import Callback
 
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.learners.dpo import DPOModule, NonFiniteLoss
+from rlaifv.learners.dpo.module import DPOModule, NonFiniteLoss
 from rlaifv.loop import FeedbackLoop
 from rlaifv.models.digests import weights_digest
 from rlaifv.report.console import iteration_summary
-from rlaifv.runtime import console, rank
-from rlaifv.stopping import listen, stop, stop_requested
+from rlaifv.runtime.console import console
+from rlaifv.runtime.ranks import rank
+from rlaifv.runtime.stopping import listen, stop, stop_requested
 from rlaifv.store.atomic import write_json
 
 

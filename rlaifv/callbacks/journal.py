@@ -8,8 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from rlaifv.callbacks.iteration import parts
-from rlaifv.data.collate import PreferenceBatch
-from rlaifv.runtime import rank
+from rlaifv.learners.dpo.batch import PreferenceBatch
+from rlaifv.runtime.ranks import rank
 from rlaifv.store.atomic import append_line, make_directory, write_text
 
 

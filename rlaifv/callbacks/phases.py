@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from rlaifv.phases import save, timed
+from rlaifv.runtime.phases import save, timed
 
 
 class PhaseCallback(Callback):

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import Progress, TaskID
 
 from rlaifv.callbacks.iteration import parts
-from rlaifv.runtime import progress_bar
+from rlaifv.runtime.console import progress_bar
 
 
 class TrainingProgress(ProgressBar):

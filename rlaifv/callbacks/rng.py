@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from rlaifv.runtime import rank, world_size
+from rlaifv.runtime.ranks import rank, world_size
 
 
 class RandomStateCallback(Callback):

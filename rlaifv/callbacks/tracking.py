@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from rlaifv.runtime import derive_seed
+from rlaifv.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 

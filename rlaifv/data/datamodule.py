@@ -7,11 +7,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from rlaifv.data.collate import PreferenceBatch, PreferenceCollator
-from rlaifv.data.dataset import PairBatchSampler, PreferenceDataset
+from rlaifv.data.training_set import PairBatchSampler, PreferenceDataset
+from rlaifv.learners.dpo.batch import PreferenceBatch, PreferenceCollator
 from rlaifv.records import Pair, Prompt
-from rlaifv.runtime import derive_seed, rank, world_size
-from rlaifv.stopping import listen
+from rlaifv.runtime.ranks import rank, world_size
+from rlaifv.runtime.seeds import derive_seed
+from rlaifv.runtime.stopping import listen
 from rlaifv.store.manifest import Manifest
 
 

@@ -14,7 +14,7 @@ from rlaifv.data.rows import Row
 from rlaifv.data.sources import SharedPrompts
 from rlaifv.data.tables import Table
 from rlaifv.records import Asks, Prompt
-from rlaifv.runtime import progress_bar
+from rlaifv.runtime.console import progress_bar
 from rlaifv.store.atomic import make_directory, publish
 
 log = logging.getLogger(__name__)

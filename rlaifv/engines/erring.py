@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.records import Prompt
-from rlaifv.runtime import derive_seed
+from rlaifv.runtime.seeds import derive_seed
 
 
 class ErringLabeler:

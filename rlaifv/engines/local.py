@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.models.branch_decoder import sample_branches
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.loading import backbone
 from rlaifv.models.prompting import EncodedPrompt, Prompter, Sizes, stack_images
 from rlaifv.models.sampling import Decoding, Sampled
-from rlaifv.models.tree import (
+from rlaifv.models.tree.decoder import sample_branches
+from rlaifv.models.tree.packing import (
     Branch,
     PackedTrees,
     Packer,
@@ -27,8 +27,8 @@ from rlaifv.models.tree import (
     next_token_logps,
     separate,
 )
-from rlaifv.phases import timed
 from rlaifv.records import Prompt
+from rlaifv.runtime.phases import timed
 
 # A tree with more question tokens than this is split, so that one image with hundreds of claims still fits.
 MAX_TREE_TOKENS = 8192

@@ -1,1 +1,1 @@
-"""Losses, and the policy/reference pair as a LightningModule."""
+"""What trains on the records of an iteration, one package per method."""

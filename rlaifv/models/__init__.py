@@ -1,1 +1,1 @@
-"""Weights, families, chat templates, prefix trees and sampling on them."""
+"""Models: loading, families, chat templates, image features, weight digests."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from rlaifv.phases import timed
+from rlaifv.runtime.phases import timed
 
 # What of a tensor on a GPU is on the host at a time, for each thread.
 BLOCK_BYTES = 1 << 26

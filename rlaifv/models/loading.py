@@ -25,7 +25,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from rlaifv.models.families import FAMILIES, check_family, family_of, missing_architecture
 from rlaifv.models.trust import check_files
-from rlaifv.phases import timed
+from rlaifv.runtime.phases import timed
 
 logger = logging.getLogger(__name__)
 

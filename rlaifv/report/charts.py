@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from rlaifv.feedback.pair import PAIR_REASONS
 from rlaifv.report.glossary import entry
 from rlaifv.report.plots import BarChart, LineChart, Series, bar_chart, line_chart, thin
 from rlaifv.report.run import Run
+from rlaifv.stages.pair import PAIR_REASONS
 
 MAX_POINTS = 120
 # The last filter first, so that what was nearly kept stands beside what was kept.

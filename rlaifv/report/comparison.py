@@ -9,8 +9,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rlaifv.evaluation.benchmarks.anchors import TAGS, Anchor
-from rlaifv.evaluation.benchmarks.results import StoredResult, check_comparable, check_distinct
+from rlaifv.benchmarks.anchors import TAGS, Anchor
+from rlaifv.benchmarks.results import StoredResult, check_comparable, check_distinct
 from rlaifv.report.glossary import MISSING
 from rlaifv.report.plots import BarChart, standalone_bars
 

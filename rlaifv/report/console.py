@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rlaifv.phases import METHOD, START, in_order, share_beside
 from rlaifv.report.glossary import MISSING, entry
 from rlaifv.report.run import numbers, read_statistics
 from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows
+from rlaifv.runtime.phases import METHOD, START, in_order, share_beside
 
 MAX_ROWS = 9
 MAX_LABEL = 24

@@ -11,7 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlaifv.phases import METHOD, PHASES, START, in_order, share_beside
 from rlaifv.report.answers import Answer, mark_claims
 from rlaifv.report.benchmarks import shown_tables
 from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, result_charts, training_charts
@@ -20,6 +19,7 @@ from rlaifv.report.pairs import PairExample, Side, read_pairs
 from rlaifv.report.run import Example, Run, read_run
 from rlaifv.report.summary import COLUMNS, HEADLINES, Numbers, Row, change, headlines, rows
 from rlaifv.report.thumbnails import find_image, thumbnail
+from rlaifv.runtime.phases import METHOD, PHASES, START, in_order, share_beside
 from rlaifv.store.atomic import make_directory, write_text
 
 NUM_EXAMPLES = 6

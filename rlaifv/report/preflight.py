@@ -12,8 +12,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from rlaifv.models.architecture import weights_on_disk
-from rlaifv.models.budget import RunBudget
+from rlaifv.models.budget.architecture import weights_on_disk
+from rlaifv.models.budget.estimate import RunBudget
 
 _PART_LABELS = {"vision": "vision tower", "language_model": "language model", "adapters": "LoRA adapters"}
 _SIZES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))

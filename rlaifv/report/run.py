@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from rlaifv.phases import SECONDS_NAME, read_seconds
 from rlaifv.records import Verdict
+from rlaifv.runtime.phases import SECONDS_NAME, read_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Whoever reads a published file, also after a crash or a power loss, finds the ol
 Two syncs make it so: one of the file before the rename, which could otherwise reach the disk ahead of the bytes that it
 names, and one of the directory after it, without which the rename itself may be lost.
 
-Every step passes a point at which `tools/fault.py` can let it fail.
+Every step passes a point at which `tools/dev/fault.py` can let it fail.
 """
 
 import errno

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
-from rlaifv.evaluation.truth import BenchmarkQuestion
-from rlaifv.runtime import derive_seed
+from rlaifv.metrics.truth import BenchmarkQuestion
+from rlaifv.runtime.seeds import derive_seed
 from rlaifv.worlds.shapes import COLOURS, COMPANION, POSITIONS, SHAPES, USUAL_COLOUR, Scene, Thing, polar_question
 
 NUM_ASKED = 48  # scenes, the first ones; the absent objects' ranks are over all

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from rlaifv.models.loading import load_model
-from rlaifv.models.tree import Branch, PackedTrees, Tree, branch_logps, pack
+from rlaifv.models.tree.packing import Branch, PackedTrees, Tree, branch_logps, pack
 from rlaifv.worlds.shapes import (
     QUESTIONS,
     Scene,

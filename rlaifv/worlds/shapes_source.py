@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from rlaifv.evaluation.truth import BenchmarkQuestion
-from rlaifv.feedback.canaries import ORDER, Canary
-from rlaifv.feedback.divide import to_claims
+from rlaifv.metrics.truth import BenchmarkQuestion
+from rlaifv.observers.canaries import ORDER, Canary
 from rlaifv.records import Prompt
-from rlaifv.runtime import derive_seed
+from rlaifv.runtime.seeds import derive_seed
+from rlaifv.stages.dividers.rules import to_claims
 from rlaifv.store.atomic import publish
 from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
 from rlaifv.worlds.shapes_benchmark import benchmark_questions, likely_objects, objects_named, objects_of

@@ -17,9 +17,9 @@ from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
-from rlaifv.stopping import Stopped, stoppable
-from tests.evaluation.benchmarks.fakes import register, write_exam
-from tests.evaluation.benchmarks.test_answering import Knowing
+from rlaifv.runtime.stopping import Stopped, stoppable
+from tests.benchmarks.fakes import register, write_exam
+from tests.benchmarks.test_answering import Knowing
 
 CONFIG = Path(__file__).parents[2] / "configs/evaluation/quick.yaml"
 

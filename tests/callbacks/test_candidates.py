@@ -23,10 +23,10 @@ from rlaifv.callbacks.checkpoint import CheckpointCallback
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.callbacks.rng import RandomStateCallback
-from rlaifv.evaluation.selection import SelectionRules
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.trained import trained_digest
-from rlaifv.stopping import Stopped, stop_if_requested, stoppable
+from rlaifv.observers.selection import SelectionRules
+from rlaifv.runtime.stopping import Stopped, stop_if_requested, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from tests.callbacks import test_checkpoint as base
 from tests.callbacks.test_checkpoint import BATCH_SIZE, Data, Policy, SignalAt, assert_equal, state

@@ -21,12 +21,12 @@ from rlaifv.callbacks.checkpoint import CheckpointCallback, CheckpointFiles
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.rng import RandomStateCallback
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.data.dataset import PairBatchSampler
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.data.training_set import PairBatchSampler
+from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.loop import FeedbackLoop
 from rlaifv.models.digests import weights_digest
 from rlaifv.records import Pair, Prompt
-from rlaifv.stopping import Stopped, stoppable
+from rlaifv.runtime.stopping import Stopped, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.store.manifest import Manifest
 
@@ -253,7 +253,7 @@ def test_the_trainers_own_handlers_are_not_left_in_place(tmp_path: Path) -> None
 
     before = signal.getsignal(signal.SIGTERM)
     run(tmp_path, Look())
-    assert handlers[0].__module__ == "rlaifv.stopping"
+    assert handlers[0].__module__ == "rlaifv.runtime.stopping"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

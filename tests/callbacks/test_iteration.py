@@ -22,7 +22,7 @@ from rlaifv.callbacks.checkpoint import CheckpointCallback
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.rng import RandomStateCallback
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.records import Pair, Prompt
 
 pytestmark = [

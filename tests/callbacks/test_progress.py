@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rlaifv.callbacks import progress as progress_module
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo.module import DPOModule
 
 
 @pytest.fixture

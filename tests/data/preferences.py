@@ -158,7 +158,7 @@ def write_run(run_dir: Path, prompts: Sequence[Prompt], num_iterations: int = 2)
     """A run directory with committed iterations of one pair for each prompt, and every claim of them judged."""
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(
-        "model: {path: owner/policy}\nlabeler: {path: null}\ndivider: {_target_: rlaifv.feedback.divide.RulesDivider}\n"
+        "model: {path: owner/policy}\nlabeler: {path: null}\ndivider: {_target_: rlaifv.stages.dividers.rules.RulesDivider}\n"
     )
     for iteration in range(num_iterations):
         manifest = Manifest.open(run_dir, iteration, {"policy": f"digest-{iteration}", "seed": "0", "settings": ""})

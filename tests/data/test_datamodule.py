@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rlaifv.data import datamodule
-from rlaifv.data.collate import PreferenceBatch, PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.learners.dpo.batch import PreferenceBatch, PreferenceCollator
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Pair, Prompt
 

@@ -8,11 +8,11 @@ import torch
 
 from rlaifv.engines import local as local_module
 from rlaifv.engines.local import LocalEngine
-from rlaifv.models import tree as tree_module
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
-from rlaifv.models.tree import PackedTrees, Tree, pack
+from rlaifv.models.tree import packing as tree_module
+from rlaifv.models.tree.packing import PackedTrees, Tree, pack
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import build_model
 from tests.engines.plain import QUESTIONS, Asked, ask_plainly, assert_close, score_plainly, sharpened

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rlaifv.engines.local import LocalEngine
-from rlaifv.models import tree as tree_module
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
+from rlaifv.models.tree import packing as tree_module
 from rlaifv.records import Prompt
 from tests.engines.plain import QUESTIONS, Asked, assert_close, score_plainly, sharpened
 

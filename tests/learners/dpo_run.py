@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from rlaifv.callbacks.iteration import IterationCallback
-from rlaifv.data.collate import PreferenceCollator
 from rlaifv.data.datamodule import PreferenceDataModule
 from rlaifv.engines.local import LocalEngine
-from rlaifv.learners.dpo import DPOModule
+from rlaifv.learners.dpo.batch import PreferenceCollator
+from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Pair, Prompt
 

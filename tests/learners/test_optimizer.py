@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from rlaifv.learners.optimizer import MasterAdamW
 from rlaifv.models.loading import backbone
-from rlaifv.models.tree import branch_logps
+from rlaifv.models.tree.packing import branch_logps
 from tests.learners.dpo_run import Run
 
 RATE = 5e-7  # the paper's

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlaifv.feedback.canaries import Canary, CanarySet
-from rlaifv.feedback.divide import RulesDivider
+from rlaifv.observers.canaries import Canary, CanarySet
 from rlaifv.records import Prompt
+from rlaifv.stages.dividers.rules import RulesDivider
 from rlaifv.store.manifest import Manifest, TooFewPairs
 from tests.loop.world import SETTINGS, Interrupted, World
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlaifv.feedback.divide import NotDivided, RulesDivider
 from rlaifv.records import Claim, Prompt, Response
+from rlaifv.stages.dividers.protocol import NotDivided
+from rlaifv.stages.dividers.rules import RulesDivider
 from rlaifv.store.manifest import Manifest
 from tests.loop.world import SETTINGS, World
 

@@ -11,14 +11,14 @@ from PIL import Image
 
 from rlaifv.data.images import load_image
 from rlaifv.data.sources import PromptSource
+from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.feedback.divide import RulesDivider
-from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
+from rlaifv.stages.dividers.rules import RulesDivider
 from rlaifv.store.manifest import Manifest
 from rlaifv.worlds.shapes_source import ShapesSource
 from tests.loop.world import SENTENCES, SETTINGS, Interrupted
@@ -55,7 +55,7 @@ def test_with_a_real_model(
         )  # fmt: skip
 
     # Random weights prefer one answer to every question; what they prefer is made to depend on the question.
-    verdict_of = "rlaifv.feedback.score.verdict_of"
+    verdict_of = "rlaifv.stages.score.verdict_of"
     monkeypatch.setattr(verdict_of, lambda p_yes, p_no: "accepted" if int(p_yes * 1e7) % 2 else "rejected")
     manifest = make("whole").prepare(0)
     by_id = {prompt.id: prompt for prompt in manifest.records("prompts")}
@@ -90,7 +90,7 @@ def test_pictures_of_a_committed_iteration_are_drawn_again_before_it_is_trained_
 ) -> None:
     """A loss of power may come right after the commit, when pictures are not on the disk yet."""
     monkeypatch.setattr(
-        "rlaifv.feedback.score.verdict_of", lambda p_yes, p_no: "accepted" if int(p_yes * 1e7) % 2 else "rejected"
+        "rlaifv.stages.score.verdict_of", lambda p_yes, p_no: "accepted" if int(p_yes * 1e7) % 2 else "rejected"
     )
 
     def make() -> FeedbackLoop:

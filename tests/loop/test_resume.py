@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from rlaifv import loop as loop_module
-from rlaifv import runtime
 from rlaifv.loop import FeedbackLoop
-from rlaifv.stopping import Stopped, stoppable
+from rlaifv.runtime import ranks as runtime
+from rlaifv.runtime.stopping import Stopped, stoppable
 from rlaifv.store.manifest import Manifest
 from tests.loop.world import Interrupted, World
 

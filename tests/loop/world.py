@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from rlaifv.data.sources import PromptSource
+from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.feedback.divide import RulesDivider
-from rlaifv.feedback.pair import PairingRules
-from rlaifv.labeler import LabelerModule
 from rlaifv.loop import FeedbackLoop, IterationSettings
 from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
+from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.stages.pair import PairingRules
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
     ("red", "circle", "top"), ("blue", "star", "left"), ("green", "ring", "right"), ("black", "cross", "top left"),

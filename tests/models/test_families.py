@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoConfig
 
 from rlaifv.models import families
-from rlaifv.models.architecture import parameter_table
+from rlaifv.models.budget.architecture import parameter_table
 from rlaifv.models.families import FAMILIES, PARTS, check_family, family_of, missing_architecture
 
 

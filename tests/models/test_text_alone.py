@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlaifv.models.families import FAMILIES
 from rlaifv.models.prompting import stack_images
-from rlaifv.models.tree import Branch, Packer, Tree, branch_logps
+from rlaifv.models.tree.packing import Branch, Packer, Tree, branch_logps
 from tests.models.conftest import Tiny
 
 ANSWERS = ((60, 61, 2), (62, 63, 64, 2))

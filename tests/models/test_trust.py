@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from rlaifv.models import loading
-from rlaifv.models.architecture import architecture_config
+from rlaifv.models.budget.architecture import architecture_config
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.loading import load_model
 from rlaifv.models.trust import check_files

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import EncodedPrompt, Prompter, stack_images
-from rlaifv.models.tree import Branch, Tree, branch_logps, pack
+from rlaifv.models.tree.packing import Branch, Tree, branch_logps, pack
 from rlaifv.models.vision import FeatureStore, keep_features
 from rlaifv.records import Prompt
 

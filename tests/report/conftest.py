@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rlaifv.feedback.divide import to_claims
-from rlaifv.feedback.score import verdict_of
 from rlaifv.records import Claim, Judgement, Pair, Prompt
+from rlaifv.stages.dividers.rules import to_claims
+from rlaifv.stages.score import verdict_of
 from rlaifv.store.shards import write_shard
 from rlaifv.worlds.shapes import (
     QUESTIONS,

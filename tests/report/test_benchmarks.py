@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.evaluation.known_objects import benchmark_rates
+from rlaifv.metrics.known_objects import benchmark_rates
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt, Response
 from rlaifv.report.benchmarks import COLUMNS, TABLES, shown_tables

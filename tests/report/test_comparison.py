@@ -8,8 +8,8 @@ from xml.etree.ElementTree import fromstring
 import pytest
 from rich.console import Console
 
-from rlaifv.evaluation.benchmarks.anchors import Anchor
-from rlaifv.evaluation.benchmarks.results import StoredResult
+from rlaifv.benchmarks.anchors import Anchor
+from rlaifv.benchmarks.results import StoredResult
 from rlaifv.report.comparison import Comparison, compare, markdown, plot, published_table, result_tables
 
 OFFICIAL = {"parser": "official", "judge": "gpt-4"}

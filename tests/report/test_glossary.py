@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from rlaifv.feedback.pair import PAIR_REASONS, RESPONSE_REASONS
 from rlaifv.report.glossary import ENTRIES, MISSING, Unit, entry, show
+from rlaifv.stages.pair import PAIR_REASONS, RESPONSE_REASONS
 
 
 def test_every_reason_of_pairing_is_defined() -> None:

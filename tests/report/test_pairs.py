@@ -2,9 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlaifv.feedback.divide import to_claims
 from rlaifv.records import Judgement, Pair
 from rlaifv.report.pairs import read_pairs
+from rlaifv.stages.dividers.rules import to_claims
 from rlaifv.store.shards import read_shard, write_shard
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from rlaifv.models.architecture import architecture_config
-from rlaifv.models.budget import estimate
-from rlaifv.models.workload import Setup, Workload
+from rlaifv.models.budget.architecture import architecture_config
+from rlaifv.models.budget.estimate import estimate
+from rlaifv.models.budget.workload import Setup, Workload
 from rlaifv.report.preflight import Place, Volume, format_size, look_around, preflight_table, shortfalls
 
 WORK = Workload(num_prompts=4000, num_responses=10, num_pairs=5342, epochs=4, max_new_tokens=512, num_iterations=4)

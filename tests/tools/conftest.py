@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from tools.launch import START_VARIABLE
+from rlaifv.app.launch import START_VARIABLE
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 Launch = Callable[..., tuple[int, str]]

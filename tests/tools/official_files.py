@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.mme import TASKS
+from rlaifv.metrics.mme import TASKS
 
 Words = list[str]
 

@@ -7,8 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from rlaifv.evaluation.truth import BenchmarkQuestion
-from rlaifv.feedback.score import QUESTION_SUFFIX
+from rlaifv.metrics.truth import BenchmarkQuestion
+from rlaifv.stages.score import QUESTION_SUFFIX
 from rlaifv.worlds.shapes import SHAPES, Scene, make_scenes, render
 from rlaifv.worlds.shapes_benchmark import benchmark_questions
 

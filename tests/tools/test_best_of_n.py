@@ -11,10 +11,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from rlaifv.feedback.best_of_n import Candidates
-from rlaifv.feedback.divide import RulesDivider
+from rlaifv.learners.dpo.best_of_n import Candidates
 from rlaifv.models.loading import load_model
 from rlaifv.records import Prompt, Response
+from rlaifv.stages.dividers.rules import RulesDivider
 from rlaifv.store.atomic import make_directory, write_text
 from tests.settings import composed
 from tools.best_of_n import _of_run, _write_curve, best_of_n_curve, main

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlaifv.engines.local import LocalEngine
-from rlaifv.feedback.score import QUESTION_SUFFIX
 from rlaifv.models.loading import load_model
 from rlaifv.records import Prompt
+from rlaifv.stages.score import QUESTION_SUFFIX
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tools.check_labeler import main, read_exam
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from rlaifv.benchmarks.outcome import outcome
+from rlaifv.benchmarks.protocol import Given
 from rlaifv.engines.chat import Conversation, LocalChat, NoReply, ServerChat
 from rlaifv.engines.local import LocalEngine
-from rlaifv.evaluation.benchmarks.outcome import outcome
-from rlaifv.evaluation.benchmarks.protocol import Given
-from rlaifv.evaluation.mme import TASKS
+from rlaifv.metrics.mme import TASKS
 from rlaifv.records import Prompt
-from tests.evaluation.benchmarks.fakes import Exam, Judged, register, write_exam
+from tests.benchmarks.fakes import Exam, Judged, register, write_exam
 from tools.evaluate import Options, _chat, main
 
 

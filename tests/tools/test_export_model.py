@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from rlaifv.app.launch import CONFIG_NAME, register_resolvers
 from rlaifv.models.loading import export_model, load_model, select_trainable
 from rlaifv.store.atomic import write_json
 from tools.export_model import main
-from tools.launch import CONFIG_NAME, register_resolvers
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from rlaifv.app.launch import CONFIG_NAME
 from rlaifv.data.tables import Table
 from rlaifv.records import Prompt
 from tests.data.preferences import write_run
 from tools.export_pairs import main
-from tools.launch import CONFIG_NAME
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_provenance_names_what_made_the_pairs(run_dir: Path, tmp_path: Path) -> 
     (run_dir / CONFIG_NAME).write_text(
         "model: {path: owner/policy, revision: v1}\n"
         "labeler: {path: owner/labeler, revision: v2, error_rate: 0.25}\n"
-        "divider: {_target_: rlaifv.feedback.divide.RulesDivider}\n"
+        "divider: {_target_: rlaifv.stages.dividers.rules.RulesDivider}\n"
         "iteration: {chosen_from: owner/other}\n"
     )
     assert main([f"run_dir={run_dir}", "format=rlaifv", f"out={tmp_path / 'full'}"]) == 0

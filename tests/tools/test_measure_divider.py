@@ -3,8 +3,8 @@ from collections import Counter
 
 import pytest
 
-from rlaifv.evaluation.division import read_divided_answers
-from rlaifv.feedback.content import content_words
+from rlaifv.metrics.division import read_divided_answers
+from rlaifv.stages.dividers.content import content_words
 from tools.measure_divider import ANSWERS, main
 
 

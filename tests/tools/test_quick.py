@@ -9,7 +9,7 @@ import pytest
 
 from rlaifv.callbacks.benchmarks import benchmarks_path
 from rlaifv.records import Prompt
-from tests.evaluation.benchmarks.fakes import register, write_exam
+from tests.benchmarks.fakes import register, write_exam
 
 Launch = Callable[..., tuple[int, str]]
 SMALL = (
@@ -59,7 +59,7 @@ def test_a_run_measures_and_logs_and_goes_on(launch: Launch, root: Path, tmp_pat
 def test_a_run_whose_files_are_missing_is_refused_before_weights_are_loaded(
     launch: Launch, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.build.load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("rlaifv.app.build.load_model", lambda *_, **__: pytest.fail("weights were loaded"))
     status, output = launch("run_dir=run", *SMALL, "evaluation.benchmarks.names=[exam,pope]")
     assert status == 2
     assert f"data_root={root} holds no directory pope, where its files would be." in output

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlaifv.evaluation.benchmarks.protocol import Given
+from rlaifv.benchmarks.protocol import Given
 from rlaifv.records import Prompt
-from tests.evaluation.benchmarks.fakes import register, write_exam
+from tests.benchmarks.fakes import register, write_exam
 from tools.score import Options, main
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlaifv.evaluation.benchmarks.registry import MODULES
+from rlaifv.benchmarks.registry import MODULES
 from tests.tools.official_files import WRITERS, Words, mmhal, refomb, write
 from tools.score import main
 

@@ -27,9 +27,9 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
-import rlaifv.models.architecture
+import rlaifv.models.budget.architecture
 
-ARCHITECTURES = Path(rlaifv.models.architecture.__file__).parent / "architectures"
+ARCHITECTURES = Path(rlaifv.models.budget.architecture.__file__).parent / "architectures"
 HIDDEN_SIZE, HEAD_DIM, NUM_LAYERS, TILE_PX = 96, 24, 2, 42
 QWEN_TILE = 3  # image tokens along an edge of the picture
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaifv.feedback.divide import to_claims
+from rlaifv.stages.dividers.rules import to_claims
 from rlaifv.worlds.shapes import (
     BACKGROUND,
     CELL_PX,

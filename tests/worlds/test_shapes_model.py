@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from rlaifv.feedback.score import QUESTION_SUFFIX
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
+from rlaifv.stages.score import QUESTION_SUFFIX
 from rlaifv.worlds.shapes import COLOURS, POSITIONS, QUESTIONS, SHAPES, Thing, polar_question
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR, build_model, build_processor, save_small
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlaifv.feedback.divide import to_claims
-from rlaifv.feedback.score import QUESTION_SUFFIX
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.prompting import Prompter
-from rlaifv.models.tree import PackedTrees, Tree
+from rlaifv.models.tree.packing import PackedTrees, Tree
 from rlaifv.records import Prompt
+from rlaifv.stages.dividers.rules import to_claims
+from rlaifv.stages.score import QUESTION_SUFFIX
 from rlaifv.worlds import shapes_pretrain
 from rlaifv.worlds.shapes import QUESTIONS, parse_claim
 from rlaifv.worlds.shapes_pretrain import PretrainSettings, StepReport, pretrain

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rlaifv.data.images import load_image
-from rlaifv.evaluation.truth import Truth
+from rlaifv.metrics.truth import Truth
 from rlaifv.records import Prompt
 from rlaifv.worlds.shapes import COLOURS, QUESTIONS, SHAPES, Thing, parse_claim
 from rlaifv.worlds.shapes_source import EXAM_QUESTIONS, PROMPTS_PER_ITERATION, ShapesSource

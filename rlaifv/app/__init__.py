@@ -1,0 +1,1 @@
+"""The application around a run: settings, checks, preflight, build, launch, resume."""

@@ -1,0 +1,197 @@
+"""What may differ when a run is resumed: settings given beside `resume`, and the files that the run reads.
+
+`RULES` is the table of docs/reliability.md, section "Resume"; a test holds the two together.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlaifv.app.checks import ConfigError
+from rlaifv.runtime.phases import timed
+from rlaifv.store.atomic import write_json
+
+Rule = Literal["refuse", "warn", "accept"]
+# The longest key that fits decides.
+RULES: dict[str, tuple[Rule, str]] = {
+    "seed": ("refuse", "decides everything that is drawn"),
+    "run_dir": ("refuse", "is where the resumed run lies"),
+    "experiment": ("refuse", "selects many settings at once"),
+    "model": ("refuse", "made the answers and is half trained"),
+    "labeler": ("refuse", "judged the claims so far"),
+    "divider": ("refuse", "made the claims so far"),
+    "data": ("refuse", "gave the prompts so far"),
+    "evaluation": ("accept", "changes the examples of measurements to come"),
+    "engine": ("accept", "changes time, memory and disk, not results"),
+    "iteration": ("refuse", "made the pairs so far"),
+    "iteration.num_iterations": ("accept", "may rise, or fall to what has begun"),
+    "learner": ("refuse", "is in the optimizer's state and in the schedule"),
+    "trainer": ("refuse", "decides what a step computes"),
+    "trainer.accelerator": ("warn", "rounds differently; the same pairs, other last digits"),
+    "trainer.devices": ("warn", "makes the same pairs; a step reads batch_size of them on every process"),
+    "trainer.strategy": ("warn", "makes the same pairs; a step reads batch_size of them on every process"),
+    "trainer.num_nodes": ("warn", "makes the same pairs; a step reads batch_size of them on every process"),
+    "trainer.deterministic": ("warn", "rounds differently; the same pairs, other last digits"),
+    "trainer.log_every_n_steps": ("accept", "changes what is shown"),
+    "callbacks": ("accept", "changes what is kept and shown"),
+    "callbacks.random_state": ("refuse", "is in every checkpoint"),
+    "logger": ("accept", "changes what is shown"),
+    "run": ("refuse", "decides what the run does"),
+    "min_free_bytes": ("accept", "changes when a run stops"),
+    "rank_timeout_seconds": ("accept", "changes when a run stops"),
+    "verbose": ("accept", "changes what is shown"),
+    "preflight_only": ("accept", "changes nothing of the run"),
+    "resume": ("accept", "names the run"),
+}
+INPUTS_NAME = "inputs.json"
+# How this version names weights; manifests, checkpoints and candidates of a run hold such names.
+WEIGHTS_KEY, WEIGHTS_NAMED_BY = "weights_named_by", "SHA-256 over the SHA-256 of each tensor"
+# A model's weights, and what turns text and pictures into its tokens.
+MODEL_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+logger = logging.getLogger(__name__)
+
+
+def rule_of(key: str) -> tuple[Rule, str]:
+    """The rule of a setting, and its reason."""
+    while key not in RULES:
+        key, _, _ = key.rpartition(".")
+        if not key:
+            return "refuse", "is not known to leave the run as it was"
+    return RULES[key]
+
+
+def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], section: str = "") -> list[str]:
+    """Keys that are read by name and that stored settings lack, the outermost where a whole section is missing.
+
+    Args:
+        stored: of a run; anything but a section lacks no keys.
+        composed: what this version has.
+        besides: sections whose keys are keywords of a class, with defaults of their own.
+        section: whose keys are looked at.
+    """
+    if not isinstance(stored, DictConfig):
+        return []
+    found = []
+    for name in composed:
+        key, node = f"{section}.{name!s}".lstrip("."), composed._get_node(name)
+        if key in besides:
+            continue
+        if name not in [*stored]:  # "in" alone leaves out keys that wait for a value
+            found.append(key)
+        elif isinstance(node, DictConfig) and not node._is_none():
+            found += lacking_keys(stored._get_node(name), node, besides, key)
+    return found
+
+
+def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:
+    """The settings of a resumed run: its own, with what was given beside `resume` put into them.
+
+    Args:
+        stored: the run's own settings.
+        composed: the defaults with the overrides, from which their values are taken.
+        overrides: as on the command line.
+        run_dir: of the run.
+
+    Raises:
+        ConfigError: one sentence for each setting that would change what the run is, with both values.
+    """
+    faults = []
+    merged = stored.copy()
+    for item in overrides:
+        key = item.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+        if key in ("resume", "verbose", "preflight_only"):
+            continue
+        old, new = OmegaConf.select(stored, key), OmegaConf.select(composed, key)
+        if key == "experiment":  # leaves no key of its own behind
+            new = item.partition("=")[2]
+        for inner, before, after in _differences(key, old, new):
+            rule, reason = rule_of(inner)
+            if rule == "refuse":
+                faults.append(f"{inner} was {before!r} and is now {after!r}; it {reason}. Resume without it.")
+            elif rule == "warn":
+                logger.warning("%s was %r and is now %r; it %s.", inner, before, after, reason)
+        OmegaConf.update(merged, key, new, merge=False, force_add=True)
+    faults += _iteration_faults(stored, merged, run_dir)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return merged
+
+
+def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Leaves that differ, with both values; None stands for one that is not there."""
+    if isinstance(old, DictConfig) and isinstance(new, DictConfig):
+        names = dict.fromkeys([*old, *new])
+        return [d for name in names for d in _differences(f"{key}.{name!s}", old.get(name), new.get(name))]
+    before, after = (OmegaConf.to_container(one) if OmegaConf.is_config(one) else one for one in (old, new))
+    return [] if before == after else [(key, before, after)]
+
+
+def _iteration_faults(stored: DictConfig, merged: DictConfig, run_dir: Path) -> list[str]:
+    before, after = stored.iteration.num_iterations, merged.iteration.num_iterations
+    begun = len([path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()])
+    if not isinstance(after, int) or before == after:
+        return []
+    if after < begun:
+        return [f"iteration.num_iterations was {before} and is now {after}, but {begun} iterations have begun."]
+    if OmegaConf.select(stored, "data.num_iterations") is not None and stored.iteration.num_prompts is None:
+        return [
+            f"iteration.num_iterations was {before} and is now {after}, but the prompts of {stored.data.path} were shared out "
+            f"among {before}; start a new run, or one with iteration.num_prompts."
+        ]
+    return []
+
+
+@timed("digest")
+def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
+    """Compare the files that a run reads with what they were when it began, or note that where it begins.
+
+    Raises:
+        ConfigError: one of them has changed; the message names the key and both digests. Or the run was begun by a version
+            that names weights otherwise.
+    """
+    path = run_dir / INPUTS_NAME
+    found = _digests(cfg)
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else found
+    if (named_by := recorded.get(WEIGHTS_KEY)) != WEIGHTS_NAMED_BY:
+        raise ConfigError(
+            f"{path} says that weights of this run are named by {named_by or 'one SHA-256 over all tensors'}, but this "
+            f"version names them by {WEIGHTS_NAMED_BY}; go on with the run in the version that began it, or start a new one."
+        )
+    faults = [
+        f"{key}={OmegaConf.select(cfg, key)} has changed since the run began: its SHA-256 was {recorded.get(key)}, and is now "
+        f"{found.get(key)}."
+        for key in sorted({*recorded, *found})
+        if recorded.get(key) != found.get(key)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    if not path.exists():
+        write_json(path, found)
+
+
+def _digests(cfg: DictConfig) -> dict[str, str]:
+    """SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
+    found = {WEIGHTS_KEY: WEIGHTS_NAMED_BY}
+    for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
+        value = OmegaConf.select(cfg, key)
+        path = None if value is None else Path(str(value)).expanduser()
+        if path is not None and path.exists():
+            files = [path] if path.is_file() else sorted({f for p in MODEL_PATTERNS for f in path.glob(p)})
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                of_files = pool.map(_digest_of_file, files)
+            lines = (f"{file.name}\0{digest}\0" for file, digest in zip(files, of_files, strict=True))
+            found[key] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return found
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,1 +1,0 @@
-"""Measuring a policy: metrics, and what a world knows to be true."""

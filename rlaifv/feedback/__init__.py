@@ -1,1 +1,0 @@
-"""What each stage does: records in, records out."""

@@ -1,0 +1,1 @@
+"""Direct preference optimization: collator, batch, losses and LightningModule."""

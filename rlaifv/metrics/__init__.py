@@ -1,0 +1,1 @@
+"""Metrics, and what a world knows to be true."""

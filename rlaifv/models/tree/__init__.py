@@ -1,0 +1,1 @@
+"""Prefix trees: packing, attention masks, decoding."""

@@ -1,0 +1,1 @@
+"""What watches the loop: held-out measurements, canaries, statistics, candidates."""

@@ -1,0 +1,1 @@
+"""The process that a run lives in: ranks, seeds, signals, console, clock."""

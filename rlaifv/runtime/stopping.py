@@ -1,0 +1,108 @@
+"""Stopping in order: a signal asks for it, and work ends where nothing is lost, between two shards or two steps.
+
+SIGTERM, SIGUSR1   preemption by a cluster; the run ends with status 143
+SIGINT             Ctrl-C; status 130. The second one ends the run at once.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rlaifv.runtime.ranks import lost_rank, rank
+
+STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
+POLL_SECONDS = 0.2
+
+
+class Stopped(SystemExit):
+    """The run ends early because a signal asked for it; all that was finished is on disk."""
+
+    def __init__(self, asked_by: signal.Signals) -> None:
+        super().__init__(STATUS[asked_by])
+        self.asked_by = asked_by
+
+
+class RankLost(OSError):
+    """Another rank ended before it had done its part."""
+
+
+class _Requests:
+    """What was asked for in this process. Signals are of the process, so there is one of these."""
+
+    listening = False
+    asked_by: signal.Signals | None = None
+    pass_on: Callable[[signal.Signals], None] | None = None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, signals ask for an end in order; afterwards they do what they did before."""
+    before = {number: signal.getsignal(number) for number in STATUS}
+    _Requests.listening, _Requests.asked_by, _Requests.pass_on = True, None, None
+    listen()
+    try:
+        yield
+    finally:
+        _Requests.listening, _Requests.asked_by, _Requests.pass_on = False, None, None
+        for number, handler in before.items():
+            _handle(number, handler)
+
+
+def listen(pass_on: Callable[[signal.Signals], None] | None = None) -> None:
+    """Take the signals (back), where this process is stoppable: a trainer puts handlers of its own in their place.
+
+    Args:
+        pass_on: also told of the first signal; for processes that this one started.
+    """
+    if _Requests.listening:
+        _Requests.pass_on = pass_on or _Requests.pass_on
+        for number in STATUS:
+            _handle(number, _on_signal)
+
+
+def _handle(number: signal.Signals, handler: object) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _Requests.asked_by is None:
+        _Requests.asked_by = signal.Signals(number)
+        if _Requests.pass_on is not None:
+            _Requests.pass_on(_Requests.asked_by)
+        # No console here: the signal may have come while it was printing, and it has a lock.
+        os.write(2, f"\n{_Requests.asked_by.name}: finishing what is in work, then stopping.\n".encode())
+    elif number == signal.SIGINT and rank() == 0:  # a terminal tells every rank, and the first one tells them again
+        raise KeyboardInterrupt
+
+
+def stop_requested() -> bool:
+    """Whether a signal asked this process to stop."""
+    return _Requests.asked_by is not None
+
+
+def stop_if_requested() -> None:
+    """Called between two pieces of work. Raises Stopped."""
+    if _Requests.asked_by is not None:
+        raise Stopped(_Requests.asked_by)
+
+
+def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
+    """What to raise where the request may have reached another rank only."""
+    return Stopped(_Requests.asked_by or number)
+
+
+def wait_until(is_done: Callable[[], bool]) -> None:
+    """Look again and again until another rank has done its part. Raises Stopped, or RankLost where it never will."""
+    while not is_done():
+        stop_if_requested()
+        lost = lost_rank()
+        if lost is not None and not is_done():  # what it did last may have been that part
+            raise RankLost(
+                f"Process {lost}, another rank of this run, is gone; nothing is lost, and the run can be resumed."
+            )
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,1 @@
+"""The stages of an iteration: records in, records out."""

@@ -1,0 +1,1 @@
+"""Dividers: a response in, its atomic claims out."""

@@ -1,0 +1,1 @@
+"""Benchmarks of speed: ratios measured side by side in one run."""

@@ -1,0 +1,293 @@
+"""What the benchmarks share: models and data of a size, a clock, peak memory, a table, and a last line of JSON."""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.table import Table
+from tokenizers import Regex, Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import Split
+from torch import nn
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from rlaifv.models.budget.architecture import architecture_config
+from rlaifv.models.budget.flops import ModelCost, model_cost
+from rlaifv.models.budget.layout import image_layout
+from rlaifv.models.loading import Dtype
+from rlaifv.models.prompting import Prompter
+from rlaifv.records import Prompt
+from rlaifv.runtime.console import console
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER:{% else %} ASSISTANT:{% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if message['role'] != 'user' %}</s>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+KNOWN_WORDS = (":", "USER", " ASSISTANT", "yes", "Yes", "no", "No")
+EPOCHS = 4  # of an iteration; what is computed once an iteration counts for so much of a step
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is measured: a LLaVA of this config with random weights, prompts and answers of so many text tokens."""
+
+    config: Any
+    dtype: Dtype
+    prompt_tokens: int = 30
+    answer_tokens: int = 100
+    question_tokens: int = 40
+
+    def with_image_tokens(self, most: int) -> "Size":
+        """The same with a tower for square images of at most `most` tokens."""
+        config: Any = LlavaConfig(**self.config.to_dict())
+        config.vision_config.image_size = int(most**0.5) * config.vision_config.patch_size
+        return replace(self, config=config)
+
+
+def sizes() -> dict[str, Size]:
+    """By name: `small` for CPUs, 55M parameters; `7b`, LLaVA-1.5-7B; and `tiny`, on which nothing is worth measuring."""
+    return {
+        "tiny": Size(_llava(32, 2, 64, 120, 32, 1, 56), "float32", 12, 9, 10),
+        "small": Size(_llava(512, 6, 1376, 32_000, 256, 4, 336), "float32"),
+        "7b": Size(architecture_config("llava-hf/llava-1.5-7b-hf"), "bfloat16"),
+    }
+
+
+def _llava(
+    hidden: int, num_layers: int, mlp: int, vocabulary: int, vision_hidden: int, vision_layers: int, image_px: int
+) -> LlavaConfig:
+    heads, vision_heads = max(1, hidden // 64), max(1, vision_hidden // 64)
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=vision_hidden,
+            intermediate_size=4 * vision_hidden,
+            num_hidden_layers=vision_layers,
+            num_attention_heads=vision_heads,
+            image_size=image_px,
+            patch_size=14,
+            projection_dim=vision_hidden,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=mlp,
+            num_hidden_layers=num_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=16_384,
+        ),
+        image_token_index=4,
+        image_seq_length=(image_px // 14) ** 2,
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
+
+
+def build_model(size: Size, device: torch.device) -> nn.Module:
+    """Random weights, the same for every call."""
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForImageTextToText.from_config(size.config, dtype=getattr(torch, size.dtype))
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    return model.eval()
+
+
+def build_processor(size: Size) -> LlavaProcessor:
+    """One word one token: ` w7` is the eighth word; the image processor of the tower."""
+    special = {0: "<pad>", 1: "<unk>", 2: "<s>", 3: "</s>", size.config.image_token_id: "<image>"}
+    free = [k for k in range(size.config.text_config.vocab_size) if k not in special]
+    words = [*KNOWN_WORDS, *(f" w{k}" for k in range(len(free) - len(KNOWN_WORDS)))]
+    vocabulary = {token: k for k, token in special.items()} | dict(zip(words, free, strict=True))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split(Regex(r" ?\w+|[^\w\s]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    vision = size.config.vision_config
+    square = {"height": vision.image_size, "width": vision.image_size}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=square),
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token="<s>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            pad_token="<pad>",
+            additional_special_tokens=["<image>"],
+            padding_side="left",
+        ),
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy=size.config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def words(num_words: int, vocabulary: int, draw: random.Random) -> str:
+    """Text of exactly so many tokens."""
+    return "".join(f" w{draw.randrange(vocabulary - 20)}" for _ in range(num_words))
+
+
+def build_prompts(size: Size, prompter: Prompter, num_prompts: int, directory: Path) -> list[Prompt]:
+    """Prompts of exactly `prompt_tokens` tokens beside those of their images, which are written to `directory`."""
+    draw = random.Random(0)
+    vocabulary = size.config.text_config.vocab_size
+    prompts = []
+    for k in range(num_prompts):
+        path = directory / f"{k}.png"
+        noise = Image.frombytes("RGB", (24, 18), draw.randbytes(3 * 24 * 18))
+        noise.resize((640, 480), Image.Resampling.BICUBIC).save(path)
+        empty = len(prompter.question_ids(Prompt("", "", (str(path),)), "")) - image_tokens(size)
+        question = words(size.prompt_tokens - empty, vocabulary, draw)
+        prompts.append(Prompt(f"prompt-{k}", question, (str(path),)))
+    return prompts
+
+
+def image_tokens(size: Size) -> int:
+    """Placeholders of one image."""
+    return image_layout(size.config).num_tokens
+
+
+def cost_of(size: Size) -> ModelCost:
+    """FLOPs of the model's parts."""
+    return model_cost(size.config, image_layout(size.config))
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Seconds and bytes on a device. `clock` "cpu" counts CPU seconds of this process, for a machine that is shared."""
+
+    device: torch.device
+    clock: str = "wall"
+
+    def now(self) -> float:
+        """Seconds, after the device has finished what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if self.clock == "cpu" else time.perf_counter()
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        start = self.now()
+        run()
+        return self.now() - start
+
+    def reset_peak(self) -> int:
+        """Forget the peak; bytes in use now."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+        with suppress(OSError):  # Linux alone keeps a high-water mark that can be reset
+            Path("/proc/self/clear_refs").write_text("5")
+        return self.peak_bytes()
+
+    def peak_bytes(self) -> int:
+        """Most memory since `reset_peak`: allocated on a GPU, resident of the process on a CPU, 0 where unknown."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def matmul_rate(self, dtype: torch.dtype) -> float:
+        """FLOP/s of a large matrix product: what the floor is measured in."""
+        n = 1024 if self.device.type == "cpu" else 8192
+        a = torch.randn(n, n, device=self.device, dtype=dtype)
+        a @ a
+        return 2 * n**3 / statistics.median(self.seconds(lambda: a @ a) for _ in range(5))
+
+    def describe(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name()
+        return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two that are compared: seconds of each repeat for one unit of work, and what it took.
+
+    `tokens` and `flops` are those of a unit; `peak_bytes` is the most memory beside what was there before, the weights.
+    """
+
+    name: str
+    seconds: Sequence[float]
+    tokens: int
+    flops: float
+    peak_bytes: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Print a table and, as the last line, JSON.
+
+    `ours` and `peer` are units per second at the median, `ratio` how many times faster ours is. `ratio_of_fastest` compares
+    the fastest repeats, which other work on the machine disturbs least; `flop_ratio` is what the FLOPs promise. Last,
+    `flop_floor_ratio` is the time of ours against that of its floor, the least FLOPs that do the same, at the rate of a
+    large matrix product.
+    """
+    table = Table(
+        "", f"{unit}s/s", f"s per {unit}", "range", "tokens", "TFLOP", "peak GiB", title=f"{unit}s per second"
+    )
+    for side in (ours, peer):
+        table.add_row(
+            side.name,
+            f"{1 / side.median:.3f}",
+            f"{side.median:.4f}",
+            f"{min(side.seconds):.4f}-{max(side.seconds):.4f}",
+            str(side.tokens),
+            f"{side.flops / 1e12:.4f}",
+            f"{side.peak_bytes / 2**30:.2f}",
+        )
+    console.print(table)
+    result = {
+        "unit": f"{unit}s/s",
+        "ours": 1 / ours.median,
+        "peer": 1 / peer.median,
+        "ratio": peer.median / ours.median,
+        "ratio_of_fastest": min(peer.seconds) / min(ours.seconds),
+        "tokens": {"ours": ours.tokens, "peer": peer.tokens},
+        "flop_ratio": peer.flops / ours.flops,
+        "flop_floor_ratio": ours.median * rate / ours.flops,
+        "device": meter.describe(),
+        "clock": meter.clock,
+        "peak_bytes": {"ours": ours.peak_bytes, "peer": peer.peak_bytes},
+        **extra,
+    }
+    print(json.dumps(result))
+    return result
+
+
+def parser(description: str, peers: Sequence[str], repeats: int) -> argparse.ArgumentParser:
+    """The arguments that every benchmark has."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--size", choices=list(sizes()), default="small", help="model and data (default: small)")
+    made.add_argument("--peer", choices=peers, default=peers[0], help="what to compare with")
+    made.add_argument("--repeats", type=int, default=repeats, help=f"timed repeats of each side (default: {repeats})")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is shared")
+    return made

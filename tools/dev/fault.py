@@ -1,0 +1,235 @@
+"""Break runs of train.py in every way that can be repeated, resume them, and compare what they end with.
+
+    python -m tools.dev.fault                                all parts, under 15 minutes on two cores
+    python -m tools.dev.fault --only kills --seed 7          50 times kill -9, at other times
+    python -m tools.dev.fault --only io --stride 1           every single I/O step, hours
+
+io      a step of writing files fails, in one of three ways: the process is killed at it, or it meets a broken or a full disk
+kills   the process is killed at a random time, again and again
+ranks   of two processes, one is killed; the other must end by itself
+
+A broken run is resumed until it ends, and must be what an uninterrupted run of the same settings is. Every process is forked
+from one that has imported everything, since imports take longer than the runs.
+"""
+
+import argparse
+import multiprocessing
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from rich.table import Table
+
+from rlaifv.runtime.console import console, progress_bar
+from tools.dev.forked_run import Place, wait, wait_or_kill
+
+WAYS = {"crash": "killed at an I/O step", "eio": "broken disk", "enospc": "full disk"}
+KILLS = "killed at a random time"
+RANKS = "one of two ranks killed"
+KILLS_PER_TASK = 5
+# Where a rank is killed, and at which passing of it.
+RANK_POINTS = ("loop.responses 1", "loop.judgements 1", "store.append 2")
+
+
+@dataclass
+class Outcome:
+    """What became of a broken run: how many faults it met, what was done more than once, and what is wrong."""
+
+    fault: str
+    name: str
+    tries: int = 0
+    shards: int = 0
+    steps: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def break_io(oracle: Place, place: Place, way: str, number: int) -> Outcome:
+    """Let one step of writing fail."""
+    name = oracle.points()[number - 1]
+    outcome = Outcome(WAYS[way], f"{way} at step {number}, {name}", tries=1)
+    (status,) = wait(place.start(f"{way} * {number}"))
+    if way == "crash" and status != -signal.SIGKILL:
+        outcome.problems.append(f"The run was not killed, but ended with status {status}.")
+    return _settle(outcome, place, oracle, status)
+
+
+def break_by_kills(oracle: Place, place: Place, seed: str, num_kills: int, seconds: float) -> Outcome:
+    """Kill at random times, at most `seconds` after the start; where a run ends before, kill another one."""
+    rng = random.Random(seed)
+    outcome = Outcome(KILLS, f"kills of seed {seed}")
+    part, killed = Place(place.directory / "0"), 0
+    part.directory.mkdir()
+    while outcome.tries < num_kills and not outcome.problems:
+        (process,) = part.start()
+        (status,) = wait_or_kill(process, rng.uniform(0, seconds))
+        if status == -signal.SIGKILL:
+            outcome.tries, killed = outcome.tries + 1, killed + 1
+        if status == 0 or outcome.tries == num_kills:
+            _settle(outcome, part, oracle, status, killed)
+            part, killed = Place(place.directory / str(int(part.directory.name) + 1)), 0
+            part.directory.mkdir()
+        elif status != -signal.SIGKILL:
+            outcome.problems.append(f"{part.run_dir} ended with status {status}; see output.txt beside it.")
+    return outcome
+
+
+def break_rank(oracle: Place, place: Place, rank: int, point: str, resumed_by: int = 2) -> Outcome:
+    """Kill one of two ranks, look whether the other ends, and go on with both or with one."""
+    outcome = Outcome(RANKS, f"rank {rank} killed at {point}", tries=1)
+    began = time.monotonic()
+    statuses = wait(place.start(f"crash {point}", failing_rank=rank))
+    if statuses[rank] != -signal.SIGKILL:
+        outcome.problems.append(f"Rank {rank} was not killed, but ended with status {statuses[rank]}.")
+    if statuses[1 - rank] in (0, 124):
+        seconds = time.monotonic() - began
+        outcome.problems.append(f"Rank {1 - rank} had status {statuses[1 - rank]} after {seconds:.0f} s alone.")
+    return _settle(outcome, replace(place, num_ranks=resumed_by, was_two=resumed_by == 1), oracle, 1, num_faults=2)
+
+
+def _settle(outcome: Outcome, place: Place, oracle: Place, status: int, num_faults: int = 1) -> Outcome:
+    """Resume a broken run, compare it, and count what was done again."""
+    outcome.problems += place.finish(status) or place.compare(oracle)
+    redone = place.work() - oracle.work()
+    outcome.shards, outcome.steps = outcome.shards + redone["shards"], outcome.steps + redone["steps"]
+    for unit, bound in (("shards", 1), ("steps", oracle.epoch_steps())):
+        if redone[unit] > bound * num_faults:
+            outcome.problems.append(f"{redone[unit]} {unit} were done again after {num_faults} faults.")
+    return outcome
+
+
+Task = tuple[str, Callable[[Place], Outcome]]
+
+
+def io_tasks(oracle: Place, stride: int, seed: int) -> list[Task]:
+    """Every `stride`-th step in every way; the ways take turns, so that together they reach more steps."""
+    num_steps = len(oracle.points())
+    tasks: list[Task] = []
+    for k, way in enumerate(WAYS):
+        for number in range(1 + (seed + k * stride // len(WAYS)) % stride, num_steps + 1, stride):
+            tasks.append((f"{way}-{number}", partial(break_io, oracle, way=way, number=number)))
+    return tasks
+
+
+def kill_tasks(oracle: Place, num_kills: int, seed: int, seconds: float) -> list[Task]:
+    """As many kills as asked for, in portions."""
+    tasks: list[Task] = []
+    for k, start in enumerate(range(0, num_kills, KILLS_PER_TASK)):
+        portion = min(KILLS_PER_TASK, num_kills - start)
+        work = partial(break_by_kills, oracle, seed=f"{seed}/{k}", num_kills=portion, seconds=seconds)
+        tasks.append((f"kills-{k}", work))
+    return tasks
+
+
+def rank_tasks(oracle: Place) -> list[Task]:
+    """Each of two ranks, while it generates, judges and trains; the last run is resumed by one rank alone."""
+    tasks: list[Task] = [
+        (f"rank-{rank}-{point.replace(' ', '-')}", partial(break_rank, oracle, rank=rank, point=point))
+        for point in RANK_POINTS
+        for rank in (0, 1)
+    ]
+    alone = partial(break_rank, oracle, rank=1, point=RANK_POINTS[0], resumed_by=1)
+    return [*tasks, ("rank-1-alone-afterwards", alone)]
+
+
+def perform(directory: Path, num_ranks: int, task: Task) -> Outcome:
+    """One task in a fresh directory, which stays if something is wrong."""
+    name, work = task
+    place = Place(directory / name, num_ranks)
+    place.directory.mkdir()
+    try:
+        outcome = work(place)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Outcome("harness", name, 1, problems=[repr(error)])
+    if not outcome.problems:
+        shutil.rmtree(place.directory)
+    return outcome
+
+
+def make_oracle(place: Place) -> float:
+    """The uninterrupted run; returns how many seconds it took. Raises RuntimeError if it fails."""
+    place.directory.mkdir()
+    began = time.monotonic()
+    statuses = wait(place.start())
+    if any(statuses):
+        raise RuntimeError(f"The uninterrupted run ended with {statuses}; see {place.directory / 'output.txt'}.")
+    return time.monotonic() - began
+
+
+def sweep(directory: Path, only: Sequence[str], seed: int, num_kills: int, stride: int, jobs: int) -> list[Outcome]:
+    """All tasks of the chosen parts, several at a time."""
+    single, double = Place(directory / "oracle"), Place(directory / "oracle-of-two-ranks", num_ranks=2)
+    outcomes: list[Outcome] = []
+    tasks: list[tuple[int, Task]] = []
+    # The workers are forked before any bar has a thread.
+    with multiprocessing.get_context("fork").Pool(jobs) as pool, progress_bar() as bars:
+        bar = bars.add_task("faults", total=None, note="uninterrupted run")
+        if {"io", "kills"} & {*only}:
+            seconds = pool.apply(make_oracle, [single])
+            tasks += [(1, task) for task in io_tasks(single, stride, seed) if "io" in only]
+            tasks += [(1, task) for task in kill_tasks(single, num_kills, seed, seconds) if "kills" in only]
+        if "ranks" in only:
+            pool.apply(make_oracle, [double])
+            tasks += [(2, task) for task in rank_tasks(double)]
+        bars.update(bar, total=len(tasks))
+        work = [pool.apply_async(perform, [directory, num_ranks, task]) for num_ranks, task in tasks]
+        for result in work:
+            outcomes.append(result.get())
+            num_failed = sum(bool(outcome.problems) for outcome in outcomes)
+            bars.update(bar, advance=1, note=f"{num_failed} failed")
+    return outcomes
+
+
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    """One row per kind of fault."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, justify in (("fault", "left"), ("tries", "right"), ("survived", "right"), ("work redone", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for fault in dict.fromkeys(outcome.fault for outcome in outcomes):
+        some = [outcome for outcome in outcomes if outcome.fault == fault]
+        survived = sum(outcome.tries for outcome in some if not outcome.problems)
+        redone = f"{sum(o.shards for o in some)} shards, {sum(o.steps for o in some)} steps"
+        table.add_row(fault, str(sum(outcome.tries for outcome in some)), str(survived), redone)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sweep; returns 1 if anything failed, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.dev.fault", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("io", "kills", "ranks"), action="append", help="a part (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of kills and the choice of steps")
+    parser.add_argument("--kills", type=int, default=50, help="how many random kills (default: 50)")
+    parser.add_argument("--stride", type=int, default=13, help="every so many-th step of writing fails (default: 13)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
+    given = parser.parse_args(arguments)
+    directory = Path(tempfile.mkdtemp(prefix="rlaifv-fault-"))
+    only = given.only or ("io", "kills", "ranks")
+    try:
+        outcomes = sweep(directory, only, given.seed, given.kills, given.stride, given.jobs)
+    except RuntimeError as error:
+        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        return 1
+    console.print(table_of(outcomes))
+    failed = [outcome for outcome in outcomes if outcome.problems]
+    for outcome in failed:
+        console.print(f"[bold red]failed:[/] {outcome.name}", *outcome.problems[:5], sep="\n    ", soft_wrap=True)
+    if failed:
+        console.print(f"What they left is in {directory}; --seed {given.seed} repeats them.", soft_wrap=True)
+    else:
+        shutil.rmtree(directory)
+    console.print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
