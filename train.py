@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 
 from rlaifv.app.build import build, made, precision_arguments, set_rank_timeout
 from rlaifv.app.faults import size_and_check
-from rlaifv.app.label_run import LabelRun
 from rlaifv.app.launch import (
     ADAPTER_NAME,
     begin_run,
@@ -33,12 +32,8 @@ from rlaifv.app.launch import (
     working_in,
 )
 from rlaifv.app.preflight import print_preflight
-from rlaifv.callbacks.candidates import CandidateCallback
-from rlaifv.callbacks.iteration import IterationCallback
-from rlaifv.callbacks.phases import PhaseCallback
 from rlaifv.callbacks.progress import TrainingProgress
 from rlaifv.models.loading import export_model
-from rlaifv.observers.candidates import Candidates
 from rlaifv.report.page import write_report
 from rlaifv.runtime.console import console, set_up_logging
 from rlaifv.runtime.phases import kept, measured, save, timed
@@ -71,7 +66,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
     """Build everything from plain values, fit, and report."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     set_rank_timeout(cfg.rank_timeout_seconds)
-    loop, module, data = build(cfg, run_dir)
+    run = build(cfg, run_dir)
     callbacks = made(cfg.callbacks)
     trainer = instantiate(
         cfg.trainer,
@@ -81,25 +76,19 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        callbacks=[
-            IterationCallback(loop),
-            PhaseCallback(),
-            CandidateCallback(loop),
-            TrainingProgress(),
-            *loop.measurements,
-            *callbacks,
-        ],
+        callbacks=[*run.callbacks, TrainingProgress(), *callbacks],
         logger=made(cfg.logger),
         **precision_arguments(cfg),
     )
     if cfg.run == "label":
-        label(trainer, LabelRun(loop, cfg.iteration.num_iterations))
+        label(trainer, run.label_run)
     else:
-        fit(trainer, module, data, checkpoint_to_resume(cfg, run_dir))
+        fit(trainer, run.module, run.data, checkpoint_to_resume(cfg, run_dir))
     if rank() == 0:
         if cfg.run != "label":
-            export_model(module.policy, loop.policy.prompter.processor, run_dir / "export", run_dir / ADAPTER_NAME)
-            Candidates(loop).tidy(cfg.iteration.num_iterations - 1, is_over=True)
+            processor = run.policy.prompter.processor
+            export_model(run.module.policy, processor, run_dir / "export", run_dir / ADAPTER_NAME)
+            run.candidates.tidy(cfg.iteration.num_iterations - 1, is_over=True)
         save()
         with timed("report"):
             write_report(run_dir)

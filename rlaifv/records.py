@@ -94,5 +94,10 @@ class Pair:
     rejected_reference_logps: tuple[float, ...] = ()
     prompt_tokens: int = 0
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of both answers."""
+        return len(self.chosen_token_ids) + len(self.rejected_token_ids)
+
 
 Record = Prompt | Response | Claim | Judgement | Pair

@@ -22,6 +22,8 @@ from rlaifv.records import Prompt
 from rlaifv.worlds.shapes_model import build_model, build_processor
 from rlaifv.worlds.shapes_source import ShapesSource
 
+pytest_plugins = ["tests.launching"]
+
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 

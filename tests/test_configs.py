@@ -17,7 +17,9 @@ from rlaifv.app.build import build
 from rlaifv.app.checks import ALLOWED_TARGETS, check_config
 from rlaifv.models.sampling import Decoding
 from rlaifv.observers.selection import SelectionRules
+from rlaifv.stages.generate import Generate
 from rlaifv.stages.given_pairs import GivenPairs
+from rlaifv.stages.prompts import TakePrompts
 from tests.data.preferences import write_format
 from tests.settings import ROOT, composed
 
@@ -35,7 +37,11 @@ REQUIRED = {
     "divider": "split_path=owner/name",
 }
 # What has no value of its own where one of several must be given.
-EITHER_OR = {("divider", "chat"): ["divider.path=owner/name"]}
+EITHER_OR = {
+    ("divider", "chat"): ["divider.path=owner/name"],
+    ("run", "train"): ["data=trl"],
+    ("method", "offline_dpo"): ["run=train", "data=trl"],
+}
 # Keys that belong to Hydra's own language.
 STRUCTURAL = ("defaults", "_target_")
 
@@ -124,8 +130,11 @@ def test_an_unknown_key_is_refused() -> None:
         composed("learner.betta=1")
 
 
-def uncommented_keys(text: str) -> list[str]:
-    """Keys of a YAML file that have no comment in the line above, but for structural ones and what is inside them."""
+def uncommented_keys(text: str, passes_on: bool = False) -> list[str]:
+    """Keys of a YAML file without a comment in the line above, but for structural ones and what is inside them.
+
+    A method's file passes settings on, which have their comments elsewhere.
+    """
     lines = text.splitlines()
     found, skip_deeper_than = [], None
     for number, line in enumerate(lines):
@@ -137,6 +146,8 @@ def uncommented_keys(text: str) -> list[str]:
         if not match:
             continue
         above = lines[number - 1] if number else ""
+        if re.fullmatch(r"\$\{[a-z_.]+\}", line.partition(": ")[2]) and passes_on:
+            continue
         if match[2] in STRUCTURAL:
             skip_deeper_than = indent
         elif not above.lstrip().startswith("#") or len(above) - len(above.lstrip()) != indent:
@@ -148,7 +159,7 @@ def uncommented_keys(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_key_has_a_comment_above_it(path: Path) -> None:
-    assert uncommented_keys(path.read_text(encoding="utf-8")) == []
+    assert uncommented_keys(path.read_text(encoding="utf-8"), path.is_relative_to(CONFIGS / "method")) == []
 
 
 def test_a_key_without_a_comment_would_be_found() -> None:
@@ -195,12 +206,14 @@ def test_every_offline_experiment_builds_with_a_small_model(experiment: str, mod
     path = write_format("rlhfv", tmp_path / "data")
     cfg = composed(f"experiment={experiment}", *small, f"data.path={path}", f"run_dir={tmp_path / 'run'}")
     check_config(cfg)
-    loop, module, data = build(cfg, tmp_path / "run")
-    assert isinstance(loop, GivenPairs)
-    assert len(loop.source.prompts(0, None)) == 2  # of three pairs
+    run = build(cfg, tmp_path / "run")
+    loop, module, data = run.loop, run.module, run.data
+    assert [stage.name for stage in loop.stages] == ["prompts", "pair", "reference"]
+    assert isinstance(loop.stages[1], GivenPairs)
+    assert len(run.held_out.source.prompts(0, None)) == 2  # of three pairs
     assert (module.reduction, module.normalize_weights, module.beta) == ("weighted", False, 0.1)
     assert data.collator.changed_weight == 1.1
-    assert (data.num_iterations, data.epochs, loop.selection) == (1, 3, SelectionRules(0))
+    assert (data.num_iterations, data.epochs, run.held_out.selection) == (1, 3, SelectionRules(0))
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in OFFLINE])
@@ -216,34 +229,40 @@ def test_every_experiment_builds_with_a_small_model(
     small += ["data.num_held_out=2", "iteration.num_prompts=4"]
     cfg = composed(f"experiment={experiment}", *small, f"run_dir={run_dir}")
     check_config(cfg)
-    loop, module, data = build(cfg, run_dir)
+    run = build(cfg, run_dir)
+    loop, module, data = run.loop, run.module, run.data
+    prompts, generate = loop.stages[:2]
+    assert isinstance(prompts, TakePrompts)
+    assert isinstance(generate, Generate)
     trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     torch.use_deterministic_algorithms(False)
     assert trainer.accumulate_grad_batches == cfg.trainer.accumulate_grad_batches
-    assert len(loop.source.prompts(3, loop.settings.num_prompts)) == 4
+    assert len(prompts.source.prompts(3, prompts.num_prompts)) == 4
     penalty = 1.1 if experiment == "omnilmm12b_self" else 1.0
-    assert loop.settings.decoding == Decoding(0.7, top_k=50, max_new_tokens=512, repetition_penalty=penalty)
-    assert (loop.selection, composed(f"experiment={experiment}").data.num_held_out) == (SelectionRules(4), 256)
-    assert loop.settings.num_responses == 10
-    assert (module.beta, module.make_optimizer.keywords["lr"]) == (cfg.learner.beta, cfg.learner.lr)  # type: ignore[attr-defined]
+    assert generate.decoding == Decoding(0.7, top_k=50, max_new_tokens=512, repetition_penalty=penalty)
+    assert (run.held_out.selection, composed(f"experiment={experiment}").data.num_held_out) == (SelectionRules(4), 256)
+    assert generate.num_responses == 10
+    assert (module.beta, module.make_optimizer.lr) == (cfg.learner.beta, cfg.learner.lr)  # type: ignore[attr-defined]
     assert (data.num_iterations, data.epochs, data.batch_size) == (4, 4, cfg.learner.batch_size)
-    assert (loop.labeler.engine is loop.policy) == (cfg.labeler.path is None)
+    labeler: Any = run.held_out.labeler
+    assert (labeler.engine is run.policy) == (cfg.labeler.path is None)
     trainable = [name for name, parameter in module.policy.named_parameters() if parameter.requires_grad]
     assert trainable
     if cfg.learner.lora is None:
         assert not [name for name in trainable if "vision_tower" in name]
     else:
         assert all("lora_" in name for name in trainable)
-    if loop.labeler.engine is not loop.policy:
-        assert not any(parameter.requires_grad for parameter in loop.labeler.parameters())
+    if labeler.engine is not run.policy:
+        assert not any(parameter.requires_grad for parameter in labeler.parameters())
 
 
 def test_the_defaults_build_the_embedded_world(model_dir: Path, tmp_path: Path) -> None:
     cfg = composed(f"model.path={model_dir}", f"run_dir={tmp_path / 'run'}")
-    loop, module, data = build(cfg, tmp_path / "run")
-    assert loop.truth is loop.source
-    assert len(loop.source.held_out()) == len(loop.held_out(for_choice=False)) == 256
-    assert (data.batch_size, module.schedule, data.finish) == (32, "cosine", loop.measure)
+    run = build(cfg, tmp_path / "run")
+    held_out, data = run.held_out, run.data
+    assert held_out.truth is held_out.source
+    assert len(held_out.source.held_out()) == len(held_out.prompts(for_choice=False)) == 256
+    assert (data.batch_size, run.module.schedule, data.finish) == (32, "cosine", held_out.measure)
 
 
 def test_the_truth_chooses_only_where_it_is_known(model_dir: Path, prompt_list: Path, tmp_path: Path) -> None:
@@ -253,9 +272,9 @@ def test_the_truth_chooses_only_where_it_is_known(model_dir: Path, prompt_list: 
     message = r"iteration\.selection\.by=truth needs data whose truth is known; FilesSource knows none"
     with pytest.raises(ValueError, match=message):
         build(cfg, tmp_path / "run")
-    loop, _, _ = build(composed(f"run_dir={tmp_path / 'run'}", *chosen), tmp_path / "run")
-    assert loop.selection.by == "truth"
-    for_choice, for_report = (loop.held_out(for_choice=is_for) for is_for in (True, False))
+    held_out = build(composed(f"run_dir={tmp_path / 'run'}", *chosen), tmp_path / "run").held_out
+    assert held_out.selection.by == "truth"
+    for_choice, for_report = (held_out.prompts(for_choice=is_for) for is_for in (True, False))
     assert len(for_choice) == len(for_report) == 128
     assert not {prompt.id for prompt in for_choice} & {prompt.id for prompt in for_report}
 

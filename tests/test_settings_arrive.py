@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,11 +17,7 @@ from PIL import Image
 
 from rlaifv.app.build import build
 from rlaifv.data import rows_source
-from rlaifv.loop import IterationSettings
 from rlaifv.models.loading import load_model
-from rlaifv.models.sampling import Decoding
-from rlaifv.observers.selection import SelectionRules
-from rlaifv.stages.pair import PairingRules
 from tests.settings import ROOT, composed
 
 
@@ -32,13 +29,15 @@ def words_in(*paths: Path) -> set[str]:
 
 
 READ_BY_NAME = words_in(ROOT / "train.py", ROOT / "rlaifv/app/build.py", ROOT / "rlaifv/app/launch.py")
+# Methods refer to settings by their whole keys.
+READ_BY_METHODS = {
+    key
+    for path in (ROOT / "configs/method").rglob("*.yaml")
+    for key in re.findall(r"\$\{([a-z_.]+)\}", path.read_text())
+}
 # Sections that are handed over whole, and who takes their keys; what a class takes is tested with its target in test_configs.
 HANDED_OVER = {
     "model": {*inspect.signature(load_model).parameters},
-    "iteration": {field.name for field in fields(IterationSettings)},
-    "iteration.decoding": {field.name for field in fields(Decoding)},
-    "iteration.selection": {field.name for field in fields(SelectionRules)},
-    "iteration.pairing": {field.name for field in fields(PairingRules)},
     "learner.lora": {field.name for field in fields(LoraConfig)},
 }
 
@@ -62,7 +61,9 @@ def test_every_key_is_read(overrides: list[str]) -> None:
     unread = [
         key
         for key in leaves(composed(*overrides, "run_dir=run"))
-        if key.rpartition(".")[2] not in HANDED_OVER.get(key.rpartition(".")[0], READ_BY_NAME)
+        if key not in READ_BY_METHODS
+        and not key.startswith("method.")
+        and key.rpartition(".")[2] not in HANDED_OVER.get(key.rpartition(".")[0], READ_BY_NAME)
         and key.rpartition(".")[2] not in READ_BY_NAME
     ]
     assert unread == []
@@ -112,11 +113,14 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr("rlaifv.app.build.select_trainable", lambda model, *others: calls.append(others) or model)
         patched.setattr(model, "gradient_checkpointing_enable", calls.append)
         patched.setattr("rlaifv.app.build.keep_features", lambda _, store: calls.append(store.max_bytes))
-        loop, module, data = build(cfg, run_dir)
-    made = [vars(loop.source), vars(loop.divider), loop.settings, loop.selection, loop.seed, loop.num_examples, calls]
-    made += [loop.policy.batch_tokens, loop.canaries, loop.labeler.question_suffix, loop.labeler.other_forms]
-    made += [getattr(loop.labeler.engine, "error_rate", None)]
-    made += [module.make_optimizer.keywords]  # type: ignore[attr-defined]
+        run = build(cfg, run_dir)
+    loop, module, data, held_out = run.loop, run.module, run.data, run.held_out
+    labeler: Any = held_out.labeler
+    made = [vars(held_out.source), vars(held_out.divider), held_out.selection, held_out.num_examples, calls]
+    made += [loop.seed, loop.shard_prompts, loop.min_pairs, *(stage.producer() for stage in loop.stages)]
+    made += [run.policy.batch_tokens, [getattr(observer, "set", None) for observer in loop.observers]]
+    made += [labeler.question_suffix, labeler.other_forms, getattr(labeler.engine, "error_rate", None)]
+    made += [module.make_optimizer]
     names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
     names = (*names, "schedule", "warmup_ratio", "reset_optimizer")
     made += [getattr(module, name) for name in names]
@@ -129,11 +133,14 @@ def test_every_setting_arrives(model: Any, processor: Any, prompt_list: Path, tm
     cfg = composed(
         "data=files", f"data.path={prompt_list}", "labeler=model", "labeler.path=owner/name", "run_dir=run", "seed=3"
     )
-    OmegaConf.resolve(cfg)  # else a change would reach others through what refers to it
+    for section in SECTIONS:  # else a change would reach others through what refers to it
+        if isinstance(cfg[section], DictConfig):
+            OmegaConf.resolve(cfg[section])
     before = fingerprint(cfg, tmp_path, model, processor)
     assert fingerprint(cfg, tmp_path, model, processor) == before
     without_effect = []
-    keys = [key for key in (*leaves(cfg), *leaves(cfg.data, "data"), *leaves(cfg.divider, "divider"))]
+    inner = ("data", "divider", "iteration.decoding", "iteration.selection", "iteration.pairing")
+    keys = [key for key in (*leaves(cfg), *(k for name in inner for k in leaves(OmegaConf.select(cfg, name), name)))]
     keys = [key for key in keys if key.partition(".")[0] in SECTIONS and not key.endswith("_target_")]
     for key in keys:
         changed = cfg.copy()
@@ -178,7 +185,7 @@ def test_every_setting_of_published_data_arrives(tmp_path: Path) -> None:
 
 
 def test_a_key_that_nothing_reads_would_be_found() -> None:
-    cfg = composed("run_dir=run", "+learner.momentum=0.9", "+iteration.decoding.penalty=1.1")
+    cfg = composed("run_dir=run", "+learner.momentum=0.9", "+iteration.penalty=1.1")
     keys = [key for key in leaves(cfg) if key.rpartition(".")[2] in ("momentum", "penalty")]
-    assert keys == ["iteration.decoding.penalty", "learner.momentum"]
+    assert keys == ["iteration.penalty", "learner.momentum"]
     assert {"momentum", "penalty"}.isdisjoint(READ_BY_NAME)

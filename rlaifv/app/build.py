@@ -1,137 +1,168 @@
 """From composed settings to objects; the last place that sees a configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.app.label_run import LabelRun
+from rlaifv.callbacks.candidates import CandidateCallback
+from rlaifv.callbacks.iteration import IterationCallback
+from rlaifv.callbacks.phases import PhaseCallback
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.data.sources import SharedPrompts
 from rlaifv.engines.erring import ErringLabeler
 from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Labeler
-from rlaifv.learners.dpo.batch import PreferenceCollator
-from rlaifv.learners.dpo.module import DPOModule
-from rlaifv.learners.optimizer import MasterAdamW
+from rlaifv.learners.policy import PolicyModule
 from rlaifv.learners.precision import AUTOCAST, WeightsAsLoaded, dtype_of_weights, prepare_trained
-from rlaifv.loop import FeedbackLoop, IterationSettings, Measurement
+from rlaifv.loop import FeedbackLoop
 from rlaifv.metrics.truth import Truth
 from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
-from rlaifv.models.sampling import Decoding
 from rlaifv.models.vision import FeatureStore, keep_features
-from rlaifv.observers.canaries import CanarySet, HasCanaries, drawn_canaries
+from rlaifv.observers.candidates import Candidates
+from rlaifv.observers.held_out import HeldOut
 from rlaifv.observers.selection import SelectionRules
-from rlaifv.stages.given_pairs import GivenPairs, PairSource
-from rlaifv.stages.pair import PairingRules
+from rlaifv.stages.given_pairs import PairSource
 
 
-def build(cfg: DictConfig, run_dir: Path) -> tuple[FeedbackLoop, DPOModule, PreferenceDataModule]:
-    """The loop, the policy in its module, and the data that the loop regenerates.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The objects of a run.
+
+    Attributes:
+        loop: makes the data of iterations.
+        module: the learner's LightningModule, which holds the policy.
+        data: serves the loop's data to it.
+        policy: engine of the policy.
+        held_out: measures the policy.
+        candidates: weights within an iteration, of which the best goes on.
+        frozen: models beside the policy: the labeler, and another model that gives chosen answers.
+    """
+
+    loop: FeedbackLoop
+    module: PolicyModule
+    data: IterationDataModule
+    policy: LocalEngine
+    held_out: HeldOut
+    candidates: Candidates
+    frozen: list[torch.nn.Module]
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """What the run is made of between Lightning's steps, in the order that it needs."""
+        iteration = IterationCallback(self.loop.run_dir, self.held_out.measure, self.frozen)
+        benchmarks: Any = self.held_out.measurements
+        return [iteration, PhaseCallback(), CandidateCallback(self.candidates), *benchmarks]
+
+    @property
+    def label_run(self) -> LabelRun:
+        """The module that only makes data, for `Trainer.predict`."""
+        return LabelRun(self.loop.prepare, self.data.num_iterations, [self.policy.model, *self.frozen])
+
+
+def build(cfg: DictConfig, run_dir: Path) -> Run:
+    """Build a run: the stages and the learner that `method` names, around the models and the data of the settings.
 
     Raises:
         ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
     """
-    source, benchmarks = instantiate(cfg.data), _benchmarks(cfg)
-    learner: dict[str, Any] = OmegaConf.to_container(cfg.learner, resolve=True)  # type: ignore[assignment]
+    source, benchmarks = instantiate(cfg.data), OmegaConf.select(cfg, "evaluation.benchmarks")
+    measurements = [] if benchmarks is None else [instantiate(benchmarks)]
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
         if cfg.run == "train" and isinstance(source, PairSource):
             source.answers(first[0])
-    precision = str(cfg.trainer.precision)
-    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
-    policy = select_trainable(model, learner["train_parts"], learner["lora"])
-    if cfg.run != "label":
-        prepare_trained(policy, precision)
-    if learner["recompute"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    if cfg.engine.feature_store_bytes:
-        keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
-    engine = LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
-    loop = _loop(cfg, run_dir, source, engine, benchmarks)
-    module = DPOModule(
-        policy,
-        optimizer=partial(MasterAdamW, lr=learner["lr"], weight_decay=learner["weight_decay"]),
-        **{name: learner[name] for name in ("beta", "reduction", "normalize_weights")},
-        **{name: learner[name] for name in ("loss", "label_smoothing", "nll_weight")},
-        **{name: learner[name] for name in ("schedule", "warmup_ratio", "reset_optimizer")},
+    policy = _policy(cfg, run_dir)
+    labeler = _labeler(cfg, policy)
+    truth = source if isinstance(source, Truth) else None
+    other, attention = cfg.iteration.chosen_from, cfg.model.attention
+    parts = {
+        "run_dir": run_dir,
+        "source": source,
+        "policy": policy,
+        "labeler": labeler,
+        "divider": instantiate(cfg.divider),
+        "truth": truth,
+        "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=attention)),
+    }
+    held_out = HeldOut(
+        **{name: parts[name] for name in ("run_dir", "source", "policy", "labeler", "divider", "truth")},
+        max_new_tokens=cfg.iteration.decoding.max_new_tokens,
+        num_examples=None if cfg.evaluation is None else cfg.evaluation.num_examples,
+        selection=_selection(cfg, truth, source),
+        measurements=measurements,
     )
-    data = PreferenceDataModule(
+    loop = FeedbackLoop(
+        run_dir=run_dir,
+        stages=[_made_of(node, parts) for node in cfg.method.stages.values()],
+        seed=cfg.seed,
+        shard_prompts=cfg.iteration.shard_prompts,
+        min_pairs=cfg.iteration.min_pairs,
+        observers=[held_out, *(_made_of(node, parts) for node in cfg.method.observers.values())],
+        min_free_bytes=cfg.min_free_bytes,
+    )
+    module = _made_of(cfg.method.learner.module, {"policy": policy.model})
+    data = IterationDataModule(
         loop.prepare,
-        PreferenceCollator(engine.prompter, learner["row_tokens"], learner["changed_weight"], engine.packer),
-        batch_size=learner["batch_size"],
-        batch_tokens=learner["batch_tokens"],
+        _made_of(cfg.method.learner.collator, parts),
+        batch_size=cfg.learner.batch_size,
+        batch_tokens=cfg.learner.batch_tokens,
         num_iterations=cfg.iteration.num_iterations,
         epochs=cfg.iteration.epochs,
         seed=cfg.seed,
-        finish=loop.measure,
+        finish=held_out.measure,
     )
-    return loop, module, data
+    frozen = [labeler] if parts["chosen_from"] is None else [labeler, parts["chosen_from"].model]
+    return Run(loop, module, data, policy, held_out, Candidates(held_out, cfg.min_free_bytes), frozen)
 
 
-def _loop(
-    cfg: DictConfig, run_dir: Path, source: Any, engine: LocalEngine, benchmarks: Sequence[Measurement]
-) -> FeedbackLoop:
-    """The loop around a policy's engine."""
-    iteration: dict[str, Any] = OmegaConf.to_container(cfg.iteration, resolve=True)  # type: ignore[assignment]
-    for name in ("num_iterations", "epochs"):  # the data module's
-        del iteration[name]
-    other, selection = iteration.pop("chosen_from"), iteration.pop("selection")
-    return (GivenPairs if cfg.run == "train" else FeedbackLoop)(
-        run_dir=run_dir,
-        source=source,
-        policy=engine,
-        labeler=_labeler(cfg, engine),
-        divider=instantiate(cfg.divider),
-        settings=IterationSettings(
-            decoding=Decoding(**iteration.pop("decoding")),
-            rules=PairingRules(**iteration.pop("pairing")),
-            **iteration,
-        ),
-        seed=cfg.seed,
-        truth=source if isinstance(source, Truth) else None,
-        num_examples=None if cfg.evaluation is None else cfg.evaluation.num_examples,
-        canaries=_canaries(cfg, source, run_dir),
-        min_free_bytes=cfg.min_free_bytes,
-        chosen_from=None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
-        selection=_selection(selection, source),
-        measurements=benchmarks,
-    )
+def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:
+    """Build a node's class from its settings, and from those parts of the run that its constructor names."""
+    make = instantiate(node, _partial_=True, _convert_="all")
+    wanted = signature(make.func).parameters
+    return make(**{name: part for name, part in parts.items() if name in wanted})
 
 
-def _selection(settings: dict[str, Any], source: Any) -> SelectionRules:
-    """Raises ValueError where the truth is to choose, but is not known."""
-    if settings["by"] == "truth" and not isinstance(source, Truth):
+def _policy(cfg: DictConfig, run_dir: Path) -> LocalEngine:
+    """Load the policy, select what trains, and build its engine."""
+    precision, lora = str(cfg.trainer.precision), cfg.learner.lora
+    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
+    adapters: Any = None if lora is None else OmegaConf.to_container(lora, resolve=True)
+    policy = select_trainable(model, list(cfg.learner.train_parts), adapters)
+    if cfg.run != "label":
+        prepare_trained(policy, precision)
+    if cfg.learner.recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if cfg.engine.feature_store_bytes:
+        keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
+    return LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
+
+
+def _selection(cfg: DictConfig, truth: Truth | None, source: object) -> SelectionRules:
+    """Raise ValueError if the truth is to choose, but is not known."""
+    if cfg.iteration.selection.by == "truth" and truth is None:
         raise ValueError(
             f"iteration.selection.by=truth needs data whose truth is known; {type(source).__name__} knows none."
         )
-    return SelectionRules(**settings)
-
-
-def _benchmarks(cfg: DictConfig) -> list[Any]:
-    found = OmegaConf.select(cfg, "evaluation.benchmarks")
-    return [] if found is None else [instantiate(found)]
+    rules: SelectionRules = instantiate(cfg.iteration.selection)
+    return rules
 
 
 def made(group: DictConfig | None) -> list[Any]:
-    """What a group of classes builds; null stands for none, of the group or of one of them."""
+    """Build the members of a group. A group or a member that is null builds nothing."""
     return [] if group is None else [one for one in instantiate(group).values() if one is not None]
-
-
-def _canaries(cfg: DictConfig, source: Any, run_dir: Path) -> CanarySet | None:
-    """The source's own canaries where it has some; drawn ones lie in the run directory."""
-    if cfg.labeler.min_canary_accuracy is None:
-        return None
-    known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
-    return CanarySet(known, cfg.labeler.min_canary_accuracy)
 
 
 def precision_arguments(cfg: DictConfig) -> dict[str, Any]:
@@ -143,13 +174,13 @@ def precision_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 
 def set_rank_timeout(seconds: int) -> None:
-    """How long a process that trains with others waits for them before it gives up."""
+    """Set the collective timeout of the `ddp` strategy."""
     timeout = timedelta(seconds=seconds)
     StrategyRegistry.register("ddp", DDPStrategy, override=True, start_method="popen", timeout=timeout)
 
 
 def build_labeler(cfg: DictConfig) -> LabelerModule:
-    """The labeler on its own: where it has no weights of its own, those of the policy.
+    """Build the labeler alone; without weights of its own it gets the policy's.
 
     Raises:
         ValueError: weights cannot be loaded; the message names the key.
@@ -158,7 +189,7 @@ def build_labeler(cfg: DictConfig) -> LabelerModule:
 
 
 def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
-    """A labeler with weights of its own where it has a path, else on the policy's engine, or on one with its weights."""
+    """Build a labeler on its own weights if it has a path, else on the policy's engine, else on the policy's weights."""
     labeler = cfg.labeler
     engine: Labeler
     if labeler.path is not None:
@@ -172,7 +203,7 @@ def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
 
 
 def _engine(cfg: DictConfig, model: torch.nn.Module, processor: Any) -> LocalEngine:
-    """For a model that is not trained."""
+    """Build an inference engine around a frozen model."""
     return LocalEngine(model.requires_grad_(False), _prompter(cfg, processor), cfg.engine.batch_tokens)
 
 

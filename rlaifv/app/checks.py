@@ -29,7 +29,7 @@ from rlaifv.learners.dpo.losses import SMOOTHED
 # `instantiate` may build classes that are at home here and nothing else: a configuration file is data, not code.
 ALLOWED_TARGETS = ("rlaifv.", "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
 # What `key=null` cannot leave out.
-SECTIONS = ("model", "labeler", "divider", "engine", "iteration", "learner", "data", "trainer")
+SECTIONS = ("method", "model", "labeler", "divider", "engine", "iteration", "learner", "data", "trainer")
 
 
 class ConfigError(ValueError):
@@ -282,6 +282,11 @@ def _selection_faults(cfg: DictConfig) -> Iterator[str]:
 
 
 def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
+    if cfg.run not in cfg.method.runs:
+        yield (
+            f"run={cfg.run} does not fit the method, which is for run={' or '.join(cfg.method.runs)}. run is a group that "
+            f"selects one: run={cfg.run} on the command line, or `override /run: {cfg.run}` in the defaults of a file."
+        )
     if cfg.run != "train":
         return
     if OmegaConf.select(cfg, "data.form") is None:

@@ -82,7 +82,7 @@ def without_groups(words: Sequence[str]) -> list[str]:
     >>> without_groups(["logger=null", "callbacks.journal=null", "experiment=null", "seed=1"])
     ['~logger', 'callbacks.journal=null', 'seed=1']
     """
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment"}
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "run"}
     left = {f"{name}=null" for name in groups}
     return [f"~{word.removesuffix('=null')}" if word in left else word for word in words if word != "experiment=null"]
 
@@ -105,6 +105,8 @@ def run_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
             nothing reads; or a fresh run in the directory of another one.
     """
     run_dir = _run_dir(cfg)
+    if cfg.get("run") is None:
+        raise ConfigError("run must be full, label or train.")
     if unread := _unread_keys():
         raise ConfigError("\n".join(f"{item} adds a key that nothing reads." for item in unread))
     OmegaConf.set_readonly(cfg, False)

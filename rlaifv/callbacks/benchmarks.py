@@ -16,11 +16,10 @@ from rlaifv.benchmarks.questions import Asking, questions_of
 from rlaifv.benchmarks.registry import benchmark
 from rlaifv.callbacks.iteration import parts
 from rlaifv.engines.local import LocalEngine
-from rlaifv.engines.protocol import Advance
 from rlaifv.models.digests import weights_digest
 from rlaifv.runtime.console import StageBars
 from rlaifv.runtime.ranks import rank
-from rlaifv.runtime.stopping import stop_if_requested, wait_until
+from rlaifv.runtime.stopping import or_stop, wait_until
 from rlaifv.store.atomic import make_directory, write_json
 
 DIRECTORY = "evaluations"
@@ -91,7 +90,7 @@ class BenchmarkCallback(Callback):
                 place = path.parent / "benchmarks" / f"{iteration:03d}" / f"{one.name}-{by}"
                 with bars.stage(one.name, len(questions.items)) as advance:
                     results[one.name] = run_benchmark(
-                        one, given, questions, engine, digest, place, self.how, _unless_stopped(advance)
+                        one, given, questions, engine, digest, place, self.how, or_stop(advance)
                     )
         make_directory(path.parent)
         write_json(path, {"num_iterations": iteration, "model_sha256": digest, "benchmarks": results})
@@ -123,13 +122,3 @@ class BenchmarkCallback(Callback):
 def benchmarks_path(run_dir: Path, iteration: int) -> Path:
     """What benchmarks said after `iteration` iterations."""
     return run_dir / DIRECTORY / f"{iteration:03d}-benchmarks.json"
-
-
-def _unless_stopped(advance: Advance) -> Advance:
-    """Answers of a shard that is not written are asked for again."""
-
-    def advance_or_stop(num_finished: int) -> None:
-        stop_if_requested()
-        advance(num_finished)
-
-    return advance_or_stop

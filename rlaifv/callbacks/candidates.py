@@ -6,9 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from rlaifv.callbacks.iteration import parts
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.learners.optimizer import MasterAdamW
-from rlaifv.loop import FeedbackLoop
 from rlaifv.models.trained import trained_tensors
 from rlaifv.observers.candidates import Candidates
 from rlaifv.observers.selection import Candidate, candidate_steps
@@ -25,9 +24,9 @@ class CandidateCallback(Callback):
     `CheckpointCallback`. Without candidates it does nothing.
     """
 
-    def __init__(self, loop: FeedbackLoop) -> None:
-        self.rules = loop.selection
-        self.candidates = Candidates(loop)
+    def __init__(self, candidates: Candidates) -> None:
+        self.candidates = candidates
+        self.rules = candidates.held_out.selection
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that was stopped while a candidate was measured has its weights in the checkpoint, and measures it now."""
@@ -89,7 +88,7 @@ class CandidateCallback(Callback):
 
     def _take(self, trainer: L.Trainer, iteration: int, epoch: float, previous: int) -> None:
         found = {k: v for one in trainer.optimizers if isinstance(one, MasterAdamW) for k, v in one.masters().items()}
-        trained = trained_tensors(self.candidates.loop.policy.model)
+        trained = trained_tensors(self.candidates.held_out.policy.model)
         masters = {name: found[parameter] for name, parameter in trained.items() if parameter in found}
         candidate = self.candidates.take(iteration, trainer.global_step, epoch, previous, masters)
         self._log(trainer, iteration, candidate)
@@ -108,5 +107,5 @@ def _steps(num_batches: int, trainer: L.Trainer) -> int:
     return -(-num_batches // trainer.accumulate_grad_batches)
 
 
-def _is_end(trainer: L.Trainer, data: PreferenceDataModule) -> bool:
+def _is_end(trainer: L.Trainer, data: IterationDataModule) -> bool:
     return trainer.is_last_batch and data.epoch + 1 == data.epochs

@@ -4,7 +4,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.data.images import load_image
 from rlaifv.records import Pair
 
@@ -23,13 +23,13 @@ class SampleTableCallback(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, PreferenceDataModule)
+        assert isinstance(data, IterationDataModule)
         if data.epoch == 0:
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     self._log(logger, data, trainer.global_step)
 
-    def _log(self, logger: WandbLogger, data: PreferenceDataModule, step: int) -> None:
+    def _log(self, logger: WandbLogger, data: IterationDataModule, step: int) -> None:
         dataset = data.dataset()
         items = [dataset[k] for k in range(min(self.num_pairs, len(dataset)))]
         rows = [_row(data.iteration + 1, prompt.question, pair) for prompt, pair in items]

@@ -1,45 +1,67 @@
-"""The DataModule that regenerates its preference data: each iteration's pairs are made when its first loader is asked for."""
+"""The DataModule of every learner: it regenerates its data when the first loader of an iteration is asked for."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from rlaifv.data.training_set import PairBatchSampler, PreferenceDataset
-from rlaifv.learners.dpo.batch import PreferenceBatch, PreferenceCollator
-from rlaifv.records import Pair, Prompt
+from rlaifv.data.training_set import PromptBatchSampler, TrainingSet
+from rlaifv.records import Prompt
+from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank, world_size
 from rlaifv.runtime.seeds import derive_seed
 from rlaifv.runtime.stopping import listen
 from rlaifv.store.manifest import Manifest
 
 
-class PreferenceDataModule(LightningDataModule):
+class Collator(Protocol):
+    """What a learner makes of its records.
+
+    Attributes:
+        table: the records that it trains on, a table of the iteration.
+    """
+
+    table: str
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Get ready to train on an iteration's prompts."""
+        ...
+
+    def check_record(self, record: Any) -> None:
+        """Raise ValueError for a record that cannot be trained on."""
+        ...
+
+    def __call__(self, items: Sequence[tuple[Prompt, Any]]) -> Any:
+        """Build a batch, which has `to(device)`."""
+        ...
+
+
+class IterationDataModule(LightningDataModule):
     """Serves one committed iteration at a time.
 
-    `train_dataloader` asks `prepare` for the current iteration, which generates it or finds it done. It is the first moment
-    at which weights, counters and data agree, also after a resume, whatever the strategy; the trainer's epoch number is one
-    too small then, so iteration, epoch and batch are counted here. `callbacks.iteration` advances them.
+    `train_dataloader` asks `prepare` for the current iteration, which generates it or finds it done. This is the first moment
+    at which weights, counters and data agree, also after a resume and with any strategy. The trainer's epoch number is one too
+    small at that moment, so iteration, epoch and batch are counted here; `callbacks.iteration` advances them.
 
     Args:
-        prepare: makes sure that an iteration is generated and committed; called on every rank, any number of times.
-        collator: turns pairs into batches.
-        batch_size: pairs per step and rank.
-        batch_tokens: instead, tokens per step and rank, see `PairBatchSampler`; 0 for `batch_size` pairs.
-        num_iterations: how many iterations the run has.
-        epochs: passes over the pairs of an iteration.
-        seed: of the order of pairs.
+        prepare: generates and commits an iteration, or finds it done. Called on every rank, any number of times.
+        collator: the learner's; names its records and builds its batches.
+        batch_size: records per step and rank.
+        num_iterations: of the run.
+        epochs: passes over the records of an iteration.
+        seed: of the order of records.
         num_workers: loader processes.
-        finish: what is left to do after the last iteration, given their number. Asked for here only where a run is resumed
-            that stopped after its last epoch: the trainer wants a loader, then finds that it is done, and calls no hook.
+        finish: does what is left after the last iteration, given their number. Called here only when a run is resumed that
+            stopped after its last epoch: the trainer asks for a loader, finds that it is done, and calls no hook.
+        batch_tokens: tokens per step and rank in the place of `batch_size`, see `PromptBatchSampler`; 0 uses `batch_size`.
     """
 
     def __init__(
         self,
         prepare: Callable[[int], Manifest],
-        collator: PreferenceCollator,
+        collator: Collator,
         batch_size: int,
         num_iterations: int,
         epochs: int,
@@ -61,30 +83,28 @@ class PreferenceDataModule(LightningDataModule):
         self.iteration = 0
         self.epoch = 0
         self.batch = 0
-        self._served: tuple[int, PreferenceDataset] | None = None
+        self._served: tuple[int, TrainingSet] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches that one rank sees in each epoch of the current iteration."""
+        """Batches per epoch of the current iteration, on one rank."""
         return len(self._batch_sampler(0))
 
-    def train_dataloader(self) -> DataLoader[tuple[Prompt, Pair]]:
-        listen()  # the trainer has put its own signal handlers in place just before it asks for the first loader
+    def train_dataloader(self) -> DataLoader[tuple[Prompt, Any]]:
+        listen()  # the trainer installs its own signal handlers just before it asks for the first loader
         if self.iteration >= self.num_iterations and self.finish is not None:
             self.finish(self.iteration)
         return DataLoader(
             self.dataset(),
             batch_sampler=self._batch_sampler(self.epoch, self.batch),
-            # A loader draws when it is asked for; it would draw from the generators that dropout draws from.
+            # A generator of its own: loaders would draw from the one that dropout draws from.
             generator=torch.Generator(),
             collate_fn=self.collator,
             num_workers=self.num_workers,
             persistent_workers=False,
         )
 
-    def transfer_batch_to_device(
-        self, batch: PreferenceBatch, device: torch.device, dataloader_idx: int
-    ) -> PreferenceBatch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
 
     def advance(self) -> None:
@@ -106,17 +126,20 @@ class PreferenceDataModule(LightningDataModule):
             )
         self.iteration, self.epoch, self.batch = (state_dict[name] for name in ("iteration", "epoch", "batch"))
 
-    def dataset(self) -> PreferenceDataset:
-        """The current iteration's pairs, the last one's after all of them; made now if they are not there yet."""
+    def dataset(self) -> TrainingSet:
+        """Return the current iteration's records, generated now if need be; after the last iteration, its records."""
         iteration = min(self.iteration, self.num_iterations - 1)
         if self._served is None or self._served[0] != iteration:
             manifest = self.prepare(iteration)
-            self._served = iteration, PreferenceDataset(manifest.records("prompts"), manifest.records("pairs"))
+            with timed("data"):
+                prompts, records = manifest.records("prompts"), manifest.records(self.collator.table)
+                self.collator.check(prompts)
+                self._served = iteration, TrainingSet(prompts, records, self.collator.check_record)
         return self._served[1]
 
-    def _batch_sampler(self, epoch: int, num_done: int = 0) -> PairBatchSampler:
-        return PairBatchSampler(
-            self.dataset().pairs,
+    def _batch_sampler(self, epoch: int, num_done: int = 0) -> PromptBatchSampler:
+        return PromptBatchSampler(
+            self.dataset().records,
             self.batch_size,
             derive_seed(self.seed, self.iteration, "order", epoch),
             rank(),

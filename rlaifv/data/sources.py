@@ -13,7 +13,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -69,6 +69,12 @@ def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_by
         else:
             checked.good.append(prompt)
     return checked
+
+
+def check_images_of(source: PromptSource, prompts: Sequence[Prompt]) -> CheckedImages:
+    """Check images by the limits of their source, where it has its own."""
+    check: Callable[[Sequence[Prompt]], CheckedImages] = getattr(source, "check_images", check_images)
+    return check(prompts)
 
 
 class SharedPrompts:

@@ -1,65 +1,93 @@
-"""A committed iteration's pairs as a map-style data set, and the order in which an epoch reads them."""
+"""A committed iteration's training records as a map-style data set, and the order in which an epoch reads them."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset, Sampler
 
 from rlaifv.models.tree.packing import batches_by_tokens
-from rlaifv.records import Pair, Prompt
+from rlaifv.records import Prompt
 
 
-class PreferenceDataset(Dataset[tuple[Prompt, Pair]]):
-    """Pairs with their prompts.
+class TrainingRecord(Protocol):
+    """A record that learners train on: one or more answers to a prompt."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt_id(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the encoded prompt, its images included."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of all its answers."""
+
+
+class TrainingSet(Dataset[tuple[Prompt, Any]]):
+    """Records with their prompts.
+
+    Args:
+        prompts: of the iteration.
+        records: what a learner trains on.
+        check: of the learner; raises ValueError for a record that it cannot train on.
 
     Raises:
-        ValueError: a pair without one reference log-prob per token, or of a prompt that is not there.
+        ValueError: a record belongs to no prompt, or fails `check`.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], pairs: Sequence[Pair]) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], records: Sequence[TrainingRecord], check: Callable[[Any], None] | None = None
+    ) -> None:
         self.prompts = {prompt.id: prompt for prompt in prompts}
-        self.pairs = list(pairs)
-        for pair in self.pairs:
-            if pair.prompt_id not in self.prompts:
-                raise ValueError(f"Pair {pair.id!r} belongs to prompt {pair.prompt_id!r}, which the iteration lacks.")
-            counts = len(pair.chosen_reference_logps), len(pair.rejected_reference_logps)
-            if counts != (len(pair.chosen_token_ids), len(pair.rejected_token_ids)) or 0 in counts:
-                raise ValueError(f"Pair {pair.id!r} does not hold one reference log-prob for each of its tokens.")
+        self.records = list(records)
+        for record in self.records:
+            if record.prompt_id not in self.prompts:
+                kind = type(record).__name__
+                raise ValueError(
+                    f"{kind} {record.id!r} belongs to prompt {record.prompt_id!r}, which the iteration lacks."
+                )
+            if check is not None:
+                check(record)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Prompt, Pair]:
-        pair = self.pairs[index]
-        return self.prompts[pair.prompt_id], pair
+    def __getitem__(self, index: int) -> tuple[Prompt, Any]:
+        record = self.records[index]
+        return self.prompts[record.prompt_id], record
 
 
-# Prompts that are sorted by length among themselves; more would mix less, fewer would pad more.
+# Prompts sorted by length at a time. More would mix less; fewer would pad more.
 WINDOW_PROMPTS = 512
 
 
-class PairBatchSampler(Sampler[list[int]]):
-    """Batches of pairs in a seeded order that keeps the pairs of a prompt together.
+class PromptBatchSampler(Sampler[list[int]]):
+    """Batches of records in a seeded order that keeps the records of a prompt together.
 
-    A batch has a fixed number of pairs, or as many as fit a number of tokens; those are of prompts of similar length, so that
-    little of it is padding. Ranks take every n-th batch of the same order; batches that would leave some ranks with fewer
-    than others are dropped, so at most `world_size` - 1 of them, and none on one rank.
+    A batch has a fixed number of records, or as many as fit a number of tokens. The latter come from prompts of similar
+    length, to save padding. Ranks take every n-th batch of the same order. Batches that would give some ranks more
+    than others are dropped: at most `world_size` - 1, and none on one rank.
 
     Args:
-        pairs: in data set order; their `prompt_tokens` matter where `batch_tokens` is given.
-        batch_size: pairs per batch and rank; the last batch may be smaller.
+        records: in data set order; their `prompt_tokens` and `answer_tokens` are used with `batch_tokens` only.
+        batch_size: records per batch and rank; the last batch may be smaller.
         seed: of the order; differs between epochs.
-        batch_tokens: instead of `batch_size`, bound of the tokens of a batch, padding included, which one pair may exceed;
-            0 is none.
-        num_done: batches of this rank that were read before, by a run that is resumed; they count, but are not read again.
+        rank: of this process.
+        world_size: number of ranks.
+        batch_tokens: instead of `batch_size`, the most tokens of a batch, padding included; a single record may exceed it. 0
+            uses `batch_size`.
+        num_done: batches of this rank to skip, which an earlier process of a resumed run has read. They count in `len`.
 
     Raises:
-        ValueError: fewer batches than ranks; a trainer would take a loader without batches for the end of the run.
+        ValueError: fewer batches than ranks; Lightning would take an empty loader for the end of the run.
     """
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        records: Sequence[TrainingRecord],
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -68,13 +96,13 @@ class PairBatchSampler(Sampler[list[int]]):
         num_done: int = 0,
     ) -> None:
         groups: dict[str, list[int]] = {}
-        for index, pair in enumerate(pairs):
-            groups.setdefault(pair.prompt_id, []).append(index)
+        for index, record in enumerate(records):
+            groups.setdefault(record.prompt_id, []).append(index)
         order = list(groups.values())
         rng = random.Random(seed)
         rng.shuffle(order)
         if batch_tokens:
-            batches = _batches_by_tokens(pairs, order, batch_tokens, rng, world_size)
+            batches = _batches_by_tokens(records, order, batch_tokens, rng, world_size)
         else:
             flat = [index for group in order for index in group]
             batches = [flat[k : k + batch_size] for k in range(0, len(flat), batch_size)]
@@ -96,10 +124,14 @@ class PairBatchSampler(Sampler[list[int]]):
 
 
 def _batches_by_tokens(
-    pairs: Sequence[Pair], groups: Sequence[list[int]], max_tokens: int, rng: random.Random, world_size: int
+    records: Sequence[TrainingRecord],
+    groups: Sequence[list[int]],
+    max_tokens: int,
+    rng: random.Random,
+    world_size: int,
 ) -> list[list[int]]:
-    """Batches of trees of similar size, in a random order; batches that ranks run at the same time are neighbours in size."""
-    trees = [tree for group in groups for tree in _trees(pairs, group, max_tokens)]
+    """Return batches of trees of similar size in a random order; batches that ranks run together are of similar size."""
+    trees = [tree for group in groups for tree in _trees(records, group, max_tokens)]
     batches: list[list[int]] = []
     for start in range(0, len(trees), WINDOW_PROMPTS):
         window = sorted(trees[start : start + WINDOW_PROMPTS], key=lambda tree: -tree[0])
@@ -112,14 +144,14 @@ def _batches_by_tokens(
     return [batch for step in whole + rest for batch in step]
 
 
-def _trees(pairs: Sequence[Pair], group: Sequence[int], max_tokens: int) -> Iterator[tuple[int, list[int]]]:
-    """A prompt's pairs in trees of at most `max_tokens`, one pair at least, with their sizes."""
+def _trees(records: Sequence[TrainingRecord], group: Sequence[int], max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the records of a prompt in trees of at most `max_tokens`, or of one record, with their sizes."""
     size, some = 0, list[int]()
     for index in group:
-        answers = len(pairs[index].chosen_token_ids) + len(pairs[index].rejected_token_ids)
+        answers = records[index].answer_tokens
         if some and size + answers > max_tokens:
             yield size, some
             some = []
-        size = size + answers if some else pairs[index].prompt_tokens + answers
+        size = size + answers if some else records[index].prompt_tokens + answers
         some.append(index)
     yield size, some

@@ -5,11 +5,12 @@ adding an update of 5e-7 to one gives the same number again. So 16-bit weights g
 master, and the weight is the master rounded (mixed-precision training, arXiv 1710.03740, section 3.1).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 # Elements that are updated at a time: their gradients are converted to float32, 256 MiB of them.
@@ -133,3 +134,20 @@ def _chunks(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
         size += parameter.numel()
     if some:
         yield some
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """Settings of `MasterAdamW`, of which a module makes its optimizer.
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: L2 decay of the weights.
+    """
+
+    lr: float
+    weight_decay: float
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> MasterAdamW:
+        """Build the optimizer of these parameters."""
+        return MasterAdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)

@@ -5,6 +5,8 @@ itself and was trained to agree, or text in an image or a claim that tells it wh
 change no judgement; a shard whose canaries fail is flagged.
 """
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,17 @@ from typing import Protocol, runtime_checkable
 from PIL import Image, ImageDraw, ImageFont
 
 from rlaifv.engines.protocol import Labeler
+from rlaifv.observers.held_out import AskedLabeler
+from rlaifv.observers.observer import Observer
 from rlaifv.records import Prompt
+from rlaifv.runtime.phases import timed
+from rlaifv.runtime.ranks import rank
 from rlaifv.stages.score import QUESTION_SUFFIX, ask, verdict_of
-from rlaifv.store.atomic import make_directory, publish
+from rlaifv.stages.stage import Stage
+from rlaifv.store.atomic import make_directory, publish, write_json
+from rlaifv.store.iteration import Iteration
+
+logger = logging.getLogger(__name__)
 
 COLOURS = ("red", "green", "blue", "yellow")
 SIZE_PX = 336
@@ -57,6 +67,62 @@ class CanarySet:
             for (_, is_true), (p_yes, p_no) in zip(canary.questions, answers, strict=True)
         ]
         return sum(right) / len(right)
+
+
+class Canaries(Observer):
+    """Ask the labeler canaries before an iteration's answers are sampled, and before each shard of judgements is stored.
+
+    Hours of sampling come before the first shard of judgements, so a labeler that fails is known before them.
+
+    Args:
+        source: brings canaries of its own kind, if it `HasCanaries`; else plain pictures are drawn into `run_dir`.
+        labeler: is asked.
+        run_dir: of the run.
+        min_accuracy: share of right answers below which a shard is flagged; None asks nothing.
+    """
+
+    def __init__(self, source: object, labeler: AskedLabeler, run_dir: Path, min_accuracy: float | None) -> None:
+        self.labeler = labeler
+        self.set: CanarySet | None = None
+        if min_accuracy is not None:
+            known = source.canaries() if isinstance(source, HasCanaries) else drawn_canaries(run_dir / "canaries")
+            self.set = CanarySet(known, min_accuracy)
+
+    def on_start(self, work: Iteration) -> None:
+        path = work.manifest.directory / "canaries.json"
+        has_all = "responses" in work.manifest.stages and not work.manifest.missing("responses")
+        if rank() == 0 and not has_all and not path.exists():
+            with timed("score"):
+                self._ask(path, f"before the answers of {work.manifest.directory} are sampled")
+
+    def on_shard(self, work: Iteration, stage: Stage, shard: int) -> None:
+        if stage.writes == "judgements":
+            path = work.manifest.directory / f"canaries-{shard:05d}.json"
+            self._ask(path, f"beside {work.manifest.shard_path('judgements', shard)}")
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        if self.set is None:
+            return {}
+        found = [json.loads(path.read_text())["accuracy"] for path in work.manifest.directory.glob("canaries-*.json")]
+        return {
+            "labeler/canary_accuracy": sum(found) / max(len(found), 1),
+            "labeler/flagged_shards": sum(accuracy < self.set.least_accuracy for accuracy in found),
+        }
+
+    def _ask(self, path: Path, where: str) -> None:
+        if self.set is None:
+            return
+        labeler = self.labeler
+        accuracy = self.set.accuracy(labeler.engine, labeler.question_suffix, labeler.other_forms)
+        if accuracy < self.set.least_accuracy:
+            logger.warning(
+                "The labeler answers only %.2f of the canaries right %s (labeler.min_canary_accuracy=%g), so what it "
+                "says about the claims there is in doubt.",
+                accuracy,
+                where,
+                self.set.least_accuracy,
+            )
+        write_json(path, {"accuracy": accuracy})
 
 
 def drawn_canaries(directory: Path) -> list[Canary]:

@@ -25,14 +25,15 @@ from typing import Any
 from torch import Tensor
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
-from rlaifv.loop import FeedbackLoop
 from rlaifv.models.trained import on_host, other_weights, read_trained, trained_digest, write_trained
+from rlaifv.observers.held_out import HeldOut
 from rlaifv.observers.selection import CLAIMS, Candidate, choose, claims_enough
 from rlaifv.records import Prompt
 from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
 from rlaifv.runtime.stopping import wait_until
 from rlaifv.store.atomic import failpoint, make_directory, write_json
+from rlaifv.store.iteration import iteration_directory
 from rlaifv.store.run_dir import require_space
 
 logger = logging.getLogger(__name__)
@@ -59,17 +60,23 @@ class AtStart:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Takes and compares candidates of the loop's policy. Called on every rank; the first one measures and writes."""
+    """Take and compare candidates of the policy. Called on every rank; the first one measures and writes.
 
-    loop: FeedbackLoop
+    Attributes:
+        held_out: measures them, on the held-out prompts that select.
+        min_free_bytes: free disk space below which none is stored.
+    """
+
+    held_out: HeldOut
+    min_free_bytes: int = 0
 
     def directory(self, iteration: int) -> Path:
         """Where an iteration's candidates are."""
-        return self.loop.run_dir / "iterations" / f"{iteration:03d}" / "candidates"
+        return iteration_directory(self.held_out.run_dir, iteration) / "candidates"
 
     def begin(self, iteration: int, step: int) -> Candidate:
         """Measure what an iteration begins with, and keep its weights where they will judge the candidates."""
-        return self._take(iteration, START, step, 0.0, self.loop.labeler.engine, self._labels_itself)
+        return self._take(iteration, START, step, 0.0, self.held_out.labeler.engine, self._labels_itself)
 
     def take(
         self, iteration: int, step: int, epoch: float, previous: int, masters: Mapping[str, Tensor] | None = None
@@ -105,7 +112,7 @@ class Candidates:
         start = _read(self.directory(iteration) / f"{START}.json")
         taken = [candidate for candidate in self.taken(iteration) if candidate.step <= step]
         there = [c for c in taken if self._weights(iteration, _name(c.step)).exists()]
-        rules = self.loop.selection
+        rules = self.held_out.selection
         chosen = choose(there, start, rules)
         if rules.by != "last" and not claims_enough(chosen, start, rules):
             logger.warning(
@@ -127,7 +134,7 @@ class Candidates:
             ValueError: its weights are not those that were measured.
         """
         digest = _read(self._record(iteration, _name(step))).digest
-        return read_trained(self.loop.policy.model, self._weights(iteration, _name(step)), digest)
+        return read_trained(self.held_out.policy.model, self._weights(iteration, _name(step)), digest)
 
     def tidy(self, iteration: int, is_over: bool = False) -> None:
         """Remove weights that no resumed run can need, once `iteration` has chosen and a checkpoint holds its choice.
@@ -149,14 +156,14 @@ class Candidates:
 
     @property
     def _labels_itself(self) -> bool:
-        return self.loop.labeler.model is self.loop.policy.model
+        return getattr(self.held_out.labeler.engine, "model", None) is self.held_out.policy.model
 
     def _labeler(self, iteration: int) -> Labeler:
-        engine = self.loop.labeler.engine
+        engine = self.held_out.labeler.engine
         if not self._labels_itself or rank() > 0:
             return engine
         digest = _read(self._record(iteration, START)).digest
-        return AtStart(engine, self.loop.policy.model, self._weights(iteration, START), digest)
+        return AtStart(engine, self.held_out.policy.model, self._weights(iteration, START), digest)
 
     @timed("candidates")
     def _take(
@@ -170,8 +177,8 @@ class Candidates:
         masters: Mapping[str, Tensor] | None = None,
     ) -> Candidate:
         record, weights = self._record(iteration, name), self._weights(iteration, name)
-        tensors = on_host(self.loop.policy.model)
-        digest = trained_digest(self.loop.policy.model, tensors)
+        tensors = on_host(self.held_out.policy.model)
+        digest = trained_digest(self.held_out.policy.model, tensors)
         if rank() > 0:
             wait_until(lambda: _is_known(record, digest))
             return _read(record)
@@ -179,18 +186,18 @@ class Candidates:
         if not is_known:  # else what is about to be written would pass for what it says
             record.unlink(missing_ok=True)
         if keep and not (is_known and weights.exists()):
-            require_space(self.loop.run_dir, self.loop.min_free_bytes)
+            require_space(self.held_out.run_dir, self.min_free_bytes)
             failpoint("candidates.store")
             make_directory(weights.parent)
             of_masters = {name: master.cpu() for name, master in (masters or {}).items()}
             write_trained(tensors | of_masters, weights)
         if is_known:
             return _read(record)
-        prompts = self.loop.held_out(for_choice=True)
+        prompts = self.held_out.prompts(for_choice=True)
         if not prompts:
             raise ValueError("No held-out prompt with an image that can be read is left to choose candidates on.")
         failpoint("candidates.measure")
-        measured = Candidate(step, epoch, digest, self.loop.evaluate(prompts, labeler).metrics)
+        measured = Candidate(step, epoch, digest, self.held_out.evaluate(prompts, labeler).metrics)
         make_directory(record.parent)
         write_json(record, asdict(measured))
         return measured
@@ -199,7 +206,7 @@ class Candidates:
         """Of some candidates, remove the weights of all but the best."""
         there = [c for c in some if self._weights(iteration, _name(c.step)).exists()]
         if len(there) > 1:
-            best = choose(there, _read(self._record(iteration, START)), self.loop.selection)
+            best = choose(there, _read(self._record(iteration, START)), self.held_out.selection)
             for other in there:
                 if other.step != best.step:
                     self._remove(iteration, other.step)

@@ -1,21 +1,32 @@
 """Measure a policy on held-out prompts: greedy answers, the labeler's view of them, and the truth where it is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torchmetrics.functional.classification import binary_accuracy
 
+from rlaifv.data.sources import PromptSource, check_images_of
+from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance, Labeler, Sampler, ignore_progress
 from rlaifv.metrics.hallucination import HallucinationRate
 from rlaifv.metrics.known_objects import benchmark_rates
 from rlaifv.metrics.truth import KnownObjects, Truth
 from rlaifv.models.sampling import Decoding
+from rlaifv.observers.observer import Observer
+from rlaifv.observers.selection import SelectionRules
 from rlaifv.records import Claim, Judgement, Prompt, Response
-from rlaifv.stages.dividers.protocol import BatchDivider, Divider, NotDivided, divide_all
+from rlaifv.runtime.console import StageBars
+from rlaifv.runtime.phases import timed
+from rlaifv.runtime.ranks import rank
+from rlaifv.runtime.stopping import or_stop, wait_until
+from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all
 from rlaifv.stages.generate import generate
 from rlaifv.stages.score import QUESTION_SUFFIX, ask, score
+from rlaifv.store.atomic import failpoint, make_directory, write_json
+from rlaifv.store.iteration import Iteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +37,108 @@ class Evaluation:
     examples: list[dict[str, Any]]
 
 
+class Measurement(Protocol):
+    """Something else that is measured whenever the policy is, such as benchmarks."""
+
+    def measure(self, iteration: int, engine: LocalEngine, run_dir: Path) -> None:
+        """Measure the policy after `iteration` iterations, unless that was done before. Called on every rank."""
+        ...
+
+
+class AskedLabeler(Protocol):
+    """A labeler and how it is asked, see `rlaifv.engines.labeler.LabelerModule`."""
+
+    engine: Labeler
+    question_suffix: str
+    other_forms: tuple[str, ...]
+
+
+@dataclass
+class HeldOut(Observer):
+    """Measure the policy before each iteration; `measure` is also called after the last one.
+
+    Attributes:
+        run_dir: results go to `evaluations/NNN.json`.
+        source: gives the held-out prompts.
+        policy: engine of the policy.
+        labeler: judges the claims of its answers.
+        divider: makes the claims.
+        max_new_tokens: longest answer.
+        truth: what is true of the prompts' images, if known.
+        num_examples: answered prompts that are kept for the report; None measures candidates only.
+        selection: with candidates, half of the prompts select among them, and the other half is reported.
+        measurements: measured as well.
+    """
+
+    run_dir: Path
+    source: PromptSource
+    policy: LocalEngine
+    labeler: AskedLabeler
+    divider: AnyDivider
+    max_new_tokens: int
+    truth: Truth | None = None
+    num_examples: int | None = 8
+    selection: SelectionRules = field(default_factory=SelectionRules)
+    measurements: Sequence[Measurement] = ()
+
+    def on_start(self, work: Iteration) -> None:
+        self.measure(work.number)
+
+    @timed("measure")
+    def measure(self, iteration: int) -> None:
+        """Measure the policy after `iteration` iterations, unless that was done before. Called on every rank."""
+        path = evaluation_path(self.run_dir, iteration)
+        is_wanted = self.num_examples is not None and not path.exists()
+        prompts = self.prompts(for_choice=False) if is_wanted else []
+        if prompts and rank() > 0:
+            wait_until(path.exists)
+        elif prompts:
+            failpoint("loop.measure")
+            name = f"iteration {iteration}" if iteration else "base model "
+            with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
+                result = self.evaluate(prompts, self.labeler.engine, advance)
+            make_directory(path.parent)
+            write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
+        for one in self.measurements:
+            one.measure(iteration, self.policy, self.run_dir)
+
+    def prompts(self, for_choice: bool) -> list[Prompt]:
+        """Return held-out prompts with readable images.
+
+        With candidate selection: the half that selects candidates if `for_choice`, else the half for reporting. Without it,
+        all of them.
+        """
+        prompts = self.source.held_out()
+        if self.selection.per_epoch:
+            prompts = prompts[::2] if for_choice else prompts[1::2]
+        return check_images_of(self.source, prompts).good
+
+    def evaluate(self, prompts: Sequence[Prompt], labeler: Labeler, advance: Advance = ignore_progress) -> Evaluation:
+        """Measure the policy as it is, with claims judged by `labeler`. Raises Stopped when a signal asks to stop."""
+        return evaluate(
+            prompts,
+            self.policy,
+            labeler,
+            self.divider,
+            self.max_new_tokens,
+            self.truth,
+            self.num_examples or 0,
+            question_suffix=self.labeler.question_suffix,
+            advance=or_stop(advance),
+            other_forms=self.labeler.other_forms,
+        )
+
+
+def evaluation_path(run_dir: Path, iteration: int) -> Path:
+    """Return the file with the measurement after `iteration` iterations."""
+    return run_dir / "evaluations" / f"{iteration:03d}.json"
+
+
 def evaluate(
     prompts: Sequence[Prompt],
     policy: Sampler,
     labeler: Labeler,
-    divider: Divider | BatchDivider,
+    divider: AnyDivider,
     max_new_tokens: int,
     truth: Truth | None,
     num_examples: int = 8,

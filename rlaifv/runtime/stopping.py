@@ -106,3 +106,13 @@ def wait_until(is_done: Callable[[], bool]) -> None:
                 f"Process {lost}, another rank of this run, is gone; nothing is lost, and the run can be resumed."
             )
         time.sleep(POLL_SECONDS)
+
+
+def or_stop(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Wrap a progress callback so that it raises Stopped when a signal asks to stop."""
+
+    def advance_or_stop(num_finished: int) -> None:
+        stop_if_requested()
+        advance(num_finished)
+
+    return advance_or_stop

@@ -14,6 +14,8 @@ from itertools import combinations, groupby
 from typing import Literal, get_args
 
 from rlaifv.records import Claim, Judgement, Pair, Response
+from rlaifv.stages.generate import OTHER_MARK
+from rlaifv.stages.stage import ITERATION, Made, Stage, Task
 
 Order = Literal["paper", "reference"]
 Score = Literal["rejected", "rate", "probability"]
@@ -62,6 +64,38 @@ class PairingRules:
             raise ValueError(f"The pairing margin must be above 0, but it is {self.margin}.")
         if self.max_pairs_per_prompt < 1:
             raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {self.max_pairs_per_prompt}.")
+
+
+class BuildPairs(Stage):
+    """Build an iteration's preferences from its judged responses.
+
+    The length balance looks at all pairs at once, so the unit is the iteration. It is cheap, so nothing is stored.
+    With `chosen_from`, only that model's responses are chosen, and only the policy's are rejected.
+    """
+
+    name = "pair"
+    reads = ("responses", "judgements", "claims")
+    writes = "preferences"
+    unit = ITERATION
+    is_stored = False
+
+    def __init__(self, rules: PairingRules, chosen_from: object | None = None) -> None:
+        self.rules = rules
+        self.chosen_from = chosen_from
+
+    def producer(self) -> dict[str, str]:
+        return {"pairing": repr(self.rules)}
+
+    def __call__(
+        self, task: Task, responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
+    ) -> Made:
+        others = None
+        if self.chosen_from is not None:
+            others = {one.id for one in responses if one.id.endswith(OTHER_MARK)}
+        pairs, drops = build_pairs(responses, judgements, self.rules, task.seed, claims, others)
+        # Responses that were not divided have no claims either, and are counted already.
+        drops["no_claims"] -= task.drops.get("not_divided", 0)
+        return Made(pairs, +drops)
 
 
 def score_responses(

@@ -5,12 +5,34 @@ The response is not shown (RLAIF-V, section 3.2), so identical questions of one 
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.records import Claim, Judgement, Prompt, Verdict
+from rlaifv.stages.stage import Made, Stage, Task
 
 QUESTION_SUFFIX = " Please answer yes or no."
 NEGLIGIBLE = 1e-4
+
+
+class ClaimLabeler(Protocol):
+    """Judges claims; `rlaifv.engines.labeler.LabelerModule` is one."""
+
+    def __call__(self, prompts: Sequence[Prompt], claims: Sequence[Claim], advance: Advance) -> list[Judgement]: ...
+
+
+class Score(Stage):
+    """Put every claim to the labeler as a yes/no question."""
+
+    name = "score"
+    reads = ("prompts", "claims")
+    writes = "judgements"
+
+    def __init__(self, labeler: ClaimLabeler) -> None:
+        self.labeler = labeler
+
+    def __call__(self, task: Task, prompts: Sequence[Prompt], claims: Sequence[Claim]) -> Made:
+        return Made(self.labeler(prompts, claims, task.advance))
 
 
 def verdict_of(p_yes: float, p_no: float) -> Verdict:

@@ -29,7 +29,8 @@ def test_every_iteration_is_made_once_without_gradients() -> None:
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
     trainer = L.Trainer(accelerator="cpu", precision="bf16-true", **options)
-    trainer.predict(LabelRun(loop, 3), return_predictions=False)  # type: ignore[arg-type]
+    models = [loop.policy.model, loop.labeler, loop.chosen_from.model]
+    trainer.predict(LabelRun(loop.prepare, 3, models), return_predictions=False)
     assert loop.prepared == [(k, False, True) for k in range(3)]
     assert loop.labeler.weight.dtype == torch.bfloat16
     assert loop.chosen_from.model.weight.dtype == torch.bfloat16

@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 from rlaifv.callbacks import benchmarks as module
 from rlaifv.callbacks.benchmarks import BenchmarkCallback, benchmarks_path
 from rlaifv.callbacks.metrics import MetricsLogger
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 from rlaifv.runtime.stopping import Stopped, stoppable
 from tests.benchmarks.fakes import register, write_exam
 from tests.benchmarks.test_answering import Knowing
+from tests.learners.stand_ins import Collating
 
 CONFIG = Path(__file__).parents[2] / "configs/evaluation/quick.yaml"
 
@@ -125,7 +126,7 @@ def test_a_signal_stops_it(root: Path, model: Any, tmp_path: Path) -> None:
 
 
 def hooks(
-    run_dir: Path, data: PreferenceDataModule, callback: BenchmarkCallback, hook: str, step: int
+    run_dir: Path, data: IterationDataModule, callback: BenchmarkCallback, hook: str, step: int
 ) -> dict[str, str]:
     """What a logger has after a hook, in its last row."""
     logger = MetricsLogger(str(run_dir / "log"))
@@ -145,7 +146,7 @@ def test_numbers_are_logged_by_benchmark_and_metric(root: Path, model: Any, tmp_
     """Yes to the first question about each image and no to the second is right for two of four images."""
     callback = make(root, num_items=None)
     callback.measure(0, Policy(model), tmp_path)  # type: ignore[arg-type]
-    data = PreferenceDataModule(lambda iteration: None, None, 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
+    data = IterationDataModule(lambda iteration: None, Collating(), 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
     logged = hooks(tmp_path, data, callback, "on_train_epoch_start", 7)
     assert {name: float(value) for name, value in logged.items()} == {
         "benchmark/exam/accuracy": 50.0,
@@ -169,13 +170,13 @@ def test_when_numbers_are_logged(
     """At the start of an iteration, and at the end of a run of one."""
     callback = make(root)
     callback.measure(iteration, Policy(model), tmp_path)  # type: ignore[arg-type]
-    data = PreferenceDataModule(lambda iteration: None, None, 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
+    data = IterationDataModule(lambda iteration: None, Collating(), 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
     data.iteration, data.epoch = iteration, epoch
     assert bool(hooks(tmp_path, data, callback, hook, 3)) == says
 
 
 def test_nothing_was_measured(root: Path, tmp_path: Path) -> None:
-    data = PreferenceDataModule(lambda iteration: None, None, 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
+    data = IterationDataModule(lambda iteration: None, Collating(), 1, 1, 2, 0)  # type: ignore[arg-type, return-value]
     assert hooks(tmp_path, data, make(root), "on_train_epoch_start", 0) == {}
 
 

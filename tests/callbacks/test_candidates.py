@@ -20,16 +20,17 @@ from torch import Tensor
 
 from rlaifv.callbacks.candidates import CandidateCallback
 from rlaifv.callbacks.checkpoint import CheckpointCallback
-from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.metrics import MetricsLogger
 from rlaifv.callbacks.rng import RandomStateCallback
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.trained import trained_digest
+from rlaifv.observers.candidates import Candidates
 from rlaifv.observers.selection import SelectionRules
 from rlaifv.runtime.stopping import Stopped, stop_if_requested, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from tests.callbacks import test_checkpoint as base
 from tests.callbacks.test_checkpoint import BATCH_SIZE, Data, Policy, SignalAt, assert_equal, state
+from tests.learners.stand_ins import Collating
 
 pytestmark = [*base.pytestmark, pytest.mark.filterwarnings("ignore:.*Experiment logs directory")]
 # Of seven steps a pass, four candidates.
@@ -49,10 +50,8 @@ def preempt() -> None:
     stop_if_requested()
 
 
-class Loop(base.Loop):
+class Measuring:
     """Measures a candidate by its weights; may be stopped or killed at its n-th measurement."""
-
-    min_free_bytes = 0
 
     def __init__(
         self, run_dir: Path, module: Policy, rules: SelectionRules, fail: dict[int, Callable[[], None]]
@@ -72,7 +71,7 @@ class Loop(base.Loop):
     def _answer(self, asked: Any, advance: Any = None) -> str:
         return self._digest()
 
-    def held_out(self, for_choice: bool) -> list[int]:
+    def prompts(self, for_choice: bool) -> list[int]:
         return [1]
 
     def evaluate(self, prompts: Any, labeler: Any) -> Any:
@@ -84,17 +83,25 @@ class Loop(base.Loop):
             metrics={"rejected/mention": rejected, "rejected/response": 0.5, "claims_per_response": 1.0}
         )
 
-    def check_policy(self, iteration: int, digest: str) -> None:
+
+class Noted(base.Trusting):
+    """Notes which policy every iteration begins with."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop.run_dir)
+        self.policies = loop.policies
+
+    def _check_policy(self, iteration: int, digest: str) -> None:
         self.policies.append(f"{iteration} {digest}")
 
 
 def run(
     run_dir: Path, *callbacks: Any, fail: dict[int, Callable[[], None]] | None = None, rules: Any = None, **options: Any
-) -> tuple[list[Any], L.Trainer, Loop]:
+) -> tuple[list[Any], L.Trainer, Measuring]:
     """As `test_checkpoint.run`, with candidates."""
     journal: list[tuple[Any, ...]] = []
     module = Policy(journal)
-    loop: Any = Loop(run_dir, module, rules or SelectionRules(4), fail or {})
+    loop: Any = Measuring(run_dir, module, rules or SelectionRules(4), fail or {})
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=4,
@@ -107,13 +114,13 @@ def run(
         callbacks=[
             CheckpointCallback(str(run_dir / "checkpoints")),
             RandomStateCallback(),
-            IterationCallback(loop),
-            CandidateCallback(loop),
+            Noted(loop),
+            CandidateCallback(Candidates(loop)),
             *callbacks,
         ],
         **options,
     )
-    data = Data(loop.prepare, lambda items: [int(pair.id) for _, pair in items], BATCH_SIZE, 2, 2, seed=1)  # type: ignore[arg-type, return-value]
+    data = Data(base.prepare, Collating(lambda items: [int(pair.id) for _, pair in items]), BATCH_SIZE, 2, 2, seed=1)  # type: ignore[arg-type, return-value]
     torch.manual_seed(7)
     try:
         with stoppable():
@@ -138,14 +145,14 @@ def logged(run_dir: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], dict[str, Tensor], Loop]:
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], dict[str, Tensor], Measuring]:
     run_dir = tmp_path_factory.mktemp("oracle")
     journal, trainer, loop = run(run_dir)
     assert len(journal) == 28
     return run_dir, journal, state(trainer), loop
 
 
-def test_the_best_candidate_is_what_goes_on(oracle: tuple[Path, list[Any], dict[str, Tensor], Loop]) -> None:
+def test_the_best_candidate_is_what_goes_on(oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring]) -> None:
     """The next iteration begins with it; the checkpoint of the iteration's end holds it, and what is left in the end."""
     run_dir, _, weights, loop = oracle
     for iteration, steps in enumerate(STEPS):
@@ -166,7 +173,7 @@ def test_the_best_candidate_is_what_goes_on(oracle: tuple[Path, list[Any], dict[
     assert loop.policies == [f"{iteration} {digest}" for iteration, digest in enumerate(starts)]
 
 
-def test_one_labeler_judges_all_of_an_iteration(oracle: tuple[Path, list[Any], dict[str, Tensor], Loop]) -> None:
+def test_one_labeler_judges_all_of_an_iteration(oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring]) -> None:
     """The policy as its iteration began, although another one answers."""
     run_dir, *_, loop = oracle
     starts = [choice(run_dir, iteration)["start"]["digest"] for iteration in range(2)]
@@ -175,14 +182,14 @@ def test_one_labeler_judges_all_of_an_iteration(oracle: tuple[Path, list[Any], d
 
 
 def test_measurements_are_logged_with_the_steps_that_made_the_candidates(
-    oracle: tuple[Path, list[Any], dict[str, Tensor], Loop],
+    oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring],
 ) -> None:
     run_dir = oracle[0]
     assert [int(row.split()[0]) for row in logged(run_dir)] == [step - 1 for steps in STEPS for step in steps]
 
 
 def assert_as_the_oracle(
-    run_dir: Path, trainer: L.Trainer, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop]
+    run_dir: Path, trainer: L.Trainer, oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring]
 ) -> None:
     found = state(trainer)
     # A run that was stopped after its last step has no moments: checkpoints leave them out between iterations.
@@ -194,7 +201,7 @@ def assert_as_the_oracle(
 
 @pytest.mark.parametrize("step", [0, 1, 5, 6, 8, 13, 15, 27])
 def test_a_run_that_is_preempted_chooses_as_the_oracle(
-    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop], step: int
+    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring], step: int
 ) -> None:
     """In steps that make a candidate (1, 5, 6, 8, 13, 15, 27) and in one that makes none: nothing is measured twice."""
     first, _, loop = run(tmp_path, SignalAt(step, signal.SIGTERM))
@@ -206,7 +213,7 @@ def test_a_run_that_is_preempted_chooses_as_the_oracle(
 
 @pytest.mark.parametrize("measurement", [1, 2, 4, 5, 10, 11])
 def test_preempted_while_a_candidate_is_measured(
-    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop], measurement: int
+    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring], measurement: int
 ) -> None:
     """The start of an iteration (1, 10), a candidate within a pass (2, 4, 11), one at its end (5): no step is lost."""
     first, _, loop = run(tmp_path, fail={measurement: preempt})
@@ -223,7 +230,7 @@ def test_preempted_while_a_candidate_is_measured(
 )
 def test_killed_while_a_candidate_is_measured(
     tmp_path: Path,
-    oracle: tuple[Path, list[Any], dict[str, Tensor], Loop],
+    oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring],
     measurement: int,
     way: Callable[[], None],
     steps: int,
@@ -239,7 +246,7 @@ def test_killed_while_a_candidate_is_measured(
 
 
 def test_killed_before_the_choice_is_in_a_checkpoint(
-    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         save = CheckpointCallback.save
@@ -253,7 +260,7 @@ def test_killed_before_the_choice_is_in_a_checkpoint(
 
 
 def test_a_damaged_checkpoint_of_the_choice_gives_way_to_the_one_before(
-    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Loop]
+    tmp_path: Path, oracle: tuple[Path, list[Any], dict[str, Tensor], Measuring]
 ) -> None:
     """The first iteration's last pass is made again, and its choice, of what an earlier pass left, is the same."""
     run(tmp_path, fail={10: kill})

@@ -20,15 +20,15 @@ from torch import Tensor
 from rlaifv.callbacks.checkpoint import CheckpointCallback, CheckpointFiles
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.rng import RandomStateCallback
-from rlaifv.data.datamodule import PreferenceDataModule
-from rlaifv.data.training_set import PairBatchSampler
+from rlaifv.data.datamodule import IterationDataModule
+from rlaifv.data.training_set import PromptBatchSampler
 from rlaifv.learners.dpo.module import DPOModule
-from rlaifv.loop import FeedbackLoop
 from rlaifv.models.digests import weights_digest
 from rlaifv.records import Pair, Prompt
 from rlaifv.runtime.stopping import Stopped, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.store.manifest import Manifest
+from tests.learners.stand_ins import Collating
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -54,31 +54,23 @@ class Policy(DPOModule):
         return loss
 
 
-class Data(PreferenceDataModule):
+class Data(IterationDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
 
 
-class Loop:
+def prepare(iteration: int) -> Any:
+    pairs = [Pair(str(k), "p", "+", "-", "a", "b", (1,), (2,), 0.0, -1.0, (-1.0,), (-1.0,)) for k in range(NUM_PAIRS)]
+    return SimpleNamespace(records={"prompts": [Prompt("p", "?", ())], "pairs": pairs}.get)
+
+
+class Trusting(IterationCallback):
     """Every iteration was made by whom it has to be made."""
 
-    labeler = torch.nn.Linear(1, 1)
-    chosen_from = None
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir, lambda num_iterations: None)
 
-    def prepare(self, iteration: int) -> Any:
-        pairs = [
-            Pair(str(k), "p", "+", "-", "a", "b", (1,), (2,), 0.0, -1.0, (-1.0,), (-1.0,)) for k in range(NUM_PAIRS)
-        ]
-        return SimpleNamespace(records={"prompts": [Prompt("p", "?", ())], "pairs": pairs}.get)
-
-    def measure(self, num_iterations: int) -> None: ...
-
-    def check_policy(self, iteration: int, digest: str) -> None: ...
-
-    def evaluation_path(self, num_iterations: int) -> Path:
-        return Path("nowhere")
-
-    statistics_path = evaluation_path
+    def _check_policy(self, iteration: int, digest: str) -> None: ...
 
 
 class SignalAt(Callback):
@@ -98,7 +90,6 @@ def run(
 ) -> tuple[list[Any], L.Trainer]:
     """Start, or resume where a checkpoint is; gives the journal of the steps that were made."""
     journal: list[tuple[Any, ...]] = []
-    loop: Any = Loop()
     checkpoint = CheckpointCallback(str(run_dir / "checkpoints"))
     trainer = L.Trainer(
         accelerator="cpu",
@@ -108,10 +99,10 @@ def run(
         enable_model_summary=False,
         enable_progress_bar=False,
         log_every_n_steps=1,
-        callbacks=[checkpoint, RandomStateCallback(), IterationCallback(loop), *callbacks],
+        callbacks=[checkpoint, RandomStateCallback(), Trusting(run_dir), *callbacks],
         **{"logger": False, **options},
     )
-    data = Data(loop.prepare, lambda items: [int(pair.id) for _, pair in items], BATCH_SIZE, 2, 2, seed=1)  # type: ignore[arg-type, return-value]
+    data = Data(prepare, Collating(lambda items: [int(pair.id) for _, pair in items]), BATCH_SIZE, 2, 2, seed=1)  # type: ignore[arg-type, return-value]
     module = Policy(journal)
     torch.manual_seed(7)
     with stoppable():
@@ -200,7 +191,7 @@ def test_without_the_defence_the_run_would_differ(
     if removed == "random state":
         monkeypatch.setattr(RandomStateCallback, "on_load_checkpoint", lambda *arguments: None)
     else:
-        monkeypatch.setattr(PairBatchSampler, "__iter__", lambda self: iter(self.batches))
+        monkeypatch.setattr(PromptBatchSampler, "__iter__", lambda self: iter(self.batches))
     second, _ = run(tmp_path)
     assert first + second != oracle[0]
 
@@ -312,8 +303,7 @@ def test_pairs_of_another_policy_are_not_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Where an iteration begins the policy itself is asked, and where it goes on the digest that it began with."""
-    monkeypatch.setattr(Loop, "check_policy", FeedbackLoop.check_policy)
-    monkeypatch.setattr(Loop, "run_dir", tmp_path, raising=False)
+    monkeypatch.setattr(Trusting, "_check_policy", IterationCallback._check_policy)
     maker = weights_digest(Policy([]).policy)
     Manifest.open(tmp_path, 0, {"policy": maker})
     if moment == "goes on":

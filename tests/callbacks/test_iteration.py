@@ -21,9 +21,12 @@ from rlaifv.callbacks import iteration as iteration_module
 from rlaifv.callbacks.checkpoint import CheckpointCallback
 from rlaifv.callbacks.iteration import IterationCallback
 from rlaifv.callbacks.rng import RandomStateCallback
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.learners.dpo.module import DPOModule
+from rlaifv.observers.held_out import evaluation_path
 from rlaifv.records import Pair, Prompt
+from rlaifv.store.iteration import statistics_path
+from tests.learners.stand_ins import Collating
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -50,14 +53,14 @@ class OneWeight(DPOModule):
         self.events.append("save")
 
 
-class Data(PreferenceDataModule):
+class Data(IterationDataModule):
     """Says when it is asked, and what the trainer's and its own counters are then."""
 
     def __init__(self, events: list[str]) -> None:
         def finish(num_iterations: int) -> None:
             events.append(f"finish {num_iterations}")
 
-        super().__init__(self._prepare, lambda items: torch.ones(1, 1), 2, 2, 2, seed=0, finish=finish)  # type: ignore[arg-type, return-value]
+        super().__init__(self._prepare, Collating(lambda items: torch.ones(1, 1)), 2, 2, 2, seed=0, finish=finish)  # type: ignore[arg-type, return-value]
         self.events = events
 
     def _prepare(self, iteration: int) -> Any:
@@ -90,24 +93,15 @@ class Recorder(Callback):
         self.events.append(f"epoch ends, counters {counters(trainer)}")
 
 
-class FakeLoop:
+class Noted(IterationCallback):
+    """Notes what it measures and checks."""
+
     def __init__(self, run_dir: Path, events: list[str]) -> None:
-        self.run_dir = run_dir
+        super().__init__(run_dir, lambda num_iterations: events.append(f"measure {num_iterations}"))
         self.events = events
-        self.labeler = torch.nn.Linear(1, 1)
-        self.chosen_from = None
 
-    def measure(self, num_iterations: int) -> None:
-        self.events.append(f"measure {num_iterations}")
-
-    def check_policy(self, iteration: int, digest: str) -> None:
+    def _check_policy(self, iteration: int, digest: str) -> None:
         self.events.append(f"policy of iteration {iteration} checked")
-
-    def evaluation_path(self, num_iterations: int) -> Path:
-        return self.run_dir / f"evaluation-{num_iterations}.json"
-
-    def statistics_path(self, iteration: int) -> Path:
-        return self.run_dir / f"statistics-{iteration}.json"
 
 
 class MemoryLogger(Logger):
@@ -140,7 +134,6 @@ def fit(
 ) -> tuple[list[str], L.Trainer]:
     events: list[str] = []
     checkpoint = CheckpointCallback(str(run_dir / "checkpoints"), num_kept=9)
-    loop: Any = FakeLoop(run_dir, events)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=4,
@@ -150,7 +143,7 @@ def fit(
         enable_progress_bar=False,
         log_every_n_steps=1,
         # The checkpoint stands first in the list, and is still to come last.
-        callbacks=[checkpoint, RandomStateCallback(), IterationCallback(loop), Recorder(events, stop_after_steps)],
+        callbacks=[checkpoint, RandomStateCallback(), Noted(run_dir, events), Recorder(events, stop_after_steps)],
         **{"logger": False, **options},
     )
     trainer.fit(OneWeight(events), Data(events), ckpt_path=ckpt_path)
@@ -273,15 +266,15 @@ def test_accumulation_makes_fewer_steps(tmp_path: Path, accumulate: int, num_ste
 @pytest.mark.parametrize("has_other", [False, True])
 def test_the_labeler_and_another_model_are_put_where_the_policy_is(has_other: bool) -> None:
     moved: list[torch.device] = []
-    other = SimpleNamespace(model=SimpleNamespace(to=moved.append)) if has_other else None
-    loop: Any = SimpleNamespace(labeler=SimpleNamespace(to=moved.append), chosen_from=other)
+    frozen: Any = [SimpleNamespace(to=moved.append)] * (1 + has_other)
     module = SimpleNamespace(device=torch.device("meta"))
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
-    IterationCallback(loop).on_fit_start(trainer, module)  # type: ignore[arg-type]
+    IterationCallback(Path(), lambda _: None, frozen).on_fit_start(trainer, module)  # type: ignore[arg-type]
     assert moved == [torch.device("meta")] * (1 + has_other)
 
 
 def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
 
 
@@ -291,9 +284,9 @@ def test_feedback_and_measurements_are_logged_and_summed_up(tmp_path: Path, monk
     Each iteration that ended is summed up once, the last one too.
     """
     for k in range(3):
-        write(tmp_path / f"evaluation-{k}.json", {"num_iterations": k, "metrics": {"coverage": k / 10}, "examples": []})
+        write(evaluation_path(tmp_path, k), {"num_iterations": k, "metrics": {"coverage": k / 10}, "examples": []})
     for k in range(2):
-        write(tmp_path / f"statistics-{k}.json", {"pairs_kept": 100 + k})
+        write(statistics_path(tmp_path, k), {"pairs_kept": 100 + k})
     summaries: list[tuple[Any, ...]] = []
     monkeypatch.setattr(iteration_module, "iteration_summary", lambda *arguments: summaries.append(arguments))
     logger = MemoryLogger()

@@ -9,8 +9,9 @@ from rich.progress import Progress
 
 from rlaifv.callbacks import progress as progress_module
 from rlaifv.callbacks.progress import TrainingProgress
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.learners.dpo.module import DPOModule
+from tests.learners.stand_ins import Collating
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
 @pytest.fixture
 def run() -> tuple[Any, DPOModule]:
     """A trainer in the second epoch of the third iteration, and its module."""
-    data = PreferenceDataModule(None, None, 1, num_iterations=4, epochs=2, seed=0)  # type: ignore[arg-type]
+    data = IterationDataModule(None, Collating(), 1, num_iterations=4, epochs=2, seed=0)  # type: ignore[arg-type]
     data.iteration, data.epoch = 2, 1
     trainer = SimpleNamespace(datamodule=data, num_training_batches=3, callback_metrics={})
     return trainer, DPOModule(torch.nn.Linear(1, 1), torch.optim.SGD)

@@ -9,8 +9,9 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
 from rlaifv.callbacks.samples import COLUMNS, SampleTableCallback
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.records import Pair, Prompt
+from tests.learners.stand_ins import Collating
 
 
 class FakeWandb(WandbLogger):
@@ -33,7 +34,7 @@ def make_pair(k: int, prompt_id: str) -> Pair:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> PreferenceDataModule:
+def data(tmp_path: Path) -> IterationDataModule:
     """Three pairs: about a red image, about no image, about a blue one and a second."""
     for colour in ("red", "blue", "green"):
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"{colour}.png")
@@ -41,15 +42,15 @@ def data(tmp_path: Path) -> PreferenceDataModule:
     prompts = [Prompt(f"p{k}", f"Question {k}?", some) for k, some in enumerate(paths)]
     pairs = [make_pair(k, f"p{k}") for k in range(3)]
     manifest = SimpleNamespace(records={"prompts": prompts, "pairs": pairs}.get)
-    return PreferenceDataModule(lambda iteration: manifest, None, 1, 3, 2, 0)  # type: ignore[arg-type, return-value]
+    return IterationDataModule(lambda iteration: manifest, Collating(), 1, 3, 2, 0)  # type: ignore[arg-type, return-value]
 
 
-def start_epoch(data: PreferenceDataModule, num_pairs: int, *loggers: Any) -> None:
+def start_epoch(data: IterationDataModule, num_pairs: int, *loggers: Any) -> None:
     trainer: Any = SimpleNamespace(datamodule=data, loggers=loggers, global_step=40)
     SampleTableCallback(num_pairs).on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
 
 
-def test_the_first_pairs_are_logged_as_a_table(data: PreferenceDataModule) -> None:
+def test_the_first_pairs_are_logged_as_a_table(data: IterationDataModule) -> None:
     logger = FakeWandb()
     start_epoch(data, 2, logger)
     assert COLUMNS == ["iteration", "pair", "question", "chosen", "rejected", "chosen_score", "rejected_score"]
@@ -66,7 +67,7 @@ def test_the_first_pairs_are_logged_as_a_table(data: PreferenceDataModule) -> No
     ]
 
 
-def test_images_are_captioned_with_both_answers(data: PreferenceDataModule) -> None:
+def test_images_are_captioned_with_both_answers(data: IterationDataModule) -> None:
     """Of several images the first; a prompt without any is in the table only."""
     logger = FakeWandb()
     start_epoch(data, 8, logger)
@@ -77,9 +78,9 @@ def test_images_are_captioned_with_both_answers(data: PreferenceDataModule) -> N
     assert len(logger.tables[0]["data"]) == 3
 
 
-def test_without_images_only_the_table_is_logged(data: PreferenceDataModule) -> None:
+def test_without_images_only_the_table_is_logged(data: IterationDataModule) -> None:
     dataset = data.dataset()
-    dataset.pairs = dataset.pairs[1:2]
+    dataset.records = dataset.records[1:2]
     logger = FakeWandb()
     start_epoch(data, 8, logger)
     assert len(logger.tables) == 1
@@ -88,14 +89,14 @@ def test_without_images_only_the_table_is_logged(data: PreferenceDataModule) -> 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("iteration", [0, 2])
-def test_once_an_iteration(data: PreferenceDataModule, iteration: int, epoch: int) -> None:
+def test_once_an_iteration(data: IterationDataModule, iteration: int, epoch: int) -> None:
     data.iteration, data.epoch = iteration, epoch
     logger = FakeWandb()
     start_epoch(data, 1, logger)
     assert [table["data"][0][0] for table in logger.tables] == ([iteration + 1] if epoch == 0 else [])
 
 
-def test_loggers_without_tables_are_left_alone(data: PreferenceDataModule, tmp_path: Path) -> None:
+def test_loggers_without_tables_are_left_alone(data: IterationDataModule, tmp_path: Path) -> None:
     """Nor are the pairs read for them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(data, "dataset", lambda: pytest.fail("the pairs were read"))
@@ -104,9 +105,7 @@ def test_loggers_without_tables_are_left_alone(data: PreferenceDataModule, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_real_logger_takes_them(
-    data: PreferenceDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_real_logger_takes_them(data: IterationDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, in a directory of its own: two images and a table are on disk."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from rlaifv.data import datamodule
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.learners.dpo.batch import PreferenceBatch, PreferenceCollator
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Pair, Prompt
+from tests.learners.stand_ins import engine_of
 
 
 @dataclass
@@ -46,20 +47,20 @@ def loop(prompts: list[Prompt]) -> FakeLoop:
 
 
 @pytest.fixture
-def data(loop: FakeLoop, prompter: Prompter) -> PreferenceDataModule:
-    collator = PreferenceCollator(prompter)
-    return PreferenceDataModule(loop.prepare, collator, batch_size=4, num_iterations=2, epochs=2, seed=7)  # type: ignore[arg-type]
+def data(loop: FakeLoop, prompter: Prompter) -> IterationDataModule:
+    collator = PreferenceCollator(engine_of(prompter))
+    return IterationDataModule(loop.prepare, collator, batch_size=4, num_iterations=2, epochs=2, seed=7)  # type: ignore[arg-type]
 
 
 def counters(iteration: int, epoch: int, batch: int = 0, num_ranks: int = 1) -> dict[str, int]:
     return {"iteration": iteration, "epoch": epoch, "batch": batch, "num_ranks": num_ranks}
 
 
-def pair_ids(data: PreferenceDataModule) -> list[str]:
+def pair_ids(data: IterationDataModule) -> list[str]:
     return [pair_id for batch in data.train_dataloader() for pair_id in batch.pair_ids]
 
 
-def test_an_iteration_is_prepared_once_and_only_when_it_is_needed(data: PreferenceDataModule, loop: FakeLoop) -> None:
+def test_an_iteration_is_prepared_once_and_only_when_it_is_needed(data: IterationDataModule, loop: FakeLoop) -> None:
     assert loop.prepared == []
     for epoch in range(2):
         data.train_dataloader()
@@ -75,7 +76,7 @@ def test_an_iteration_is_prepared_once_and_only_when_it_is_needed(data: Preferen
     assert loop.prepared == [0, 1]
 
 
-def test_epochs_read_the_same_pairs_in_orders_of_their_own(data: PreferenceDataModule) -> None:
+def test_epochs_read_the_same_pairs_in_orders_of_their_own(data: IterationDataModule) -> None:
     first = pair_ids(data)
     assert pair_ids(data) == first
     data.advance()
@@ -85,18 +86,18 @@ def test_epochs_read_the_same_pairs_in_orders_of_their_own(data: PreferenceDataM
 
 
 def test_the_order_depends_on_seed_iteration_and_epoch_alone(
-    data: PreferenceDataModule, loop: FakeLoop, prompter: Prompter
+    data: IterationDataModule, loop: FakeLoop, prompter: Prompter
 ) -> None:
     torch.rand(3)  # nothing that was drawn before may matter
     data.advance()
     expected = pair_ids(data)
     for seed, is_same in ((7, True), (8, False)):
-        other = PreferenceDataModule(loop.prepare, PreferenceCollator(prompter), 4, 2, 2, seed)  # type: ignore[arg-type]
+        other = IterationDataModule(loop.prepare, PreferenceCollator(engine_of(prompter)), 4, 2, 2, seed)  # type: ignore[arg-type]
         other.load_state_dict(counters(0, 1))
         assert (pair_ids(other) == expected) is is_same
 
 
-def test_the_state_carries_both_counters(data: PreferenceDataModule, loop: FakeLoop) -> None:
+def test_the_state_carries_both_counters(data: IterationDataModule, loop: FakeLoop) -> None:
     for _ in range(3):
         data.advance()
     state = data.state_dict()
@@ -109,7 +110,7 @@ def test_the_state_carries_both_counters(data: PreferenceDataModule, loop: FakeL
     assert loop.prepared == [1]
 
 
-def test_going_back_an_iteration_serves_that_one_again(data: PreferenceDataModule, loop: FakeLoop) -> None:
+def test_going_back_an_iteration_serves_that_one_again(data: IterationDataModule, loop: FakeLoop) -> None:
     """A checkpoint restored after a loader was asked for must not leave the other iteration's pairs in place."""
     data.load_state_dict(counters(1, 0))
     assert len(data.dataset()) == 8
@@ -119,7 +120,7 @@ def test_going_back_an_iteration_serves_that_one_again(data: PreferenceDataModul
 
 
 def test_ranks_read_disjoint_pairs_in_equal_numbers_of_steps(
-    data: PreferenceDataModule, monkeypatch: pytest.MonkeyPatch
+    data: IterationDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10 pairs are batches of 4, 4 and 2; two ranks take one each, and the third batch is left out."""
     monkeypatch.setattr(datamodule, "world_size", lambda: 2)
@@ -132,26 +133,26 @@ def test_ranks_read_disjoint_pairs_in_equal_numbers_of_steps(
     assert not set(read[0]) & set(read[1])
 
 
-def test_a_step_reads_batch_size_pairs(data: PreferenceDataModule) -> None:
+def test_a_step_reads_batch_size_pairs(data: IterationDataModule) -> None:
     """Two sides per pair: 8 for a batch of 4 pairs, 4 for the last two pairs."""
     batches = list(data.train_dataloader())
     assert all(isinstance(batch, PreferenceBatch) for batch in batches)
     assert [len(batch.sides) for batch in batches] == [8, 8, 4]
 
 
-def test_a_batch_is_moved_by_the_data_module(data: PreferenceDataModule) -> None:
+def test_a_batch_is_moved_by_the_data_module(data: IterationDataModule) -> None:
     batch = next(iter(data.train_dataloader()))
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved.reference_logps.device.type == "meta"
 
 
 def test_after_the_last_iteration_nothing_new_is_generated(
-    data: PreferenceDataModule, loop: FakeLoop, prompter: Prompter
+    data: IterationDataModule, loop: FakeLoop, prompter: Prompter
 ) -> None:
     """A run that stopped after its last epoch wants a loader once more when it is resumed, though it will not use it."""
     finished: list[int] = []
-    collator = PreferenceCollator(prompter)
-    data = PreferenceDataModule(loop.prepare, collator, 4, 2, 2, 7, finish=finished.append)  # type: ignore[arg-type]
+    collator = PreferenceCollator(engine_of(prompter))
+    data = IterationDataModule(loop.prepare, collator, 4, 2, 2, 7, finish=finished.append)  # type: ignore[arg-type]
     data.train_dataloader()
     assert finished == []
     data.load_state_dict(counters(2, 0))
@@ -161,12 +162,12 @@ def test_after_the_last_iteration_nothing_new_is_generated(
 
 
 def test_an_epoch_goes_on_after_the_batches_that_were_read(
-    data: PreferenceDataModule, loop: FakeLoop, prompter: Prompter
+    data: IterationDataModule, loop: FakeLoop, prompter: Prompter
 ) -> None:
     """The length stays that of the whole epoch, and the next epoch is whole again."""
     whole = [batch.pair_ids for batch in data.train_dataloader()]
     data.batch = 2
-    resumed = PreferenceDataModule(loop.prepare, PreferenceCollator(prompter), 4, 2, 2, seed=7)  # type: ignore[arg-type]
+    resumed = IterationDataModule(loop.prepare, PreferenceCollator(engine_of(prompter)), 4, 2, 2, seed=7)  # type: ignore[arg-type]
     resumed.load_state_dict(data.state_dict())
     assert [batch.pair_ids for batch in resumed.train_dataloader()] == whole[2:]
     assert len(resumed.train_dataloader()) == resumed.batches_per_epoch == 3
@@ -174,7 +175,7 @@ def test_an_epoch_goes_on_after_the_batches_that_were_read(
     assert len(list(resumed.train_dataloader())) == 3
 
 
-def test_an_epoch_is_shared_by_as_many_ranks_as_began_it(data: PreferenceDataModule) -> None:
+def test_an_epoch_is_shared_by_as_many_ranks_as_began_it(data: IterationDataModule) -> None:
     with pytest.raises(
         ValueError, match=r"within an epoch that 2 processes shared; trainer\.devices makes 1 of them now"
     ):
@@ -183,7 +184,7 @@ def test_an_epoch_is_shared_by_as_many_ranks_as_began_it(data: PreferenceDataMod
     assert data.epoch == 1
 
 
-def test_a_loader_draws_from_no_shared_generator(data: PreferenceDataModule) -> None:
+def test_a_loader_draws_from_no_shared_generator(data: IterationDataModule) -> None:
     """Dropout after a resume would else differ: an uninterrupted run asks for a loader less often."""
     state = torch.get_rng_state()
     iter(data.train_dataloader())

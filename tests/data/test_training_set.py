@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaifv.data.training_set import PairBatchSampler, PreferenceDataset
+from rlaifv.data.training_set import PromptBatchSampler, TrainingSet
+from rlaifv.learners.dpo.batch import PreferenceCollator
 from rlaifv.records import Pair, Prompt
 
 PROMPT = Prompt("p", "What is this?", ())
@@ -21,7 +22,7 @@ def of_prompts(prompt_ids: Sequence[str]) -> list[Pair]:
 
 def test_an_item_is_a_pair_with_its_prompt() -> None:
     other = Prompt("q", "And that?", ())
-    dataset = PreferenceDataset([PROMPT, other], [replace(PAIR, prompt_id="q"), PAIR])
+    dataset = TrainingSet([PROMPT, other], [replace(PAIR, prompt_id="q"), PAIR])
     assert len(dataset) == 2
     assert dataset[0] == (other, replace(PAIR, prompt_id="q"))
     assert dataset[1] == (PROMPT, PAIR)
@@ -29,7 +30,7 @@ def test_an_item_is_a_pair_with_its_prompt() -> None:
 
 def test_a_pair_without_its_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="Pair 'a' belongs to prompt 'p', which the iteration lacks"):
-        PreferenceDataset([], [PAIR])
+        TrainingSet([], [PAIR])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_pair_without_its_prompt_is_refused() -> None:
 )
 def test_reference_logps_have_to_match_the_tokens(fields: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ValueError, match="Pair 'a' does not hold one reference log-prob for each of its tokens"):
-        PreferenceDataset([PROMPT], [replace(PAIR, **fields)])  # type: ignore[arg-type]
+        TrainingSet([PROMPT], [replace(PAIR, **fields)], PreferenceCollator.check_record)  # type: ignore[arg-type]
 
 
 @given(
@@ -53,7 +54,7 @@ def test_reference_logps_have_to_match_the_tokens(fields: dict[str, tuple[float,
     st.integers(0, 2**63 - 1),
 )
 def test_one_rank_reads_every_pair_once(prompt_ids: list[str], batch_size: int, seed: int) -> None:
-    sampler = PairBatchSampler(of_prompts(prompt_ids), batch_size, seed)
+    sampler = PromptBatchSampler(of_prompts(prompt_ids), batch_size, seed)
     batches = list(sampler)
     assert len(batches) == len(sampler) == -(-len(prompt_ids) // batch_size)
     read = [index for batch in batches for index in batch]
@@ -74,12 +75,12 @@ def test_ranks_read_equal_numbers_of_disjoint_batches(
     prompt_ids: list[str], batch_size: int, world_size: int, seed: int
 ) -> None:
     pairs = of_prompts(prompt_ids)
-    whole = PairBatchSampler(pairs, batch_size, seed)
+    whole = PromptBatchSampler(pairs, batch_size, seed)
     if len(whole) < world_size:
         with pytest.raises(ValueError, match=f"cannot be shared out among {world_size} processes"):
-            PairBatchSampler(pairs, batch_size, seed, 0, world_size)
+            PromptBatchSampler(pairs, batch_size, seed, 0, world_size)
         return
-    shares = [list(PairBatchSampler(pairs, batch_size, seed, rank, world_size)) for rank in range(world_size)]
+    shares = [list(PromptBatchSampler(pairs, batch_size, seed, rank, world_size)) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
     read = [index for share in shares for batch in share for index in batch]
     assert len(read) == len(set(read))
@@ -90,15 +91,15 @@ def test_ranks_read_equal_numbers_of_disjoint_batches(
 
 def test_the_order_depends_on_the_seed_alone() -> None:
     prompt_ids = [f"p{k // 2}" for k in range(20)]
-    orders = [list(PairBatchSampler(of_prompts(prompt_ids), 4, seed)) for seed in (0, 0, 1)]
+    orders = [list(PromptBatchSampler(of_prompts(prompt_ids), 4, seed)) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    assert list(PairBatchSampler(of_prompts(prompt_ids), 4, 0)) == orders[0]
+    assert list(PromptBatchSampler(of_prompts(prompt_ids), 4, 0)) == orders[0]
 
 
 def test_no_pairs_at_all_are_refused() -> None:
     """A loader without batches would end the run successfully, with nothing trained."""
     with pytest.raises(ValueError, match="0 batches cannot be shared out among 1 processes"):
-        PairBatchSampler([], 4, 0)
+        PromptBatchSampler([], 4, 0)
 
 
 @given(
@@ -122,7 +123,9 @@ def test_batches_by_tokens(made: list[tuple[str, int, int]], batch_tokens: int, 
         for k, (name, chosen, rejected) in enumerate(made)
     ]
     try:
-        shares = [list(PairBatchSampler(pairs, 1, seed, rank, world_size, batch_tokens)) for rank in range(world_size)]
+        shares = [
+            list(PromptBatchSampler(pairs, 1, seed, rank, world_size, batch_tokens)) for rank in range(world_size)
+        ]
     except ValueError as error:
         assert f"lower learner.batch_tokens={batch_tokens}" in str(error)  # noqa: PT017
         return
@@ -145,7 +148,7 @@ def test_batches_by_tokens_hold_prompts_of_similar_length() -> None:
         replace(PAIR, id=f"{k}", prompt_id=f"{k}", prompt_tokens=1000 if k % 2 else 50, chosen_token_ids=(1,) * 5)
         for k in range(200)
     ]
-    batches = list(PairBatchSampler(pairs, 1, seed=3, batch_tokens=4000))
+    batches = list(PromptBatchSampler(pairs, 1, seed=3, batch_tokens=4000))
     kinds = [{pairs[index].prompt_tokens for index in batch} for batch in batches]
     assert sum(len(kind) > 1 for kind in kinds) <= 1
     assert [max(kind) for kind in kinds] != sorted((max(kind) for kind in kinds), reverse=True)

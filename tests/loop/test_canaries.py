@@ -10,6 +10,7 @@ import pytest
 from rlaifv.observers.canaries import Canary, CanarySet
 from rlaifv.records import Prompt
 from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.store.iteration import statistics_path
 from rlaifv.store.manifest import Manifest, TooFewPairs
 from tests.loop.world import SETTINGS, Interrupted, World
 
@@ -26,9 +27,8 @@ def interrupt(*_: Any) -> None:
 
 def test_a_shard_whose_canaries_fail_is_flagged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.always_yes = True
+    world.canaries, world.settings = canary_set(0.75), replace(SETTINGS, min_pairs=1)
     loop = world.loop()
-    loop.canaries = canary_set(0.75)
-    loop.settings = replace(SETTINGS, min_pairs=1)
     with pytest.raises(TooFewPairs):  # all claims are accepted
         loop.prepare(0)
     assert [event for event in world.events if "canary" in event] == ["label canary"] * 4
@@ -36,7 +36,7 @@ def test_a_shard_whose_canaries_fail_is_flagged(world: World, caplog: pytest.Log
     assert len(warnings) == 4
     assert "The labeler answers only 0.50 of the canaries right beside" in warnings[1]
     assert "iterations/000/judgements-00000.parquet (labeler.min_canary_accuracy=0.75)" in warnings[1]
-    statistics = json.loads(loop.statistics_path(0).read_text())
+    statistics = json.loads(statistics_path(loop.run_dir, 0).read_text())
     assert statistics["labeler/canary_accuracy"] == 0.5
     assert statistics["labeler/flagged_shards"] == 3
 
@@ -44,8 +44,8 @@ def test_a_shard_whose_canaries_fail_is_flagged(world: World, caplog: pytest.Log
 def test_canaries_that_pass_change_nothing(
     world: World, whole: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    world.canaries = canary_set(0.0)
     loop = world.loop()
-    loop.canaries = canary_set(0.0)
     loop.prepare(0)
     content = world.content()
     statistics = content["iterations/000/statistics.json"]
@@ -73,15 +73,14 @@ def test_a_labeler_is_asked_before_anything_is_sampled(
     put = Manifest.put
     monkeypatch.setattr(Manifest, "put", put_or_stop)
     for _ in range(2):
+        world.canaries = canary_set(0.75)
         loop = world.loop()
-        loop.canaries = canary_set(0.75)
         with pytest.raises(Interrupted):
             loop.prepare(0)
     (world.run_dir / "iterations" / "000" / "canaries.json").unlink()
     monkeypatch.setattr(Manifest, "put", put)
     loop = world.loop()
     monkeypatch.setattr(RulesDivider, "divide", interrupt)
-    loop.canaries = canary_set(0.75)
     with pytest.raises(Interrupted):
         loop.prepare(0)
     events = [event for event in world.events if not event.startswith("answer")]
@@ -105,10 +104,10 @@ def test_a_resumed_iteration_knows_what_its_canaries_said(world: World, monkeypa
 
     monkeypatch.setattr(Manifest, "put", put_or_stop)
     for end in (pytest.raises(Interrupted), nullcontext()):
+        world.canaries = canary_set(1.0)
         loop = world.loop()
-        loop.canaries = canary_set(1.0)
         with end:
             loop.prepare(0)
         monkeypatch.setattr(Manifest, "put", put)
     assert world.events.count("label canary") == 4
-    assert json.loads(loop.statistics_path(0).read_text())["labeler/flagged_shards"] == 3
+    assert json.loads(statistics_path(loop.run_dir, 0).read_text())["labeler/flagged_shards"] == 3

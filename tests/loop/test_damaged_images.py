@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rlaifv.data.sources import FilesSource
-from tests.loop.world import SETTINGS, World
+from tests.loop.world import SETTINGS, World, measure
 
 
 def save_images(directory: Path, num_images: int, num_truncated: int) -> Path:
@@ -70,6 +70,6 @@ def test_the_source_says_which_images_are_too_large(tmp_path: Path) -> None:
 def test_a_damaged_held_out_image_costs_its_prompt_too(tmp_path: Path) -> None:
     world = files_world(tmp_path, 1, num_held_out=6 - 1)
     held_out = {prompt.id for prompt in world.source.held_out()}
-    world.loop().measure(0)
+    measure(world.loop(), 0)
     evaluation = json.loads((world.run_dir / "evaluations/000.json").read_text())
     assert {example["prompt_id"] for example in evaluation["examples"]} == held_out - {"photo-0"}

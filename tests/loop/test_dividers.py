@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from rlaifv.observers.held_out import evaluation_path
 from rlaifv.records import Claim, Prompt, Response
 from rlaifv.stages.dividers.protocol import NotDivided
 from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.store.iteration import statistics_path
 from rlaifv.store.manifest import Manifest
-from tests.loop.world import SETTINGS, World
+from tests.loop.world import SETTINGS, Interrupted, World
 
 
 class FailingDivider(RulesDivider):
@@ -28,8 +30,8 @@ class FailingDivider(RulesDivider):
 
 def test_answers_that_were_not_divided_leave_pairing_and_are_counted(tmp_path: Path) -> None:
     world = World(tmp_path / "run")
+    world.divider = FailingDivider()
     loop = world.loop()
-    loop.divider = FailingDivider()
     manifest = loop.prepare(0)
     responses, claims = manifest.records("responses"), manifest.records("claims")
     divided = {claim.response_id for claim in claims}
@@ -42,15 +44,18 @@ def test_answers_that_were_not_divided_leave_pairing_and_are_counted(tmp_path: P
     assert (statistics["dropped/not_divided"], statistics["dropped/no_claims"]) == (len(failed), 0)
     assert manifest.drops["not_divided"] == len(failed)
     assert "no_claims" not in manifest.drops
-    evaluation = json.loads(loop.evaluation_path(0).read_text())
+    evaluation = json.loads(evaluation_path(loop.run_dir, 0).read_text())
     assert 0 < evaluation["metrics"]["not_divided"] < 1
 
 
-def test_an_iteration_is_not_continued_with_another_divider(tmp_path: Path) -> None:
+def test_an_iteration_is_not_continued_with_another_divider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "run")
-    Manifest.open(world.run_dir, 0, world.loop()._producer())
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "commit", lambda *arguments: (_ for _ in ()).throw(Interrupted))
+        with pytest.raises(Interrupted):
+            world.loop().prepare(0)
+    world.divider = FailingDivider()
     loop = world.loop()
-    loop.divider = FailingDivider()
     with pytest.raises(ValueError, match=r"RulesDivider.*rules that fail"):
         loop.prepare(0)
 
@@ -66,18 +71,18 @@ class OddDivider:
 
 
 def test_odd_claims_of_a_divider_are_judged_and_counted(world: World) -> None:
+    world.divider = OddDivider()
+    world.settings = replace(SETTINGS, min_pairs=1, num_prompts=2, shard_prompts=2)
     loop = world.loop()
-    loop.divider = OddDivider()
-    loop.settings = replace(SETTINGS, min_pairs=1, num_prompts=2, shard_prompts=2)
     with pytest.raises(ValueError, match=r"claims-00000\.parquet: column 'text' cannot be stored as string"):
         loop.prepare(0)  # half of a surrogate pair is no text
-    loop.divider.divide = lambda prompt, response: [  # type: ignore[method-assign]
+    world.divider.divide = lambda prompt, response: [
         replace(claim, text=claim.text.replace("\ud83d", ""), question=claim.question.replace("\ud83d", ""))
         for claim in OddDivider().divide(prompt, response)
     ]
     world.labeler._answer = lambda *asked: (0.7, 0.1) if "It" in asked[1] else (0.1, 0.7)  # type: ignore[method-assign]
     manifest = loop.prepare(0)
-    statistics = json.loads(loop.statistics_path(0).read_text())
+    statistics = json.loads(statistics_path(loop.run_dir, 0).read_text())
     assert statistics["claims"] == 2 * (500 + 40 + 1)
     assert statistics["claims_repeated"] == 2 * 39
     assert statistics["questions_asked"] == 2 * (500 + 1 + 1)

@@ -19,9 +19,11 @@ from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
 from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.stages.prompts import TakePrompts
+from rlaifv.stages.stage import Task
 from rlaifv.store.manifest import Manifest
 from rlaifv.worlds.shapes_source import ShapesSource
-from tests.loop.world import SENTENCES, SETTINGS, Interrupted
+from tests.loop.world import SENTENCES, SETTINGS, Interrupted, rlaifv_loop
 
 
 class ScriptedEngine(LocalEngine):
@@ -50,7 +52,7 @@ def test_with_a_real_model(
     def make(name: str) -> FeedbackLoop:
         engine = ScriptedEngine(model, prompter)
         settings = replace(SETTINGS, num_prompts=4)
-        return FeedbackLoop(
+        return rlaifv_loop(
             tmp_path / name, source, engine, LabelerModule(engine), RulesDivider(), settings, 0, source  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -97,7 +99,7 @@ def test_pictures_of_a_committed_iteration_are_drawn_again_before_it_is_trained_
         source = ShapesSource(tmp_path / "scenes", num_held_out=0, seed=0)
         engine = ScriptedEngine(model, prompter)
         settings = replace(SETTINGS, num_prompts=4)
-        return FeedbackLoop(tmp_path / "run", source, engine, LabelerModule(engine), RulesDivider(), settings, 0)
+        return rlaifv_loop(tmp_path / "run", source, engine, LabelerModule(engine), RulesDivider(), settings, 0)
 
     make().prepare(0)
     paths = sorted((tmp_path / "scenes").iterdir())
@@ -123,15 +125,14 @@ def test_planning_decodes_every_image_once(
         monkeypatch.setattr(f"rlaifv.{module}.load_image", load)
     engine = LocalEngine(model, prompter)
 
-    def plan(name: str, num_new_tokens: int) -> list[list[Prompt]]:
-        settings = replace(SETTINGS, decoding=Decoding(max_new_tokens=num_new_tokens))
-        labeler = LabelerModule(engine)
-        loop = FeedbackLoop(tmp_path / name, source, engine, labeler, RulesDivider(), settings, 0)
-        return loop._plan(Manifest.open(loop.run_dir, 0, {"seed": "0"}), 0)
+    def plan(num_new_tokens: int) -> list[Prompt]:
+        stage = TakePrompts(source, engine, SETTINGS.num_prompts, SETTINGS.max_drop_rate, num_new_tokens)
+        stage.open(0)
+        return list(stage(Task()).records)
 
-    shards = plan("run", 8)
-    assert sorted(read) == sorted(path for shard in shards for prompt in shard for path in prompt.image_paths)
+    planned = plan(8)
+    assert sorted(read) == sorted(path for prompt in planned for path in prompt.image_paths)
     assert len(read) == SETTINGS.num_prompts
     limit = model.config.get_text_config().max_position_embeddings
     with pytest.raises(ValueError, match=rf"needs \d+ tokens with its images, .* but the model has {limit} positions"):
-        plan("too_long", limit)
+        plan(limit)

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from rlaifv import loop as loop_module
-from rlaifv.loop import FeedbackLoop
-from rlaifv.runtime import ranks as runtime
+from rlaifv.observers import canaries, held_out
+from rlaifv.observers.held_out import evaluation_path
+from rlaifv.observers.statistics import FeedbackStatistics
+from rlaifv.runtime import ranks
 from rlaifv.runtime.stopping import Stopped, stoppable
 from rlaifv.store.manifest import Manifest
 from tests.loop.world import Interrupted, World
@@ -79,8 +81,7 @@ def test_a_run_resumes_after_a_model_failed(world: World, whole: dict[str, Any],
             if [other.split()[0] for other in self].count(call) == number + 1:
                 raise Interrupted(event)
 
-    policy: Any = loop.policy
-    policy.events = world.labeler.events = Failing()
+    world.policy.events = world.labeler.events = Failing()
     with pytest.raises(Interrupted, match=call):
         loop.prepare(0)
     world.loop().prepare(0)
@@ -111,17 +112,17 @@ def test_a_signal_is_honoured_between_two_shards_of_any_stage(
 
 
 def test_a_signal_is_honoured_while_the_policy_is_measured(world: World, whole: dict[str, Any]) -> None:
-    loop: Any = world.loop()
-    sample = loop.policy.sample
+    loop = world.loop()
+    sample = world.policy.sample
 
     def sample_and_signal(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGUSR1)
         return sample(*arguments)
 
-    loop.policy.sample = sample_and_signal
+    world.policy.sample = sample_and_signal
     with stoppable(), pytest.raises(Stopped):
         loop.prepare(0)
-    assert not loop.evaluation_path(0).exists()
+    assert not evaluation_path(loop.run_dir, 0).exists()
     world.loop().prepare(0)
     assert world.content() == whole
 
@@ -176,7 +177,7 @@ def test_a_full_disk_costs_the_shard_in_work(
     assert world.content() == whole
 
 
-@pytest.mark.parametrize("where", ["_claim_statistics", "commit", "after_commit"])
+@pytest.mark.parametrize("where", ["statistics", "commit", "after_commit"])
 def test_a_run_resumes_around_the_commit(
     world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -189,7 +190,7 @@ def test_a_run_resumes_around_the_commit(
         raise Interrupted
 
     with monkeypatch.context() as patched:
-        owner = FeedbackLoop if where == "_claim_statistics" else Manifest
+        owner = FeedbackStatistics if where == "statistics" else Manifest
         patched.setattr(owner, "commit" if where == "after_commit" else where, stop)
         with pytest.raises(Interrupted):
             world.loop().prepare(0)
@@ -225,8 +226,9 @@ def test_lost_shards_are_made_again_as_they_were(world: World, whole: dict[str, 
 def test_two_ranks_write_what_one_does(world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks as threads: each does its share of the shards, and what is on disk does not tell how many there were."""
     local = threading.local()
-    for module in (loop_module, runtime):
+    for module in (loop_module, ranks, held_out, canaries):
         monkeypatch.setattr(module, "rank", lambda: local.rank)
+    for module in (loop_module, ranks):
         monkeypatch.setattr(module, "world_size", lambda: 2)
     worlds = [World(world.run_dir) for _ in range(2)]
     errors: list[BaseException] = []
@@ -255,6 +257,6 @@ def test_another_policy_does_not_go_on_with_what_was_begun(world: World, monkeyp
         with pytest.raises(Interrupted):
             world.loop().prepare(0)
     loop = world.loop()
-    torch.nn.init.constant_(loop.policy.model.weight, 2.0)
+    torch.nn.init.constant_(world.policy.model.weight, 2.0)
     with pytest.raises(ValueError, match="the iteration was begun with policy"):
         loop.prepare(0)

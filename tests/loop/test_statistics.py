@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.loop.world import SENTENCES, FakeSource, FakeTruth, World
+from tests.loop.world import SENTENCES, FakeSource, FakeTruth, World, measure
 
 
 def test_statistics_are_counted_from_the_records(world: World) -> None:
@@ -58,7 +58,7 @@ def test_without_truth_there_is_no_agreement(world: World) -> None:
 
 def test_measuring_is_done_once(world: World) -> None:
     loop = world.loop()
-    loop.measure(3)
+    measure(loop, 3)
     content = world.content()
     assert [*content] == ["evaluations/003.json"]
     evaluation = json.loads(content["evaluations/003.json"])
@@ -67,8 +67,8 @@ def test_measuring_is_done_once(world: World) -> None:
     assert [example["prompt_id"] for example in evaluation["examples"]] == ["h-0", "h-1"]
     assert 0 <= evaluation["metrics"]["coverage"] <= 1
     events = list(world.events)
-    loop.measure(3)
-    world.loop().measure(3)
+    measure(loop, 3)
+    measure(world.loop(), 3)
     assert (world.content(), world.events) == (content, events)
 
 

@@ -13,26 +13,79 @@ import torch
 from rlaifv.data.sources import PromptSource
 from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.protocol import Advance, ignore_progress
-from rlaifv.loop import FeedbackLoop, IterationSettings
+from rlaifv.loop import FeedbackLoop
 from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding, Sampled
+from rlaifv.observers.canaries import Canaries, CanarySet
+from rlaifv.observers.held_out import HeldOut
+from rlaifv.observers.statistics import FeedbackStatistics
 from rlaifv.records import Prompt
+from rlaifv.stages.divide import Divide
 from rlaifv.stages.dividers.rules import RulesDivider
-from rlaifv.stages.pair import PairingRules
+from rlaifv.stages.generate import Generate
+from rlaifv.stages.pair import BuildPairs, PairingRules
+from rlaifv.stages.prompts import TakePrompts
+from rlaifv.stages.reference import ReferenceLogps
+from rlaifv.stages.score import Score
 
 SENTENCES = [f"There is a {colour} {shape} at the {place}." for colour, shape, place in (
     ("red", "circle", "top"), ("blue", "star", "left"), ("green", "ring", "right"), ("black", "cross", "top left"),
     ("purple", "square", "bottom"), ("yellow", "triangle", "center"),
 )]  # fmt: skip
-SETTINGS = IterationSettings(
-    num_prompts=6,
-    num_responses=4,
-    decoding=Decoding(temperature=1.0, max_new_tokens=8),
-    rules=PairingRules(length_balance=False),
-    min_pairs=3,
-    shard_prompts=2,
-    max_drop_rate=0.3,
-)
+
+DECODING = Decoding(temperature=1.0, max_new_tokens=8)
+RULES = PairingRules(length_balance=False)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much an iteration makes, and under which rules."""
+
+    num_prompts: int | None = 6
+    num_responses: int = 4
+    decoding: Decoding = DECODING
+    rules: PairingRules = RULES
+    min_pairs: int = 3
+    shard_prompts: int = 2
+    max_drop_rate: float = 0.3
+
+
+SETTINGS = Settings()
+
+
+def rlaifv_loop(
+    run_dir: Path,
+    source: PromptSource,
+    policy: Any,
+    labeler: LabelerModule,
+    divider: Any,
+    settings: Settings,
+    seed: int,
+    truth: Any = None,
+    canaries: CanarySet | None = None,
+    chosen_from: Any = None,
+    **held_out: Any,
+) -> FeedbackLoop:
+    """The stages and observers of configs/method/rlaifv.yaml."""
+    measured = HeldOut(run_dir, source, policy, labeler, divider, settings.decoding.max_new_tokens, truth, **held_out)
+    num_new = settings.decoding.max_new_tokens
+    asking = Canaries(source, labeler, run_dir, None)
+    asking.set = canaries
+    return FeedbackLoop(
+        run_dir,
+        [
+            TakePrompts(source, policy, settings.num_prompts, settings.max_drop_rate, num_new),
+            Generate(policy, settings.num_responses, settings.decoding, chosen_from),
+            Divide(divider),
+            Score(labeler),
+            BuildPairs(settings.rules, chosen_from),
+            ReferenceLogps(policy),
+        ],
+        seed,
+        settings.shard_prompts,
+        settings.min_pairs,
+        [measured, asking, FeedbackStatistics(divider, truth)],
+    )
 
 
 class Interrupted(Exception):
@@ -144,24 +197,22 @@ class World:
 
     run_dir: Path
     source: PromptSource = field(default_factory=FakeSource)
-    settings: IterationSettings = SETTINGS
+    settings: Settings = SETTINGS
     truth: FakeTruth | None = field(default_factory=FakeTruth)
     always_yes: bool = False
+    canaries: CanarySet | None = None
+    divider: Any = field(default_factory=RulesDivider)
     events: list[str] = field(default_factory=list)
     labeler: FakeLabeler = field(init=False)
+    policy: Any = field(init=False)
 
     def loop(self) -> FeedbackLoop:
         self.labeler = FakeLabeler(self.events, self.always_yes)
         policy: Any = FakePolicy(self.events)
-        return FeedbackLoop(
-            self.run_dir,
-            self.source,
-            policy,
-            LabelerModule(self.labeler),
-            RulesDivider(),
-            self.settings,
-            5,
-            self.truth,
+        self.policy = policy
+        labeler = LabelerModule(self.labeler)
+        return rlaifv_loop(
+            self.run_dir, self.source, policy, labeler, self.divider, self.settings, 5, self.truth, self.canaries
         )
 
     def content(self) -> dict[str, Any]:
@@ -175,3 +226,9 @@ class World:
                     statistics = json.loads(path.read_text())
                     found[name] = {key: n for key, n in statistics.items() if not key.startswith("seconds/")}
         return found
+
+
+def measure(loop: FeedbackLoop, iteration: int) -> None:
+    """Measure as the callbacks do after the last iteration."""
+    (held_out,) = [observer for observer in loop.observers if isinstance(observer, HeldOut)]
+    held_out.measure(iteration)

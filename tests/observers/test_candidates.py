@@ -47,11 +47,11 @@ class Loop:
         self.selection = SelectionRules(4, **rules)
         self.min_free_bytes = 0
         self.measured: list[float] = []
-        self.prompts = [Prompt("h-0", "What is it?", ())]
+        self.held = [Prompt("h-0", "What is it?", ())]
 
-    def held_out(self, for_choice: bool) -> list[Prompt]:
+    def prompts(self, for_choice: bool) -> list[Prompt]:
         assert for_choice
-        return self.prompts
+        return self.held
 
     def evaluate(self, prompts: Sequence[Prompt], labeler: Any) -> Any:
         self.measured.append(self.policy.value)
@@ -61,7 +61,7 @@ class Loop:
 
 
 def make(loop: Loop) -> Candidates:
-    return Candidates(loop)  # type: ignore[arg-type]
+    return Candidates(loop, loop.min_free_bytes)  # type: ignore[arg-type]
 
 
 def take(loop: Loop, step: int, value: float, previous: int | None = None, epoch: float | None = None) -> Any:
@@ -205,7 +205,7 @@ def test_nothing_is_written_to_a_full_disk(loop: Loop) -> None:
 
 def test_without_a_picture_that_can_be_read_nothing_is_chosen(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
-    loop.prompts = []
+    loop.held = []
     with pytest.raises(ValueError, match="No held-out prompt with an image that can be read is left"):
         make(loop).begin(0, 0)
 

@@ -1,35 +1,27 @@
 """Given pairs become iterations that training cannot tell from the loop's own."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.data.rows_source import RowsSource
-from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.learners.dpo.batch import PreferenceCollator
-from rlaifv.loop import IterationSettings
+from rlaifv.loop import FeedbackLoop
 from rlaifv.models.prompting import Prompter
-from rlaifv.models.sampling import Decoding
-from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.observers.statistics import GivenPairStatistics
 from rlaifv.stages.given_pairs import GivenPairs
-from rlaifv.stages.pair import PairingRules
+from rlaifv.stages.prompts import TakePrompts
+from rlaifv.stages.reference import ReferenceLogps
+from rlaifv.stages.stage import Task
+from rlaifv.store.iteration import statistics_path
 from rlaifv.store.manifest import Manifest, TooFewPairs, audit
 from tests.data.preferences import CHOSEN, REJECTED, cell, picture, rlaifv_rows, write_parquet
-
-SETTINGS = IterationSettings(
-    num_prompts=3,
-    num_responses=2,
-    decoding=Decoding(max_new_tokens=8),
-    rules=PairingRules(),
-    min_pairs=1,
-    shard_prompts=1,
-    max_drop_rate=0.5,
-)
 
 
 def rows(num: int = 8) -> list[dict[str, Any]]:
@@ -48,12 +40,12 @@ class World:
     def __init__(self, tmp_path: Path, model: Any, prompter: Prompter) -> None:
         self.tmp_path, self.engine = tmp_path, LocalEngine(model, prompter)
 
-    def loop(self, run: str = "run", data: list[dict[str, Any]] | None = None, **options: Any) -> GivenPairs:
+    def loop(self, run: str = "run", data: list[dict[str, Any]] | None = None, **options: Any) -> FeedbackLoop:
         path = write_parquet(self.tmp_path / run / "pairs.parquet", data or rows())
         shared: dict[str, Any] = {"num_iterations": 2, "seed": 0, "directory": self.tmp_path / run / "images"}
         source = RowsSource(form="rlaifv", path=str(path), **{**shared, **options})
-        labeler = LabelerModule(self.engine)
-        return GivenPairs(self.tmp_path / run, source, self.engine, labeler, RulesDivider(), SETTINGS, 0)
+        stages = [TakePrompts(source, self.engine, 3, 0.5), GivenPairs(source), ReferenceLogps(self.engine)]
+        return FeedbackLoop(self.tmp_path / run, stages, 0, 1, 1, [GivenPairStatistics(self.engine)])
 
 
 @pytest.fixture
@@ -87,8 +79,8 @@ def test_pairs_are_the_datas_with_the_policys_own_log_probs(world: World) -> Non
 
 def test_the_data_module_serves_them(world: World, prompter: Prompter) -> None:
     loop = world.loop(num_rows=3, num_iterations=1)
-    data = PreferenceDataModule(
-        loop.prepare, PreferenceCollator(prompter), batch_size=2, num_iterations=1, epochs=1, seed=0
+    data = IterationDataModule(
+        loop.prepare, PreferenceCollator(world.engine), batch_size=2, num_iterations=1, epochs=1, seed=0
     )
     ids = [pair_id for batch in data.train_dataloader() for pair_id in batch.pair_ids]
     assert sorted(ids) == ["p0/p0", "p1/p1", "p2/p2"]
@@ -132,7 +124,7 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
     loop = world.loop(data=data, num_iterations=1)
     manifest = loop.prepare(0)
     assert len(manifest.records("pairs")) == 2
-    statistics = json.loads(loop.statistics_path(0).read_text())
+    statistics = json.loads(statistics_path(loop.run_dir, 0).read_text())
     assert statistics.pop("seconds/reference") > 0
     words = [sum(len(texts[k % 3].split()) for k in (0, 2)) / 2 for texts in (CHOSEN, REJECTED)]
     assert statistics == {
@@ -141,7 +133,7 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
         "length/rejected_words": words[1],
         "dropped/identical": 1.0,
     }
-    loop.settings = replace(SETTINGS, min_pairs=3)
+    loop.min_pairs = 3
     loop.run_dir = world.tmp_path / "strict"
     with pytest.raises(TooFewPairs, match=r"has 2 pairs, fewer than min_pairs=3; dropped: 1 identical\."):
         loop.prepare(0)
@@ -150,15 +142,16 @@ def test_equal_answers_teach_nothing_and_are_counted(world: World) -> None:
 def test_conversations_that_the_template_does_not_take_are_dropped(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loop = world.loop(num_iterations=1)
-    prompt, other = loop.source.prompts(0, 2)
-    rows_of = [(replace(prompt, history=("Who?", "A cat.")), loop.source.answers(prompt)[0])]
-    rows_of += [(other, loop.source.answers(other)[0])]
-    assert len(loop._pairs(rows_of)[0]) == 2
+    given: Any = world.loop(num_iterations=1).stages[1]
+    first, other, *_ = given.source.prompts(0, 2)
+    turns = [replace(first, history=("Who?", "A cat.")), other]
+    preferences = [next(pair for pair in given(Task(), [prompt]).records) for prompt in (first, other)]
+    stage = ReferenceLogps(world.engine)
+    assert len(stage(Task(), turns, preferences).records) == 2
     monkeypatch.setattr(world.engine.prompter.template, "has_history", False)
-    pairs, drops = loop._pairs(rows_of)
-    assert ([pair.prompt_id for pair in pairs], drops) == ([other.id], {"no_history": 1})
-    loop._say(0, 1, drops)
+    made = stage(Task(), turns, preferences)
+    assert ([pair.prompt_id for pair in made.records], made.drops) == ([other.id], {"no_history": 1})
+    GivenPairStatistics(world.engine)._report(0, 1, Counter(made.drops))
     assert caplog.messages[-1].startswith(
         "Dropped from iteration 0: 1 pair of several turns, which the model's chat template"
     )
@@ -171,9 +164,9 @@ def test_pairs_beyond_the_models_positions_are_dropped(world: World, caplog: pyt
     loop = world.loop(data=data, num_iterations=1)
     manifest = loop.prepare(0)
     assert [pair.id for pair in manifest.records("pairs")] == ["p0/p0"]
-    assert json.loads(loop.statistics_path(0).read_text())["dropped/too_long"] == 2
+    assert json.loads(statistics_path(loop.run_dir, 0).read_text())["dropped/too_long"] == 2
     limit = world.engine.max_positions
-    assert [one.getMessage() for one in caplog.records if one.name == "rlaifv.stages.given_pairs"] == [
+    assert [one.getMessage() for one in caplog.records if one.name == "rlaifv.observers.statistics"] == [
         f"Dropped from iteration 0: 2 pairs too long for the model's {limit} positions with the images; shorten the texts, or "
         "give fewer or smaller images."
     ]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from rlaifv.data.images import load_image
-from rlaifv.data.training_set import PairBatchSampler, PreferenceDataset
+from rlaifv.data.training_set import PromptBatchSampler, TrainingSet
 from rlaifv.engines.local import LocalEngine
 from rlaifv.learners.dpo.batch import PreferenceCollator
 from rlaifv.learners.dpo.module import DPOModule
@@ -118,9 +118,9 @@ class Ours:
         optimizer = partial(MasterAdamW, lr=LEARNING_RATE)
         ticks = _LightningTicks(task.meter)
         loader = DataLoader(
-            PreferenceDataset(task.prompts, self.pairs),
-            batch_sampler=PairBatchSampler(self.pairs, task.batch_size, seed=0),
-            collate_fn=PreferenceCollator(task.prompter),
+            TrainingSet(task.prompts, self.pairs),
+            batch_sampler=PromptBatchSampler(self.pairs, task.batch_size, seed=0),
+            collate_fn=PreferenceCollator(LocalEngine(self.policy, task.prompter)),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on loader workers and devices

@@ -1,13 +1,14 @@
-"""Pairs to packed trees: all pairs of one prompt in a batch hang from one prefix, each distinct answer once."""
+"""From pairs to packed trees: all pairs of a prompt in a batch share one prefix, and each distinct answer is one branch."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from rlaifv.engines.local import LocalEngine
 from rlaifv.learners.dpo.token_weights import changed_token_weights
-from rlaifv.models.prompting import Prompter, stack_images
-from rlaifv.models.tree.packing import Branch, PackedTrees, Packer, Tree
+from rlaifv.models.prompting import stack_images
+from rlaifv.models.tree.packing import Branch, PackedTrees, Tree
 from rlaifv.records import Pair, Prompt
 
 
@@ -46,11 +47,11 @@ class PreferenceBatch:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each side."""
+        """Number of tokens of each side."""
         return tuple(self.trees.branch_lengths[branch] for branch in self.sides)
 
     def of_sides(self, values: Tensor) -> Tensor:
-        """Per-token values of the branches, as `branch_logps` returns them, laid out by side: float[S]."""
+        """Lay out per-token values of the branches, as `branch_logps` returns them, by side: float[S]."""
         branches = self.trees.split(values)
         return torch.cat([branches[branch] for branch in self.sides])
 
@@ -66,32 +67,37 @@ class PreferenceBatch:
 
 
 class PreferenceCollator:
-    """Builds batches from (prompt, pair) items.
+    """Build batches from (prompt, pair) items.
 
     Args:
-        prompter: encodes prompts with the policy's processor.
-        row_tokens: trees share a row up to so many tokens, or up to the longest tree's.
-        changed_weight: weight of tokens in which chosen and rejected differ; 1 for all the same.
-        packer: of the engine that runs the policy; trees by default.
+        policy: engine of the policy. It encodes prompts, and says whether its model is run on trees.
+        row_tokens: most tokens of a row that several trees share; a row always has room for the longest tree.
+        changed_weight: weight of tokens in which chosen and rejected answers differ; 1 weighs all tokens alike.
     """
 
-    def __init__(
-        self,
-        prompter: Prompter,
-        row_tokens: int = 0,
-        changed_weight: float = 1.0,
-        packer: Packer | None = None,
-    ) -> None:
-        self.prompter = prompter
-        self.packer = packer or Packer(prompter.tokenizer.pad_token_id or 0)
+    table = "pairs"
+
+    def __init__(self, policy: LocalEngine, row_tokens: int = 0, changed_weight: float = 1.0) -> None:
+        self.policy = policy
         self.row_tokens = row_tokens
         self.changed_weight = changed_weight
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Compare a tree with separate sequences; the run may have been resumed without running the policy yet."""
+        self.policy.check(next((prompt for prompt in prompts if prompt.image_paths), prompts[0]))
+
+    @staticmethod
+    def check_record(record: Pair) -> None:
+        """Raise ValueError for a pair without one reference log-prob per token."""
+        counts = len(record.chosen_reference_logps), len(record.rejected_reference_logps)
+        if counts != (len(record.chosen_token_ids), len(record.rejected_token_ids)) or 0 in counts:
+            raise ValueError(f"Pair {record.id!r} does not hold one reference log-prob for each of its tokens.")
 
     def __call__(self, items: Sequence[tuple[Prompt, Pair]]) -> PreferenceBatch:
         by_prompt: dict[str, list[tuple[Prompt, Pair]]] = {}
         for prompt, pair in items:
             by_prompt.setdefault(prompt.id, []).append((prompt, pair))
-        encoded = [self.prompter.encode(some[0][0]) for some in by_prompt.values()]
+        encoded = [self.policy.prompter.encode(some[0][0]) for some in by_prompt.values()]
         pairs = [pair for some in by_prompt.values() for _, pair in some]
         trees: list[Tree] = []
         sides: list[int] = []
@@ -102,7 +108,7 @@ class PreferenceCollator:
             sides += [places[ids] for ids in answers]
             num_branches += len(places)
             trees.append(Tree(prefix.ids, [Branch(ids) for ids in places]))
-        packed = self.packer(trees, self.row_tokens)
+        packed = self.policy.packer(trees, self.row_tokens)
         weights = [
             weight
             for pair in pairs

@@ -1,53 +1,38 @@
-"""The policy and its reference as a LightningModule: DPO on trees, against log-probs that the reference left behind.
+"""The policy and its reference as a LightningModule: DPO on trees, with stored reference log-probs.
 
 The reference is the policy as it was when the iteration began. Its log-probs are computed once, with the pairs, so training
 holds one model in memory and runs one forward pass per step.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rlaifv.learners.dpo.batch import PreferenceBatch
 from rlaifv.learners.dpo.losses import Loss, Reduction, dpo_loss, reduce_logps
-from rlaifv.models.digests import tensors_digest
+from rlaifv.learners.policy import PolicyModule, Schedule
 from rlaifv.models.loading import backbone
 from rlaifv.models.tree.packing import branch_logps
 
-Schedule = Literal["cosine", "linear", "constant"]
 
-
-class NonFiniteLoss(ValueError):
-    """A step that would have made weights that are no numbers; it was not made.
-
-    `found` says what was met, and in which pairs.
-    """
-
-    def __init__(self, message: str, found: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.found = found
-
-
-class DPOModule(LightningModule):
-    """Direct preference optimisation (arXiv 2305.18290, equation 7) of one policy.
+class DPOModule(PolicyModule):
+    """Direct preference optimization (arXiv 2305.18290, equation 7) of one policy.
 
     Args:
-        policy: the model that trains; its frozen parts have `requires_grad` off.
+        policy: see `PolicyModule`, as `optimizer`, `schedule`, `warmup_ratio` and `reset_optimizer`.
+        optimizer: takes the trainable parameters.
         beta: strength of the pull towards the reference.
         reduction: how token log-probs become a sequence's: summed, averaged, or weighted by the batch's token weights.
         normalize_weights: whether the weighted sum is divided by the sum of the weights.
         loss: member of the DPO family, see `dpo_loss`.
-        label_smoothing: share of pairs assumed to be the wrong way round.
-        nll_weight: of the chosen answers' negative log-likelihood per token, added to the loss (arXiv 2404.19733, equation 1).
-        optimizer: takes the trainable parameters.
-        schedule: of the learning rate, over the steps of one iteration.
-        warmup_ratio: share of an iteration's steps in which the learning rate rises from 0.
-        reset_optimizer: whether each iteration starts with fresh optimizer states, as separate runs would.
+        label_smoothing: assumed share of pairs with swapped sides.
+        nll_weight: weight of the chosen answers' negative log-likelihood per token, added to the loss (arXiv 2404.19733,
+            equation 1).
+        schedule: of the learning rate.
+        warmup_ratio: of the learning rate.
+        reset_optimizer: at the start of each iteration.
     """
 
     def __init__(
@@ -64,51 +49,16 @@ class DPOModule(LightningModule):
         warmup_ratio: float = 0.05,
         reset_optimizer: bool = True,
     ) -> None:
-        super().__init__()
-        self.strict_loading = False  # a checkpoint holds what trains; `on_load_checkpoint` is strict about that
-        self.policy = policy.train()
-        self.make_optimizer = optimizer
+        super().__init__(policy, optimizer, schedule, warmup_ratio, reset_optimizer)
         self.beta = beta
         self.reduction: Reduction = reduction
         self.normalize_weights = normalize_weights
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing
         self.nll_weight = nll_weight
-        self.schedule: Schedule = schedule
-        self.warmup_ratio = warmup_ratio
-        self.reset_optimizer = reset_optimizer
-        self.iteration = -1
-        self.first_step = 0
-        self.num_steps = 1
-        self.policy_digest = ""
-        self._loaded_buffers = {
-            name: buffer.clone() for name, buffer in policy.named_buffers() if buffer.is_floating_point()
-        }
-        self._pair_ids: list[str] = []
-
-    def on_fit_start(self) -> None:
-        """Give buffers the type that they were loaded in: frequencies of rotary positions, rounded to 16 bits, are others."""
-        for name, buffer in self.policy.named_buffers():
-            loaded = self._loaded_buffers.get(name)
-            if loaded is not None and loaded.dtype != buffer.dtype:
-                buffer.data = loaded.to(buffer.device)
-
-    def begin_iteration(self, iteration: int, num_steps: int) -> None:
-        """Take the current policy as the start of `iteration`, which has `num_steps` optimizer steps.
-
-        Does nothing where this iteration has begun already, so that a resumed run may call it again.
-        """
-        if iteration == self.iteration:
-            return
-        self.iteration, self.first_step, self.num_steps = iteration, self.global_step, num_steps
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)  # DeepSpeed's is no torch.optim.Optimizer
-        if self.reset_optimizer:
-            getattr(optimizer, "reset", optimizer.state.clear)()  # masters of 16-bit weights are no state to forget
-        for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
-            group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch. Raises NonFiniteLoss before it could reach a gradient."""
+        """Return the loss of a batch. Raises NonFiniteLoss instead of letting NaN or infinity reach a gradient."""
         token_logps = batch.of_sides(branch_logps(backbone(self.policy), batch.trees, batch.images))
         lengths = batch.lengths
         weights = batch.token_weights if self.reduction == "weighted" else None
@@ -126,12 +76,11 @@ class DPOModule(LightningModule):
             loss = loss + self.nll_weight * nll
             self.log("nll", nll.detach(), batch_size=len(chosen), sync_dist=True)
         if not batch.images:
-            # Nothing reaches what trains on images alone, but processes that train together wait for all its gradients.
+            # Text alone gives the projector and vision tower no gradient, but ranks wait for all gradients.
             loss = (
                 loss + sum(parameter.sum() for parameter in self.policy.parameters() if parameter.requires_grad) * 0.0
             )
-        self._pair_ids += batch.pair_ids
-        self._refuse_non_finite("loss", loss.item(), batch.pair_ids)
+        self.refuse_non_finite_loss(loss, batch.pair_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
         self.log("loss", loss, batch_size=len(chosen), sync_dist=True)
         self.log_dict(
@@ -147,83 +96,3 @@ class DPOModule(LightningModule):
             sync_dist=True,
         )
         return loss
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """A finite loss may have a gradient that is not. Where a scaler looks for these itself, they are left to it."""
-        if str(self.trainer.precision) != "16-mixed":
-            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-            self._refuse_non_finite("norm of the gradient", norm, self._pair_ids)
-        self._pair_ids = []
-
-    def _refuse_non_finite(self, name: str, value: float, pair_ids: Sequence[str]) -> None:
-        if not math.isfinite(value):
-            shown = ", ".join(pair_ids[:4]) + (", …" if len(pair_ids) > 4 else "")
-            met = f"in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
-            found = {"what": name, "value": str(value), "pair_ids": list(pair_ids)}
-            raise NonFiniteLoss(f"The {name} is {value} {met}", found)
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Multiplier of the learning rate at a global step: warm-up, then the schedule down to 0 at the iteration's end."""
-        done = step - self.first_step
-        warmup = self.warmup_ratio * self.num_steps
-        if done < warmup:
-            return (done + 1) / (math.floor(warmup) + 1)
-        if self.schedule == "constant":
-            return 1.0
-        left = 1 - min(1.0, (done - warmup) / max(1.0, self.num_steps - warmup))
-        return left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-    def configure_optimizers(self) -> Any:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(parameters)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen weights are left out: they are those of the base model, which their digest names."""
-        if "state_dict" in checkpoint:  # sharded strategies keep weights elsewhere
-            trained = self._trained_names()
-            checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
-        checkpoint["frozen_digest"] = self._digest_of_frozen()
-        checkpoint["iteration"] = {
-            "iteration": self.iteration,
-            "first_step": self.first_step,
-            "num_steps": self.num_steps,
-            "policy_digest": self.policy_digest,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off.
-
-        Raises:
-            ValueError: it belongs to another base model, or lacks weights that train.
-        """
-        recorded, found = checkpoint["frozen_digest"], self._digest_of_frozen()
-        if recorded != found:
-            raise ValueError(
-                f"The checkpoint belongs to another base model: the weights that stay frozen had SHA-256 {recorded}, but "
-                f"those of model.path have {found}."
-            )
-        if "state_dict" in checkpoint:
-            names, stored = self._trained_names(), checkpoint["state_dict"]
-            trained = {name: tensor for name, tensor in self.state_dict().items() if name in names}
-            for name in sorted({*trained, *stored}):
-                shapes = [tuple(some[name].shape) if name in some else "missing" for some in (stored, trained)]
-                if shapes[0] != shapes[1]:
-                    raise ValueError(f"{name} is {shapes[0]} in the checkpoint, but {shapes[1]} in what trains here.")
-        state = checkpoint["iteration"]
-        self.iteration, self.first_step, self.num_steps, self.policy_digest = (
-            state[name] for name in ("iteration", "first_step", "num_steps", "policy_digest")
-        )
-
-    def _trained_names(self) -> set[str]:
-        """Parameters that train and buffers; the rest never changes, such as the scales of weights in 4 bits."""
-        named = self.named_parameters(remove_duplicate=False)  # tied weights have two names
-        return {name for name, parameter in named if parameter.requires_grad} | {
-            name for name, _ in self.named_buffers()
-        }
-
-    def _digest_of_frozen(self) -> str:
-        trained, tensors = self._trained_names(), self.state_dict(keep_vars=True)
-        return tensors_digest({name: t for name, t in tensors.items() if name not in trained}, is_cached=True)

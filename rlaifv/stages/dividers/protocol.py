@@ -31,9 +31,15 @@ class BatchDivider(Protocol):
     def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]: ...
 
 
-def divide_all(
-    divider: Divider | BatchDivider, pairs: Sequence[tuple[Prompt, Response]]
-) -> list[list[Claim] | NotDivided]:
+AnyDivider = Divider | BatchDivider
+
+
+def producer_of(divider: AnyDivider) -> str:
+    """Return what a divider's claims depend on: its `producer`, or the name of its class."""
+    return str(getattr(divider, "producer", type(divider).__name__))
+
+
+def divide_all(divider: AnyDivider, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
     """Divide responses to their prompts, in one call where the divider has one; says so where some were not divided."""
     if not hasattr(divider, "divide_all"):
         return [divider.divide(prompt, response) for prompt, response in pairs]

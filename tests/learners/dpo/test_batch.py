@@ -7,8 +7,8 @@ import torch
 
 from rlaifv.learners.dpo.batch import PreferenceBatch, PreferenceCollator
 from rlaifv.models.prompting import Prompter
-from rlaifv.models.tree.packing import Packer
 from rlaifv.records import Pair, Prompt
+from tests.learners.stand_ins import engine_of
 
 IMAGE = ["<image>"] * 9
 WHAT = ["<s>", "USER", ":", " ", *IMAGE, "\n", "What", " is", " in", " the", " image", "?", " ASSISTANT", ":"]
@@ -60,7 +60,7 @@ def test_pairs_of_a_prompt_share_its_prefix(prompter: Prompter, ask: Any, make_p
         (ask["describe"], make_pair("b", "describe", STAR, NOTHING, -100.0)),
         (ask["what"], make_pair("c", "what", STAR, RED_RING, -200.0)),
     ]
-    batch = PreferenceCollator(prompter)(items)
+    batch = PreferenceCollator(engine_of(prompter))(items)
     red, blue = [" A", " red", " ring", ".", "</s>"], [" A", " blue", " ring", ".", "</s>"]
     star, nothing = [" A", " star", ".", "</s>"], [" Nothing", ".", "</s>"]
     rows = batch.trees.input_ids
@@ -86,13 +86,13 @@ def test_pairs_of_a_prompt_share_its_prefix(prompter: Prompter, ask: Any, make_p
 
 
 def test_positions_restart_at_the_end_of_the_prefix(prompter: Prompter, ask: Any, make_pair: Any) -> None:
-    batch = PreferenceCollator(prompter)([(ask["describe"], make_pair("b", "describe", STAR, NOTHING))])
+    batch = PreferenceCollator(engine_of(prompter))([(ask["describe"], make_pair("b", "describe", STAR, NOTHING))])
     assert batch.trees.position_ids.tolist() == [[*range(20), 20, 21, 22, 23, 20, 21, 22]]
 
 
 def test_changed_tokens_weigh_more(prompter: Prompter, ask: Any, make_pair: Any) -> None:
     """The answers share "ring . </s>", three tokens, and "A" with the prompt; "red" and "blue" stand in each other's place."""
-    collator = PreferenceCollator(prompter, changed_weight=5.0)
+    collator = PreferenceCollator(engine_of(prompter), changed_weight=5.0)
     batch = collator([(ask["what"], make_pair("a", "what", RED_RING, BLUE_RING))])
     assert batch.token_weights.tolist() == [1.0, 5.0, 1.0, 1.0, 1.0] * 2
 
@@ -103,7 +103,7 @@ def test_weights_follow_the_branches_when_pairs_are_grouped(prompter: Prompter, 
         (ask["describe"], make_pair("b", "describe", RED_RING, RED_RING)),
         (ask["what"], make_pair("c", "what", BLUE_RING, RED_RING)),
     ]
-    batch = PreferenceCollator(prompter, changed_weight=2.0)(items)
+    batch = PreferenceCollator(engine_of(prompter), changed_weight=2.0)(items)
     assert batch.pair_ids == ("a", "c", "b")
     assert batch.token_weights.tolist() == [1.0, 2.0, 1.0, 1.0, 1.0] * 4 + [1.0] * 10
 
@@ -117,7 +117,7 @@ def test_images_lie_in_the_order_in_which_trees_are_read(
         (ask["describe"], make_pair("b", "describe", STAR, NOTHING)),
         (ask["what"], make_pair("a", "what", RED_RING, BLUE_RING)),
     ]
-    batch = PreferenceCollator(prompter, row_tokens)(items)
+    batch = PreferenceCollator(engine_of(prompter), row_tokens)(items)
     first, second = (prompter.encode(ask[name]).images["pixel_values"] for name in ("what", "describe"))
     assert not torch.equal(first, second)
     assert batch.trees.tree_order == (1, 0)
@@ -132,7 +132,7 @@ def test_images_lie_in_the_order_in_which_trees_are_read(
 
 def test_a_batch_moves_as_a_whole(prompter: Prompter, ask: Any, make_pair: Any) -> None:
     """Moved to the device without storage, every tensor says so: none is left behind."""
-    batch = PreferenceCollator(prompter)([(ask["what"], make_pair("a", "what", RED_RING, BLUE_RING))])
+    batch = PreferenceCollator(engine_of(prompter))([(ask["what"], make_pair("a", "what", RED_RING, BLUE_RING))])
     moved = batch.to(torch.device("meta"))
     assert isinstance(moved, PreferenceBatch)
     tensors = [moved.reference_logps, moved.token_weights, *moved.images.values()]
@@ -149,8 +149,9 @@ def test_pairs_follow_the_engines_packer(prompter: Prompter, ask: Any, make_pair
         (ask["describe"], make_pair("b", "describe", STAR, NOTHING)),
         (ask["what"], make_pair("a", "what", RED_RING, BLUE_RING)),
     ]
-    packer = Packer(prompter.tokenizer.pad_token_id)
-    collator = PreferenceCollator(prompter, row_tokens=400, packer=packer)
+    engine = engine_of(prompter)
+    packer = engine.packer
+    collator = PreferenceCollator(engine, row_tokens=400)
     trees = collator(items)
     packer.separately = True
     separate = collator(items)

@@ -55,7 +55,7 @@ def test_adapters_train_alone(model: Any, prompter: Prompter, prompts: list[Prom
 def test_the_first_step_costs_log_2(run: Run, reduction: Any, label_smoothing: float) -> None:
     """Policy and reference agree: the margin is 0, and -(1-e) log 1/2 - e log 1/2 = log 2 for every e."""
     module = DPOModule(run.model, ADAMW, reduction=reduction, label_smoothing=label_smoothing)
-    batch = PreferenceCollator(run.prompter, changed_weight=5.0)(run.items())
+    batch = PreferenceCollator(run.engine, changed_weight=5.0)(run.items())
     assert module.training_step(batch, 0).item() == pytest.approx(math.log(2), abs=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_loss_and_gradient_equal_the_conventional_computation(
     module = DPOModule(run.model, ADAMW, beta=3.0, reduction=reduction)  # type: ignore[arg-type]
     if recompute:
         run.model.gradient_checkpointing_enable({"use_reentrant": False})
-    loss = module.training_step(PreferenceCollator(run.prompter, row_tokens, changed_weight=5.0)(run.items()), 0)
+    loss = module.training_step(PreferenceCollator(run.engine, row_tokens, changed_weight=5.0)(run.items()), 0)
     loss.backward()
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     gradients = [parameter.grad.clone() for parameter in parameters]
@@ -145,7 +145,7 @@ def test_loss_and_gradient_equal_the_conventional_computation(
 
 
 def test_likelihood_of_the_chosen_adds_to_the_loss(run: Run) -> None:
-    batch = PreferenceCollator(run.prompter)(run.items())
+    batch = PreferenceCollator(run.engine)(run.items())
     plain, with_nll = (DPOModule(run.model, ADAMW, nll_weight=weight).training_step(batch, 0) for weight in (0.0, 0.5))
     means = [sequence_logps(run, prompt, pair.chosen_token_ids).mean() for prompt, pair in run.items()]
     torch.testing.assert_close(with_nll - plain, -0.5 * torch.stack(means).mean(), rtol=1e-5, atol=1e-5)
@@ -153,7 +153,7 @@ def test_likelihood_of_the_chosen_adds_to_the_loss(run: Run) -> None:
 
 def test_weighted_sums_that_stay_sums(run: Run) -> None:
     """As in RLHF-V's script: weights of 1 make it the plain sum, whatever the lengths."""
-    batch = PreferenceCollator(run.prompter)(run.items())
+    batch = PreferenceCollator(run.engine)(run.items())
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.mul_(1.1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlaifv.data.datamodule import PreferenceDataModule
+from rlaifv.data.datamodule import IterationDataModule
 from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
@@ -34,7 +34,7 @@ def test_a_checkpoint_continues_the_run(
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     select_trainable(model, ["projector"])
 
-    def fresh() -> tuple[Run, DPOModule, PreferenceDataModule]:
+    def fresh() -> tuple[Run, DPOModule, IterationDataModule]:
         model.load_state_dict(start)
         run = Run(model, Prompter(processor), prompts)
         module = DPOModule(run.model, partial(torch.optim.AdamW, lr=1e-2), schedule="linear", warmup_ratio=0.25)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlaifv.learners.dpo.module import DPOModule, NonFiniteLoss
+from rlaifv.learners.dpo.module import DPOModule
+from rlaifv.learners.policy import NonFiniteLoss
 from tests.learners.dpo_run import ADAMW, QUIET, Run
 
 pytestmark = QUIET

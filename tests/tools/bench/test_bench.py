@@ -13,10 +13,11 @@ import torch
 
 from rlaifv.learners.dpo.batch import PreferenceCollator
 from rlaifv.learners.dpo.module import DPOModule
-from tools.bench.dpo_sides import BETA, Conventional, Ours, Task, Trl, conventional_logps
+from tests.learners.stand_ins import engine_of
 from tools.bench import dpo_step as bench_dpo_step
 from tools.bench import harness as bench
 from tools.bench import scoring as bench_scoring
+from tools.bench.dpo_sides import BETA, Conventional, Ours, Task, Trl, conventional_logps
 from tools.dev import plot_performance
 
 TINY = ["--size", "tiny", "--repeats", "1", "--device", "cpu"]
@@ -91,7 +92,7 @@ def test_the_loss_equals_trls(loss: Any, reduction: Any, label_smoothing: float,
             for _, parameter in sorted(policy.named_parameters()):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
     by_id = {prompt.id: prompt for prompt in made.prompts}
-    batch = PreferenceCollator(made.prompter)([(by_id[pair.prompt_id], pair) for pair in ours.pairs[:2]])
+    batch = PreferenceCollator(engine_of(made.prompter))([(by_id[pair.prompt_id], pair) for pair in ours.pairs[:2]])
     options = {"reduction": reduction, "loss": loss, "label_smoothing": label_smoothing}
     value = DPOModule(ours.policy, torch.optim.AdamW, BETA, **options).training_step(batch, 0)
     rows = [trl.trainer.train_dataset[k] for k in range(2)]

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rlaifv.app.launch import START_VARIABLE
 
-TRAIN = Path(__file__).parents[2] / "train.py"
+TRAIN = Path(__file__).parents[1] / "train.py"
 Launch = Callable[..., tuple[int, str]]
 
 

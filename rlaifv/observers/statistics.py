@@ -1,0 +1,86 @@
+"""Figures of an iteration's data, for statistics.json."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from rlaifv.engines.local import LocalEngine
+from rlaifv.metrics.truth import Truth
+from rlaifv.observers.held_out import agreement
+from rlaifv.observers.observer import Observer
+from rlaifv.records import Claim, Pair
+from rlaifv.stages.dividers.protocol import AnyDivider
+from rlaifv.stages.pair import pair_statistics
+from rlaifv.stages.score import distinct_questions
+from rlaifv.store.iteration import Iteration
+from rlaifv.store.manifest import TooFewPairs
+
+logger = logging.getLogger(__name__)
+
+
+class FeedbackStatistics(Observer):
+    """Count responses, claims, verdicts, pairs and drops; compare judgements with the truth where it is known."""
+
+    def __init__(self, divider: AnyDivider, truth: Truth | None = None) -> None:
+        self.divider = divider
+        self.truth = truth
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        responses, claims, judgements = (work.records(table) for table in ("responses", "claims", "judgements"))
+        drops = work.drops("preferences")
+        if hasattr(self.divider, "divide_all"):
+            drops["not_divided"] = work.drops("claims")["not_divided"]
+        statistics = pair_statistics(responses, judgements, work.records("preferences"), drops)
+        statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
+        statistics["questions_asked"] = _num_questions(claims)
+        if self.truth is not None:
+            statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)
+        return statistics | _dropped(work.drops("prompts"))
+
+
+class GivenPairStatistics(Observer):
+    """Count the pairs that the data came with, and say what was dropped of them and what to do about it."""
+
+    def __init__(self, policy: LocalEngine) -> None:
+        self.policy = policy
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        """Return the figures.
+
+        Raises:
+            TooFewPairs: no pair is left.
+        """
+        pairs: Sequence[Pair] = work.records("pairs")
+        drops = work.drops("pairs")
+        self._report(work.number, len(pairs), drops)
+        num_words = {side: sum(len(getattr(pair, side).split()) for pair in pairs) for side in ("chosen", "rejected")}
+        return {
+            "pairs_kept": float(len(pairs)),
+            **{f"length/{side}_words": total / max(len(pairs), 1) for side, total in num_words.items()},
+            **_dropped(drops),
+            **_dropped(work.drops("prompts")),
+        }
+
+    def _report(self, iteration: int, num_kept: int, drops: Counter[str]) -> None:
+        remedies = {
+            "too_long": f"too long for the model's {self.policy.max_positions} positions with the images; shorten the texts, "
+            "or give fewer or smaller images",
+            "no_history": "of several turns, which the model's chat template does not take; give another "
+            "chat_template.jinja, or leave them out",
+            "identical": "whose answers are equal",
+        }
+        reasons = [
+            f"{drops[name]} pair{'' if drops[name] == 1 else 's'} {remedies[name]}" for name in remedies if drops[name]
+        ]
+        if not num_kept:
+            raise TooFewPairs(f"No pair of iteration {iteration} can be trained on: {'. '.join(reasons)}.")
+        for reason in reasons:
+            logger.warning("Dropped from iteration %d: %s.", iteration, reason)
+
+
+def _num_questions(claims: Sequence[Claim]) -> int:
+    return sum(len(asked) for asked in distinct_questions(claims).values())
+
+
+def _dropped(drops: Counter[str]) -> dict[str, float]:
+    return {f"dropped/{reason}": float(count) for reason, count in drops.items()}
