@@ -94,7 +94,7 @@ class FeedbackLoop:
             statistics |= observer.statistics(work)
         write_json(statistics_path(self.run_dir, iteration), statistics)
         failpoint("loop.commit")
-        manifest.commit(self.min_pairs)
+        manifest.commit(self.min_pairs, self.stages[-1].writes)
 
     def _store(self, stage: Stage, work: Iteration, shards: Sequence[Sequence[object]], advance: Advance) -> None:
         """Make and put this rank's missing shards of a stage, then wait for those of the other ranks."""

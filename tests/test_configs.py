@@ -245,22 +245,22 @@ def test_every_experiment_builds_with_a_small_model(
     assert (module.beta, module.make_optimizer.lr) == (cfg.learner.beta, cfg.learner.lr)  # type: ignore[attr-defined]
     assert (data.num_iterations, data.epochs, data.batch_size) == (4, 4, cfg.learner.batch_size)
     labeler: Any = run.held_out.labeler
-    assert (labeler.engine is run.policy) == (cfg.labeler.path is None)
+    assert (labeler is run.policy) == (cfg.labeler.path is None)
     trainable = [name for name, parameter in module.policy.named_parameters() if parameter.requires_grad]
     assert trainable
     if cfg.learner.lora is None:
         assert not [name for name in trainable if "vision_tower" in name]
     else:
         assert all("lora_" in name for name in trainable)
-    if labeler.engine is not run.policy:
-        assert not any(parameter.requires_grad for parameter in labeler.parameters())
+    if labeler is not run.policy:
+        assert not any(parameter.requires_grad for parameter in labeler.model.parameters())
 
 
 def test_the_defaults_build_the_embedded_world(model_dir: Path, tmp_path: Path) -> None:
     cfg = composed(f"model.path={model_dir}", f"run_dir={tmp_path / 'run'}")
     run = build(cfg, tmp_path / "run")
     held_out, data = run.held_out, run.data
-    assert held_out.truth is held_out.source
+    assert held_out.evaluator.truth is held_out.source
     assert len(held_out.source.held_out()) == len(held_out.prompts(for_choice=False)) == 256
     assert (data.batch_size, run.module.schedule, data.finish) == (32, "cosine", held_out.measure)
 

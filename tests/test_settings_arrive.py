@@ -115,11 +115,11 @@ def fingerprint(cfg: DictConfig, run_dir: Path, model: Any, processor: Any) -> s
         patched.setattr("rlaifv.app.build.keep_features", lambda _, store: calls.append(store.max_bytes))
         run = build(cfg, run_dir)
     loop, module, data, held_out = run.loop, run.module, run.data, run.held_out
-    labeler: Any = held_out.labeler
-    made = [vars(held_out.source), vars(held_out.divider), held_out.selection, held_out.num_examples, calls]
+    evaluator = held_out.evaluator
+    made = [vars(held_out.source), vars(evaluator.divider), held_out.selection, evaluator.num_examples, calls]
     made += [loop.seed, loop.shard_prompts, loop.min_pairs, *(stage.producer() for stage in loop.stages)]
     made += [run.policy.batch_tokens, [getattr(observer, "set", None) for observer in loop.observers]]
-    made += [labeler.question_suffix, labeler.other_forms, getattr(labeler.engine, "error_rate", None)]
+    made += [evaluator.wording, getattr(held_out.labeler, "error_rate", None)]
     made += [module.make_optimizer]
     names = ("beta", "reduction", "normalize_weights", "loss", "label_smoothing", "nll_weight")
     names = (*names, "schedule", "warmup_ratio", "reset_optimizer")

@@ -39,7 +39,7 @@ from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Prompt
 from rlaifv.runtime.console import StageBars, console, set_up_logging
-from rlaifv.stages.score import QUESTION_SUFFIX, ask
+from rlaifv.stages.score import WORDING, Wording, ask
 from rlaifv.store.atomic import write_json
 from rlaifv.worlds.shapes_source import ShapesSource
 
@@ -57,7 +57,7 @@ class Options:
     seed: int = 0
     dtype: str = "auto"
     trust_remote_code: bool = False
-    question_suffix: str = QUESTION_SUFFIX
+    question_suffix: str = WORDING.suffix
     other_forms: list[str] = field(default_factory=list)
     batch_tokens: int = 32_768
     out: str | None = None
@@ -87,7 +87,7 @@ def _check(options: Options, directory: Path) -> int:
     asked = [(prompt, [question for question, _ in some]) for prompt, some in exam]
     began = time.perf_counter()
     with StageBars("labeler") as bars, bars.stage("ask", len(asked)) as advance:
-        answers = ask(engine, asked, options.question_suffix, options.other_forms, advance)
+        answers = ask(engine, asked, Wording(options.question_suffix, tuple(options.other_forms)), advance)
     seconds = time.perf_counter() - began
     found = labeler_quality(
         [pair for some in answers for pair in some], [truth for _, some in exam for _, truth in some]

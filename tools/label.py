@@ -144,7 +144,7 @@ def _label(cfg: DictConfig, rows: Sequence[Answered], output: Path, num_done: in
             some = rows[start : start + ROWS_PER_WRITE]
             errors = [_image_error(row, limits) for row in some]
             usable = [row for row, error in zip(some, errors, strict=True) if error is None]
-            found = iter(label_answered(usable, divider, labeler.engine, labeler.question_suffix, labeler.other_forms))
+            found = iter(label_answered(usable, divider, labeler.engine, labeler.wording))
             for row, error in zip(some, errors, strict=True):
                 result = {"error": error} if error else {"responses": next(found)}
                 stream.write(json.dumps({**_head(row, by), **result}, ensure_ascii=False) + "\n")

@@ -31,9 +31,10 @@ from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.vision import FeatureStore, keep_features
 from rlaifv.observers.candidates import Candidates
-from rlaifv.observers.held_out import HeldOut
+from rlaifv.observers.held_out import Evaluator, HeldOut
 from rlaifv.observers.selection import SelectionRules
 from rlaifv.stages.given_pairs import PairSource
+from rlaifv.stages.score import Wording
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,14 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         "truth": truth,
         "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=attention)),
     }
+    num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
+    max_new_tokens = cfg.iteration.decoding.max_new_tokens
     held_out = HeldOut(
-        **{name: parts[name] for name in ("run_dir", "source", "policy", "labeler", "divider", "truth")},
-        max_new_tokens=cfg.iteration.decoding.max_new_tokens,
-        num_examples=None if cfg.evaluation is None else cfg.evaluation.num_examples,
+        run_dir,
+        source,
+        labeler.engine,
+        Evaluator(policy, parts["divider"], max_new_tokens, truth, num_examples or 0, labeler.wording),
+        is_measured=num_examples is not None,
         selection=_selection(cfg, truth, source),
         measurements=measurements,
     )
@@ -199,7 +204,7 @@ def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
         engine = policy or _engine(cfg, *load_model(**cfg.model))
     if labeler.error_rate:
         engine = ErringLabeler(engine, labeler.error_rate)
-    return LabelerModule(engine, labeler.question_suffix, list(labeler.other_forms))
+    return LabelerModule(engine, Wording(labeler.question_suffix, tuple(labeler.other_forms)))
 
 
 def _engine(cfg: DictConfig, model: torch.nn.Module, processor: Any) -> LocalEngine:

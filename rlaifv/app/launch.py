@@ -54,15 +54,6 @@ PATH_KEYS = (
 OPTIONAL_GROUPS = ("callbacks", "evaluation", "logger")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = ("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer")
-# Came into the settings after the first version.
-LATER_KEYS = (
-    "iteration.chosen_from",
-    "iteration.selection",
-    "labeler.error_rate",
-    "min_free_bytes",
-    "rank_timeout_seconds",
-    "run",
-)
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.
@@ -82,7 +73,7 @@ def without_groups(words: Sequence[str]) -> list[str]:
     >>> without_groups(["logger=null", "callbacks.journal=null", "experiment=null", "seed=1"])
     ['~logger', 'callbacks.journal=null', 'seed=1']
     """
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment", "run"}
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"experiment"}
     left = {f"{name}=null" for name in groups}
     return [f"~{word.removesuffix('=null')}" if word in left else word for word in words if word != "experiment=null"]
 
@@ -148,12 +139,7 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
     stored = run_dir / CONFIG_NAME
     if not stored.is_file():
         raise ConfigError(f"resume={cfg.resume} is no run directory: {stored} is missing.")
-    loaded = OmegaConf.load(stored)
-    # A run of an earlier version has its own settings, and the defaults for those that came later.
-    later = OmegaConf.create()
-    for key in LATER_KEYS:
-        OmegaConf.update(later, key, OmegaConf.select(cfg, key))
-    known = OmegaConf.merge(later, loaded)
+    known = OmegaConf.load(stored)
     if lacking := lacking_keys(known, cfg, OPEN_SECTIONS):
         raise ConfigError(
             f"{stored} lacks {', '.join(lacking)}, so an older version of this project made the run; go on with it in that "

@@ -52,8 +52,6 @@ RULES: dict[str, tuple[Rule, str]] = {
     "resume": ("accept", "names the run"),
 }
 INPUTS_NAME = "inputs.json"
-# How this version names weights; manifests, checkpoints and candidates of a run hold such names.
-WEIGHTS_KEY, WEIGHTS_NAMED_BY = "weights_named_by", "SHA-256 over the SHA-256 of each tensor"
 # A model's weights, and what turns text and pictures into its tokens.
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
@@ -161,11 +159,6 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
     path = run_dir / INPUTS_NAME
     found = _digests(cfg)
     recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else found
-    if (named_by := recorded.get(WEIGHTS_KEY)) != WEIGHTS_NAMED_BY:
-        raise ConfigError(
-            f"{path} says that weights of this run are named by {named_by or 'one SHA-256 over all tensors'}, but this "
-            f"version names them by {WEIGHTS_NAMED_BY}; go on with the run in the version that began it, or start a new one."
-        )
     faults = [
         f"{key}={OmegaConf.select(cfg, key)} has changed since the run began: its SHA-256 was {recorded.get(key)}, and is now "
         f"{found.get(key)}."
@@ -180,7 +173,7 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 
 def _digests(cfg: DictConfig) -> dict[str, str]:
     """SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
-    found = {WEIGHTS_KEY: WEIGHTS_NAMED_BY}
+    found = {}
     for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)
         path = None if value is None else Path(str(value)).expanduser()

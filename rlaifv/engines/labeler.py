@@ -1,4 +1,4 @@
-"""The labeler as a LightningModule: it answers yes/no questions about claims and is never trained."""
+"""The labeler as a LightningModule, which answers yes/no questions about claims and never trains."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,20 +8,20 @@ from lightning import LightningModule
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Claim, Judgement, Prompt
-from rlaifv.stages.score import QUESTION_SUFFIX, score
+from rlaifv.stages.score import WORDING, Wording, score
 
 
 class Judgements(list[Judgement]):
-    """What a batch predicts. A trainer moves predictions to the host, and records, which are frozen, stay as they are."""
+    """Predictions of a batch. The Trainer moves predictions to the host; records are frozen and stay as they are."""
 
     def to(self, device: torch.device) -> "Judgements":
         return self
 
 
 class ClaimBatch:
-    """Prompts and claims about their images, for `Trainer.predict` in any precision.
+    """Prompts and claims about their images, for `Trainer.predict`.
 
-    An ordinary class on purpose: precision plugins look inside tuples and dataclasses, and fail at frozen records.
+    Not a dataclass, since precision plugins convert the fields of tuples and dataclasses, and fail at frozen records.
     """
 
     def __init__(self, prompts: Sequence[Prompt], claims: Sequence[Claim]) -> None:
@@ -33,28 +33,21 @@ class ClaimBatch:
 
 
 class LabelerModule(LightningModule):
-    """Puts claims to a model and returns judgements.
-
-    Inside a run the loop calls it shard by shard; on its own it is an ordinary predict-only module, for
-    `Trainer.predict` over `ClaimBatch`es.
+    """Judge claims with a model. In a run, the loop calls it shard by shard; `Trainer.predict` takes `ClaimBatch`es.
 
     Args:
-        engine: runs the model; the policy's own engine when a model labels itself, else that of a stronger one.
-        question_suffix: what is appended to every question, asking for a yes or a no.
-        other_forms: further wordings of every question, see `score`.
+        engine: runs the model: the policy's engine if a model labels itself, else a stronger model's.
+        wording: of the questions.
 
     Raises:
         ValueError: the model's tokenizer cannot tell a yes from a no by the first token.
     """
 
-    def __init__(
-        self, engine: Labeler, question_suffix: str = QUESTION_SUFFIX, other_forms: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, engine: Labeler, wording: Wording = WORDING) -> None:
         super().__init__()
         self.engine = engine
-        self.model = getattr(engine, "model", None)  # registered, so that a trainer moves it to its device
-        self.question_suffix = question_suffix
-        self.other_forms = tuple(other_forms)
+        self.model = getattr(engine, "model", None)  # registered as a submodule so the Trainer moves it
+        self.wording = wording
         prompter = getattr(engine, "prompter", None)
         if isinstance(prompter, Prompter):
             prompter.yes_no_ids()  # fail here rather than after hours of sampling
@@ -63,15 +56,15 @@ class LabelerModule(LightningModule):
         self, prompts: Sequence[Prompt], claims: Sequence[Claim], advance: Advance = ignore_progress
     ) -> list[Judgement]:
         """Judge every claim, in the order given."""
-        return score(prompts, claims, self.engine, self.question_suffix, advance, self.other_forms)
+        return score(prompts, claims, self.engine, self.wording, advance)
 
     def predict_step(self, batch: ClaimBatch, batch_idx: int) -> Judgements:
         prompts, claims = batch
         return Judgements(self(prompts, claims))
 
     def transfer_batch_to_device(self, batch: ClaimBatch, device: torch.device, dataloader_idx: int) -> ClaimBatch:
-        """Records are no tensors; the engine encodes them where its model is."""
+        """Return the batch as it is: records are no tensors, and the engine encodes them on its model's device."""
         return batch
 
     def configure_optimizers(self) -> None:
-        """A labeler has nothing to optimise."""
+        """Return nothing: a labeler does not train."""

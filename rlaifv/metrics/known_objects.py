@@ -19,7 +19,7 @@ from rlaifv.metrics.truth import BenchmarkQuestion, KnownObjects
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt, Response
 from rlaifv.stages.generate import generate
-from rlaifv.stages.score import QUESTION_SUFFIX
+from rlaifv.stages.score import WORDING
 
 SPLITS = ("random", "popular", "adversarial")
 # Colour is the one attribute of these worlds; AMBER counts it among the states.
@@ -31,7 +31,7 @@ def benchmark_rates(
     responses: Sequence[Response],
     policy: Sampler,
     truth: KnownObjects,
-    question_suffix: str = QUESTION_SUFFIX,
+    question_suffix: str = WORDING.suffix,
     advance: Advance = ignore_progress,
 ) -> dict[str, float]:
     """The benchmarks' numbers, as shares in [0, 1]; one that is undefined, because nothing was said, is absent.

@@ -15,12 +15,11 @@ from typing import Protocol, runtime_checkable
 from PIL import Image, ImageDraw, ImageFont
 
 from rlaifv.engines.protocol import Labeler
-from rlaifv.observers.held_out import AskedLabeler
 from rlaifv.observers.observer import Observer
 from rlaifv.records import Prompt
 from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
-from rlaifv.stages.score import QUESTION_SUFFIX, ask, verdict_of
+from rlaifv.stages.score import WORDING, ClaimLabeler, Wording, ask, verdict_of
 from rlaifv.stages.stage import Stage
 from rlaifv.store.atomic import make_directory, publish, write_json
 from rlaifv.store.iteration import Iteration
@@ -56,14 +55,12 @@ class CanarySet:
     canaries: Sequence[Canary]
     least_accuracy: float
 
-    def accuracy(
-        self, labeler: Labeler, question_suffix: str = QUESTION_SUFFIX, other_forms: Sequence[str] = ()
-    ) -> float:
+    def accuracy(self, labeler: Labeler, wording: Wording = WORDING) -> float:
         """Share of the questions that a labeler answers right; an answer without a verdict is wrong."""
         asked = [(canary.prompt, [question for question, _ in canary.questions]) for canary in self.canaries]
         right = [
             verdict_of(p_yes, p_no) == ("accepted" if is_true else "rejected")
-            for canary, answers in zip(self.canaries, ask(labeler, asked, question_suffix, other_forms), strict=True)
+            for canary, answers in zip(self.canaries, ask(labeler, asked, wording), strict=True)
             for (_, is_true), (p_yes, p_no) in zip(canary.questions, answers, strict=True)
         ]
         return sum(right) / len(right)
@@ -81,7 +78,7 @@ class Canaries(Observer):
         min_accuracy: share of right answers below which a shard is flagged; None asks nothing.
     """
 
-    def __init__(self, source: object, labeler: AskedLabeler, run_dir: Path, min_accuracy: float | None) -> None:
+    def __init__(self, source: object, labeler: ClaimLabeler, run_dir: Path, min_accuracy: float | None) -> None:
         self.labeler = labeler
         self.set: CanarySet | None = None
         if min_accuracy is not None:
@@ -112,8 +109,7 @@ class Canaries(Observer):
     def _ask(self, path: Path, where: str) -> None:
         if self.set is None:
             return
-        labeler = self.labeler
-        accuracy = self.set.accuracy(labeler.engine, labeler.question_suffix, labeler.other_forms)
+        accuracy = self.set.accuracy(self.labeler.engine, self.labeler.wording)
         if accuracy < self.set.least_accuracy:
             logger.warning(
                 "The labeler answers only %.2f of the canaries right %s (labeler.min_canary_accuracy=%g), so what it "

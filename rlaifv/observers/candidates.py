@@ -76,7 +76,7 @@ class Candidates:
 
     def begin(self, iteration: int, step: int) -> Candidate:
         """Measure what an iteration begins with, and keep its weights where they will judge the candidates."""
-        return self._take(iteration, START, step, 0.0, self.held_out.labeler.engine, self._labels_itself)
+        return self._take(iteration, START, step, 0.0, self.held_out.labeler, self._labels_itself)
 
     def take(
         self, iteration: int, step: int, epoch: float, previous: int, masters: Mapping[str, Tensor] | None = None
@@ -156,10 +156,10 @@ class Candidates:
 
     @property
     def _labels_itself(self) -> bool:
-        return getattr(self.held_out.labeler.engine, "model", None) is self.held_out.policy.model
+        return getattr(self.held_out.labeler, "model", None) is self.held_out.policy.model
 
     def _labeler(self, iteration: int) -> Labeler:
-        engine = self.held_out.labeler.engine
+        engine = self.held_out.labeler
         if not self._labels_itself or rank() > 0:
             return engine
         digest = _read(self._record(iteration, START)).digest

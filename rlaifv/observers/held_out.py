@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_accuracy
 
 from rlaifv.data.sources import PromptSource, check_images_of
 from rlaifv.engines.local import LocalEngine
-from rlaifv.engines.protocol import Advance, Labeler, Sampler, ignore_progress
+from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.metrics.hallucination import HallucinationRate
 from rlaifv.metrics.known_objects import benchmark_rates
 from rlaifv.metrics.truth import KnownObjects, Truth
@@ -24,7 +24,7 @@ from rlaifv.runtime.ranks import rank
 from rlaifv.runtime.stopping import or_stop, wait_until
 from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all
 from rlaifv.stages.generate import generate
-from rlaifv.stages.score import QUESTION_SUFFIX, ask, score
+from rlaifv.stages.score import WORDING, Wording, ask, score
 from rlaifv.store.atomic import failpoint, make_directory, write_json
 from rlaifv.store.iteration import Iteration
 
@@ -45,12 +45,67 @@ class Measurement(Protocol):
         ...
 
 
-class AskedLabeler(Protocol):
-    """A labeler and how it is asked, see `rlaifv.engines.labeler.LabelerModule`."""
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """Answer prompts greedily, divide the answers into claims, judge them, and compute rates.
 
-    engine: Labeler
-    question_suffix: str
-    other_forms: tuple[str, ...]
+    Attributes:
+        policy: is measured.
+        divider: makes the claims.
+        max_new_tokens: longest answer.
+        truth: what is true of the prompts' images, if known. The labeler never sees it.
+        num_examples: answered prompts that are kept.
+        wording: of the questions to the labeler.
+    """
+
+    policy: LocalEngine
+    divider: AnyDivider
+    max_new_tokens: int
+    truth: Truth | None = None
+    num_examples: int = 8
+    wording: Wording = WORDING
+
+    def __call__(self, prompts: Sequence[Prompt], labeler: Labeler, advance: Advance = ignore_progress) -> Evaluation:
+        """Measure the policy.
+
+        Rates by the labeler (`rejected/response`, `rejected/mention`) exist for any prompts. Rates by the truth
+        (`hallucination/*`, `coverage`, `labeler/accuracy`) need one, and those of benchmarks (`known_objects`) need one that
+        knows objects by name. Answers that the divider failed at are left out; `not_divided` is their share, if it may fail.
+
+        Raises:
+            ValueError: the divider failed at all answers.
+        """
+        responses = generate(
+            prompts, self.policy, Decoding(temperature=0, max_new_tokens=self.max_new_tokens), 1, 0, advance
+        )
+        divided = divide_all(self.divider, list(zip(prompts, responses, strict=True)))
+        claims = {
+            response.id: [] if isinstance(some, NotDivided) else some
+            for response, some in zip(responses, divided, strict=True)
+        }
+        known = [
+            response for response, some in zip(responses, divided, strict=True) if not isinstance(some, NotDivided)
+        ]
+        if not known:
+            raise ValueError(
+                f"None of {len(responses)} held-out answers could be divided, so the policy cannot be measured."
+            )
+        said = [claim for some in claims.values() for claim in some]
+        judged = score(prompts, said, labeler, self.wording)
+        judgements = {judgement.claim_id: judgement for judgement in judged}
+        metrics = _labeler_rates(known, judged)
+        if hasattr(self.divider, "divide_all"):
+            metrics["not_divided"] = 1 - len(known) / len(responses)
+        if self.truth is not None:
+            metrics |= _true_rates(known, claims, self.truth)
+            metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, self.truth, self.wording)
+        if isinstance(self.truth, KnownObjects):
+            metrics |= benchmark_rates(prompts, responses, self.policy, self.truth, self.wording.suffix, advance)
+        examples = [
+            _example(prompt, response, claims[response.id], judgements, self.truth)
+            for prompt, response in list(zip(prompts, responses, strict=True))[: self.num_examples]
+        ]
+        return Evaluation(metrics, examples)
 
 
 @dataclass
@@ -60,26 +115,25 @@ class HeldOut(Observer):
     Attributes:
         run_dir: results go to `evaluations/NNN.json`.
         source: gives the held-out prompts.
-        policy: engine of the policy.
-        labeler: judges the claims of its answers.
-        divider: makes the claims.
-        max_new_tokens: longest answer.
-        truth: what is true of the prompts' images, if known.
-        num_examples: answered prompts that are kept for the report; None measures candidates only.
+        labeler: judges the claims of the policy's answers.
+        evaluator: measures the policy.
+        is_measured: whether the policy is measured before iterations; if not, candidates still are.
         selection: with candidates, half of the prompts select among them, and the other half is reported.
         measurements: measured as well.
     """
 
     run_dir: Path
     source: PromptSource
-    policy: LocalEngine
-    labeler: AskedLabeler
-    divider: AnyDivider
-    max_new_tokens: int
-    truth: Truth | None = None
-    num_examples: int | None = 8
+    labeler: Labeler
+    evaluator: Evaluator
+    is_measured: bool = True
     selection: SelectionRules = field(default_factory=SelectionRules)
     measurements: Sequence[Measurement] = ()
+
+    @property
+    def policy(self) -> LocalEngine:
+        """Engine of the policy that is measured."""
+        return self.evaluator.policy
 
     def on_start(self, work: Iteration) -> None:
         self.measure(work.number)
@@ -88,7 +142,7 @@ class HeldOut(Observer):
     def measure(self, iteration: int) -> None:
         """Measure the policy after `iteration` iterations, unless that was done before. Called on every rank."""
         path = evaluation_path(self.run_dir, iteration)
-        is_wanted = self.num_examples is not None and not path.exists()
+        is_wanted = self.is_measured and not path.exists()
         prompts = self.prompts(for_choice=False) if is_wanted else []
         if prompts and rank() > 0:
             wait_until(path.exists)
@@ -96,7 +150,7 @@ class HeldOut(Observer):
             failpoint("loop.measure")
             name = f"iteration {iteration}" if iteration else "base model "
             with StageBars(name) as bars, bars.stage("measure", len(prompts)) as advance:
-                result = self.evaluate(prompts, self.labeler.engine, advance)
+                result = self.evaluate(prompts, self.labeler, advance)
             make_directory(path.parent)
             write_json(path, {"num_iterations": iteration, "metrics": result.metrics, "examples": result.examples})
         for one in self.measurements:
@@ -115,18 +169,7 @@ class HeldOut(Observer):
 
     def evaluate(self, prompts: Sequence[Prompt], labeler: Labeler, advance: Advance = ignore_progress) -> Evaluation:
         """Measure the policy as it is, with claims judged by `labeler`. Raises Stopped when a signal asks to stop."""
-        return evaluate(
-            prompts,
-            self.policy,
-            labeler,
-            self.divider,
-            self.max_new_tokens,
-            self.truth,
-            self.num_examples or 0,
-            question_suffix=self.labeler.question_suffix,
-            advance=or_stop(advance),
-            other_forms=self.labeler.other_forms,
-        )
+        return self.evaluator(prompts, labeler, or_stop(advance))
 
 
 def evaluation_path(run_dir: Path, iteration: int) -> Path:
@@ -134,75 +177,23 @@ def evaluation_path(run_dir: Path, iteration: int) -> Path:
     return run_dir / "evaluations" / f"{iteration:03d}.json"
 
 
-def evaluate(
-    prompts: Sequence[Prompt],
-    policy: Sampler,
-    labeler: Labeler,
-    divider: AnyDivider,
-    max_new_tokens: int,
-    truth: Truth | None,
-    num_examples: int = 8,
-    question_suffix: str = QUESTION_SUFFIX,
-    advance: Advance = ignore_progress,
-    other_forms: Sequence[str] = (),
-) -> Evaluation:
-    """Answer each prompt greedily, divide the answers into claims and judge them.
-
-    Rates by the labeler (`rejected/response`, `rejected/mention`) exist for any prompts; those by the truth
-    (`hallucination/*`, `coverage`, `labeler/accuracy`) where there is one, and the benchmarks' (`known_objects`) where it
-    knows objects by name. The labeler never sees the truth. Answers that the divider failed at are left out of the rates, and
-    `not_divided` is their share where it may fail.
-
-    Raises:
-        ValueError: the divider failed at all of them.
-    """
-    responses = generate(prompts, policy, Decoding(temperature=0, max_new_tokens=max_new_tokens), 1, 0, advance)
-    divided = divide_all(divider, list(zip(prompts, responses, strict=True)))
-    claims = {
-        response.id: [] if isinstance(some, NotDivided) else some
-        for response, some in zip(responses, divided, strict=True)
-    }
-    known = [response for response, some in zip(responses, divided, strict=True) if not isinstance(some, NotDivided)]
-    if not known:
-        raise ValueError(
-            f"None of {len(responses)} held-out answers could be divided, so the policy cannot be measured."
-        )
-    said = [claim for some in claims.values() for claim in some]
-    judged = score(prompts, said, labeler, question_suffix, other_forms=other_forms)
-    judgements = {judgement.claim_id: judgement for judgement in judged}
-    metrics = _labeler_rates(known, judged)
-    if hasattr(divider, "divide_all"):
-        metrics["not_divided"] = 1 - len(known) / len(responses)
-    if truth is not None:
-        metrics |= _true_rates(known, claims, truth)
-        metrics["labeler/accuracy"] = labeler_accuracy(prompts, labeler, truth, question_suffix, other_forms)
-    if isinstance(truth, KnownObjects):
-        metrics |= benchmark_rates(prompts, responses, policy, truth, question_suffix, advance)
-    examples = [
-        _example(prompt, response, claims[response.id], judgements, truth)
-        for prompt, response in list(zip(prompts, responses, strict=True))[:num_examples]
-    ]
-    return Evaluation(metrics, examples)
-
-
 def labeler_accuracy(
     prompts: Sequence[Prompt],
     labeler: Labeler,
     truth: Truth,
-    question_suffix: str = QUESTION_SUFFIX,
-    other_forms: Sequence[str] = (),
+    wording: Wording = WORDING,
 ) -> float:
-    """Share of the truth's exam questions that the labeler answers right (p_yes > p_no means yes)."""
+    """Return the share of the truth's exam questions that the labeler answers correctly (p_yes > p_no means yes)."""
     exams = [truth.exam(prompt.id) for prompt in prompts]
     asked = [(prompt, [question for question, _ in exam]) for prompt, exam in zip(prompts, exams, strict=True)]
-    answered = ask(labeler, asked, question_suffix, other_forms)
+    answered = ask(labeler, asked, wording)
     said = [p_yes > p_no for answers in answered for p_yes, p_no in answers]
     true = [is_true for exam in exams for _, is_true in exam]
     return float(binary_accuracy(torch.tensor(said).int(), torch.tensor(true).int()))
 
 
 def agreement(claims: Sequence[Claim], judgements: Sequence[Judgement], truth: Truth) -> float:
-    """Share of judgements that equal the truth, the unknown ones left out; 0 where there are none."""
+    """Return the share of judgements that equal the truth, without unknown ones; 0 if there are none."""
     known = [
         (judgement.verdict == "accepted") == truth.holds(claim.prompt_id, claim.text)
         for claim, judgement in zip(claims, judgements, strict=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from rlaifv.engines.protocol import Labeler
 from rlaifv.records import Prompt, Response
-from rlaifv.stages.dividers.protocol import BatchDivider, Divider, NotDivided, divide_all
+from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all
 from rlaifv.stages.pair import score_responses
-from rlaifv.stages.score import QUESTION_SUFFIX, score
+from rlaifv.stages.score import WORDING, Wording, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,9 @@ class Answered:
 
 def label_answered(
     rows: Sequence[Answered],
-    divider: Divider | BatchDivider,
+    divider: AnyDivider,
     labeler: Labeler,
-    question_suffix: str = QUESTION_SUFFIX,
-    other_forms: Sequence[str] = (),
+    wording: Wording = WORDING,
 ) -> list[list[dict[str, Any]]]:
     """Divide and judge.
 
@@ -41,7 +40,7 @@ def label_answered(
     divided = divide_all(divider, [(prompts[response.prompt_id], response) for response in responses])
     failed = {one.id: some.reason for one, some in zip(responses, divided, strict=True) if isinstance(some, NotDivided)}
     claims = [claim for some in divided if not isinstance(some, NotDivided) for claim in some]
-    judgements = score(list(prompts.values()), claims, labeler, question_suffix, other_forms=other_forms)
+    judgements = score(list(prompts.values()), claims, labeler, wording)
     scores = score_responses(responses, judgements)
     found: dict[str, list[dict[str, Any]]] = {response.id: [] for response in responses}
     for claim, judged in zip(claims, judgements, strict=True):

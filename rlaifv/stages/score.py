@@ -1,22 +1,46 @@
-"""Claims in, judgements out: each claim is put to the labeler as a yes/no question about the image alone.
+"""Claims in, judgements out: each claim is put to the labeler as a yes/no question about the image.
 
-The response is not shown (RLAIF-V, section 3.2), so identical questions of one image have one answer and are asked once.
+The labeler does not see the response (RLAIF-V, section 3.2), so identical questions about an image are asked once.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rlaifv.engines.protocol import Advance, Labeler, ignore_progress
 from rlaifv.records import Claim, Judgement, Prompt, Verdict
 from rlaifv.stages.stage import Made, Stage, Task
 
-QUESTION_SUFFIX = " Please answer yes or no."
 NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How claims become questions to a labeler.
+
+    Attributes:
+        suffix: appended to every question, so that the answer's first token is a yes or a no.
+        other_forms: further wordings, each with "{question}" in it. Every question is asked in all wordings, and the
+            probabilities are averaged, which cancels a preference for the word that is named first, or for a phrase.
+    """
+
+    suffix: str = " Please answer yes or no."
+    other_forms: tuple[str, ...] = ()
+
+    def forms(self, question: str) -> list[str]:
+        """Return all wordings of a question."""
+        return [form.replace("{question}", question) for form in ("{question}" + self.suffix, *self.other_forms)]
+
+
+WORDING = Wording()
 
 
 class ClaimLabeler(Protocol):
     """Judges claims; `rlaifv.engines.labeler.LabelerModule` is one."""
+
+    engine: Labeler
+    wording: Wording
 
     def __call__(self, prompts: Sequence[Prompt], claims: Sequence[Claim], advance: Advance) -> list[Judgement]: ...
 
@@ -36,7 +60,7 @@ class Score(Stage):
 
 
 def verdict_of(p_yes: float, p_no: float) -> Verdict:
-    """Accepted iff p_yes > p_no; unknown where the labeler gave neither any weight, or no number at all.
+    """Return accepted if p_yes > p_no, else rejected; unknown if both are negligible or not finite.
 
     >>> verdict_of(0.6, 0.4), verdict_of(0.5, 0.5), verdict_of(1e-6, 1e-7), verdict_of(float("nan"), 0.3)
     ('accepted', 'rejected', 'unknown', 'unknown')
@@ -47,7 +71,7 @@ def verdict_of(p_yes: float, p_no: float) -> Verdict:
 
 
 def distinct_questions(claims: Sequence[Claim]) -> dict[str, list[str]]:
-    """The questions about each prompt's image, each once, in order of first appearance."""
+    """Return the distinct questions about each prompt's images, in order of first appearance."""
     questions: dict[str, dict[str, None]] = {}
     for claim in claims:
         questions.setdefault(claim.prompt_id, {})[claim.question] = None
@@ -57,27 +81,14 @@ def distinct_questions(claims: Sequence[Claim]) -> dict[str, list[str]]:
 def ask(
     labeler: Labeler,
     asked: Sequence[tuple[Prompt, Sequence[str]]],
-    suffix: str = QUESTION_SUFFIX,
-    other_forms: Sequence[str] = (),
+    wording: Wording = WORDING,
     advance: Advance = ignore_progress,
 ) -> list[list[tuple[float, float]]]:
-    """(p_yes, p_no) of every question, as this project words questions.
-
-    Args:
-        labeler: answers them.
-        asked: prompts, about whose images the questions are.
-        suffix: appended to every question.
-        other_forms: further wordings, which hold "{question}". Each question is asked in all of them, and the probabilities
-            are averaged, so that a preference for the word that is named first, or for a phrase, cancels.
-        advance: told how many prompts were finished.
-    """
-    forms = ("{question}" + suffix, *other_forms)
-    worded = [
-        (prompt, [form.replace("{question}", question) for question in questions for form in forms])
-        for prompt, questions in asked
-    ]
+    """Return (p_yes, p_no) of every question about each prompt's images; `advance` counts prompts."""
+    num_forms = 1 + len(wording.other_forms)
+    worded = [(prompt, [form for question in some for form in wording.forms(question)]) for prompt, some in asked]
     return [
-        [_average(answered[k : k + len(forms)]) for k in range(0, len(answered), len(forms))]
+        [_average(answered[k : k + num_forms]) for k in range(0, len(answered), num_forms)]
         for answered in labeler.answer_probabilities(worded, advance)
     ]
 
@@ -86,24 +97,14 @@ def score(
     prompts: Sequence[Prompt],
     claims: Sequence[Claim],
     labeler: Labeler,
-    suffix: str = QUESTION_SUFFIX,
+    wording: Wording = WORDING,
     advance: Advance = ignore_progress,
-    other_forms: Sequence[str] = (),
 ) -> list[Judgement]:
-    """Judge every claim; the result is in the order of the claims.
-
-    Args:
-        prompts: whose images the claims are about.
-        claims: of their answers.
-        labeler: answers the questions.
-        suffix: appended to every question.
-        advance: told how many prompts were finished.
-        other_forms: further wordings, see `ask`.
-    """
+    """Judge every claim about the prompts' images, in the order of the claims; `advance` counts prompts."""
     by_prompt = distinct_questions(claims)
     asked = [prompt for prompt in prompts if prompt.id in by_prompt]
     advance(len(prompts) - len(asked))
-    answers = ask(labeler, [(prompt, by_prompt[prompt.id]) for prompt in asked], suffix, other_forms, advance)
+    answers = ask(labeler, [(prompt, by_prompt[prompt.id]) for prompt in asked], wording, advance)
     found = {
         (prompt.id, question): probabilities
         for prompt, answered in zip(asked, answers, strict=True)

@@ -201,20 +201,21 @@ class Manifest:
                     ) from error
         return self
 
-    def commit(self, min_pairs: int) -> "Manifest":
+    def commit(self, min_pairs: int, table: str = "pairs") -> "Manifest":
         """Make the iteration final. Safe to repeat, and to call from every rank.
 
         Raises:
-            TooFewPairs: there are fewer than `min_pairs`; the message tells how many were dropped and why.
+            TooFewPairs: `table`, which is trained on, has fewer records than `min_pairs`; the message counts what was
+                dropped, by reason.
             ValueError: `min_pairs` is not positive, a shard is not done, or a file does not match its digest.
         """
         if min_pairs < 1:
             raise ValueError(f"min_pairs is {min_pairs}, but without a single pair there is nothing to train on.")
         stages = {stage: self._complete(stage) for stage in self.stages}
-        num_pairs = sum(shard.num_records for shard in stages.get("pairs", []))
+        num_pairs = sum(shard.num_records for shard in stages.get(table, []))
         if num_pairs < min_pairs:
             raise TooFewPairs(
-                f"{self.directory} has {num_pairs} pairs, fewer than min_pairs={min_pairs}; "
+                f"{self.directory} has {num_pairs} {table}, fewer than min_pairs={min_pairs}; "
                 f"dropped: {_enumerate(self.drops)}."
             )
         index = self.verified()._index()

@@ -129,7 +129,7 @@ def test_bad_row_is_named_before_weights_are_loaded(
 
 
 def test_settings_of_an_older_version_are_refused_in_one_sentence(launch: Launch, tmp_path: Path) -> None:
-    """What they lack is named; what is off by default, and what classes have defaults for, may be missing."""
+    """What they lack is named; what classes have defaults for may be missing."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         register_resolvers()
         cfg = compose("train", ["run_dir=run"])
@@ -145,6 +145,8 @@ def test_settings_of_an_older_version_are_refused_in_one_sentence(launch: Launch
     named, _, rest = sentence.partition(", so an older version of this project made the run; ")
     assert named.startswith(f"{stored} lacks ")
     assert {*named.removeprefix(f"{stored} lacks ").split(", ")} == {
+        "min_free_bytes",
+        "run",
         "learner.nll_weight",
         "iteration.decoding.stop",
         "evaluation",

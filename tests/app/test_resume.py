@@ -155,9 +155,3 @@ def test_the_page_shows_the_table() -> None:
     assert sum(line.endswith(("|",)) and "| refuse |" in line for line in page.splitlines()) == sum(
         rule == "refuse" for rule, _ in RULES.values()
     )
-
-
-def test_a_run_that_names_weights_otherwise_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "inputs.json").write_text("{}\n")
-    with pytest.raises(ConfigError, match="named by one SHA-256 over all tensors, but this version names them by"):
-        check_inputs(composed(f"run_dir={tmp_path}"), tmp_path)

@@ -14,6 +14,7 @@ from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.models.prompting import Prompter
 from rlaifv.records import Claim, Judgement, Prompt, Response
 from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.stages.score import Wording
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -72,7 +73,7 @@ def test_verdicts_with_a_fake_engine(prompts: list[Prompt]) -> None:
 
 def test_the_question_suffix_is_the_one_given(prompts: list[Prompt]) -> None:
     engine = FakeEngine()
-    LabelerModule(engine, " Yes?")(prompts[:1], claims_of(prompts[:1], "There is a star."))
+    LabelerModule(engine, Wording(" Yes?"))(prompts[:1], claims_of(prompts[:1], "There is a star."))
     assert engine.asked == [(prompts[0].id, "Is there a star? Yes?")]
 
 

@@ -17,7 +17,7 @@ from rlaifv.loop import FeedbackLoop
 from rlaifv.models.prompting import Sizes
 from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.observers.canaries import Canaries, CanarySet
-from rlaifv.observers.held_out import HeldOut
+from rlaifv.observers.held_out import Evaluator, HeldOut
 from rlaifv.observers.statistics import FeedbackStatistics
 from rlaifv.records import Prompt
 from rlaifv.stages.divide import Divide
@@ -64,11 +64,10 @@ def rlaifv_loop(
     truth: Any = None,
     canaries: CanarySet | None = None,
     chosen_from: Any = None,
-    **held_out: Any,
 ) -> FeedbackLoop:
     """The stages and observers of configs/method/rlaifv.yaml."""
-    measured = HeldOut(run_dir, source, policy, labeler, divider, settings.decoding.max_new_tokens, truth, **held_out)
     num_new = settings.decoding.max_new_tokens
+    measured = HeldOut(run_dir, source, labeler.engine, Evaluator(policy, divider, num_new, truth))
     asking = Canaries(source, labeler, run_dir, None)
     asking.set = canaries
     return FeedbackLoop(

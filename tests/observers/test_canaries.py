@@ -13,6 +13,7 @@ from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
 from rlaifv.observers.canaries import COLOURS, ORDER, CanarySet, HasCanaries, drawn_canaries
 from rlaifv.records import Prompt
+from rlaifv.stages.score import Wording
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from rlaifv.worlds.shapes_source import ShapesSource
 
@@ -132,6 +133,6 @@ def test_canaries_are_asked_as_claims_are(tmp_path: Path) -> None:
     """In all wordings: those in the other order turn each yes of this labeler into a no."""
     known = CanarySet(drawn_canaries(tmp_path), 0.8)
     share_of_yes = known.accuracy(FollowsTheFirstWord())
-    both = known.accuracy(FollowsTheFirstWord(), other_forms=["{question} Please answer no or yes."])
+    both = known.accuracy(FollowsTheFirstWord(), Wording(other_forms=("{question} Please answer no or yes.",)))
     assert share_of_yes == pytest.approx(1 - both)
     assert share_of_yes != both

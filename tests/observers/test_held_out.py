@@ -17,9 +17,10 @@ import pytest
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.metrics.truth import Truth
 from rlaifv.models.sampling import Decoding, Sampled
-from rlaifv.observers.held_out import Evaluation, agreement, evaluate, labeler_accuracy
+from rlaifv.observers.held_out import Evaluation, Evaluator, agreement, labeler_accuracy
 from rlaifv.records import Claim, Judgement, Prompt, Response
 from rlaifv.stages.dividers.protocol import NotDivided
+from rlaifv.stages.score import Wording
 
 ANSWERS = {"a": "Red cat. Blue dog.", "b": "Green cow. Green cow.", "c": ""}
 FACTS = {"a": ["Red cat.", "Green cow."], "b": ["Green cow."], "c": ["Red cat.", "Blue dog.", "Green cow."]}
@@ -104,7 +105,9 @@ class FakeTruth:
 
 def run(truth: Truth | None = None, **options: Any) -> tuple[Evaluation, FakePolicy, FakeLabeler]:
     policy, labeler = FakePolicy(), FakeLabeler()
-    result = evaluate(PROMPTS, policy, labeler, SentenceDivider(), 12, truth, question_suffix=" Yes or no.", **options)
+    result = Evaluator(policy, SentenceDivider(), 12, truth, wording=Wording(" Yes or no."), **options)(
+        PROMPTS, labeler
+    )
     return result, policy, labeler
 
 
@@ -257,7 +260,7 @@ def test_answers_that_were_not_divided_are_left_out_of_the_rates() -> None:
     ids = [prompt.id for prompt in PROMPTS]
 
     def measured(prompts: Sequence[Prompt], divider: Any) -> dict[str, float]:
-        made = evaluate(prompts, FakePolicy(), FakeLabeler(), divider, 12, FakeTruth(), question_suffix=" Yes or no.")
+        made = Evaluator(FakePolicy(), divider, 12, FakeTruth(), wording=Wording(" Yes or no."))(prompts, FakeLabeler())
         return made.metrics
 
     whole, part = (measured(PROMPTS, divider) for divider in (FailingDivider(), FailingDivider(ids[0])))

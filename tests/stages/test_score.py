@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.records import Claim, Judgement, Prompt
-from rlaifv.stages.score import NEGLIGIBLE, distinct_questions, score, verdict_of
+from rlaifv.stages.score import NEGLIGIBLE, Wording, distinct_questions, score, verdict_of
 
 NAN, INFINITY = float("nan"), float("inf")
 PROMPTS = [Prompt(f"p{k}", "What do you see?", (f"/images/{k}.png",)) for k in range(3)]
@@ -134,7 +134,7 @@ def test_another_wording_cancels_a_preference() -> None:
     claims = [claim("p0", 0, 0, "Cat"), claim("p0", 0, 1, "Dog")]
     biased = FirstWordLabeler(Cat=(0.4, 0.6), Dog=(0.6, 0.4))
     assert [judgement.verdict for judgement in score(PROMPTS, claims, biased)] == ["accepted", "accepted"]
-    debiased = score(PROMPTS, claims, biased, other_forms=["{question} Please answer no or yes."])
+    debiased = score(PROMPTS, claims, biased, Wording(other_forms=("{question} Please answer no or yes.",)))
     assert [judgement.verdict for judgement in debiased] == ["rejected", "accepted"]
     assert [judgement.p_yes for judgement in debiased] == pytest.approx([0.4, 0.6])
     assert biased.calls[-1] == [
@@ -147,6 +147,9 @@ def test_another_wording_cancels_a_preference() -> None:
 
 def test_a_wording_that_gives_no_number_leaves_none() -> None:
     (judgement,) = score(
-        PROMPTS, [claim("p0", 0, 0, "Cat")], TableLabeler(Cat=(0.9, 0.1), Or=(NAN, 0.1)), other_forms=["Or? {question}"]
+        PROMPTS,
+        [claim("p0", 0, 0, "Cat")],
+        TableLabeler(Cat=(0.9, 0.1), Or=(NAN, 0.1)),
+        Wording(other_forms=("Or? {question}",)),
     )
     assert judgement.verdict == "unknown"
