@@ -24,6 +24,8 @@ def changed(base: DictConfig, **values: object) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     for key, value in values.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    if "run" in values:  # a group, which selects a method for it
+        cfg.method.runs = [values["run"]]
     return cfg
 
 

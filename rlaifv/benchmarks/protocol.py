@@ -1,7 +1,7 @@
 """What a benchmark is to the commands that score and run it.
 
 A benchmark reads official files, and nothing else: which questions it asks, how answers are written down, and what they are
-worth. Its formulas are metrics of `rlaifv.evaluation`; models and judges are run by others.
+worth. Its formulas are metrics of `rlaifv.metrics`; models and judges are run by others.
 """
 
 from collections.abc import Callable, Sequence

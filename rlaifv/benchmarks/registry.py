@@ -5,7 +5,7 @@ from importlib import import_module
 from rlaifv.benchmarks.protocol import Benchmark, JudgedBenchmark
 
 MODULES = {
-    name: f"rlaifv.evaluation.benchmarks.{name}"
+    name: f"rlaifv.benchmarks.{name}"
     for name in (
         "amber",
         "pope",

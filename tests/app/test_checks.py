@@ -370,3 +370,14 @@ def test_the_seed_is_taken_as_it_is() -> None:
 )
 def test_a_chat_divider_has_one_model(overrides: list[str], message: str) -> None:
     assert faults(composed("divider=chat", *overrides)) == [message]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "run"), [(["method=offline_dpo"], "full"), (["run=train", "method=rlaifv"], "train")]
+)
+def test_a_run_and_its_method_have_to_fit(overrides: list[str], run: str) -> None:
+    """A file that sets run by its value selects no method."""
+    lines = faults(composed(*overrides, "data=trl", "data.path=owner/name", "run_dir=run"))
+    (fault,) = [line for line in lines if "method" in line]
+    assert fault.startswith(f"run={run} does not fit the method, which is for run=")
+    assert f"`override /run: {run}`" in fault

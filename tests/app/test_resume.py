@@ -19,6 +19,7 @@ OTHER = {
     "seed": "seed=5",
     "run_dir": "run_dir=elsewhere",
     "experiment": "experiment=llava7b_self",
+    "method": "+method.runs=[train]",
     "model": "model.dtype=bfloat16",
     "labeler": "labeler.question_suffix=Well?",
     "divider": "divider.max_claims=3",

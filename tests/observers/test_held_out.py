@@ -105,9 +105,9 @@ class FakeTruth:
 
 def run(truth: Truth | None = None, **options: Any) -> tuple[Evaluation, FakePolicy, FakeLabeler]:
     policy, labeler = FakePolicy(), FakeLabeler()
-    result = Evaluator(policy, SentenceDivider(), 12, truth, wording=Wording(" Yes or no."), **options)(
-        PROMPTS, labeler
-    )
+    advance = options.pop("advance", ignore_progress)
+    evaluator = Evaluator(policy, SentenceDivider(), 12, truth, wording=Wording(" Yes or no."), **options)  # type: ignore[arg-type]
+    result = evaluator(PROMPTS, labeler, advance)
     return result, policy, labeler
 
 

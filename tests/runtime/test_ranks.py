@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaifv.runtime import ranks as runtime
+from rlaifv.runtime import ranks
 from rlaifv.runtime.ranks import end_with_parent, rank
 from rlaifv.runtime.stopping import RankLost, wait_until
 from tests.data.preferences import RED
@@ -198,7 +198,7 @@ def test_a_rank_is_known_before_the_ranks_have_met(monkeypatch: pytest.MonkeyPat
 def test_nobody_waits_for_a_rank_that_is_gone(monkeypatch: pytest.MonkeyPatch, is_killed: bool) -> None:
     """Whoever started it, and also where nobody has asked for its status yet; a living one is waited for."""
     partner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(runtime, "_partners", [partner.pid])
+    monkeypatch.setattr(ranks, "_partners", [partner.pid])
     polls = 0
 
     def is_done() -> bool:
@@ -225,14 +225,14 @@ def test_what_a_rank_did_last_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have ended well right after its part."""
     partner = subprocess.Popen([sys.executable, "-c", ""])
     partner.wait()
-    monkeypatch.setattr(runtime, "_partners", [partner.pid])
+    monkeypatch.setattr(ranks, "_partners", [partner.pid])
     answers = chain([False], repeat(True))
     wait_until(lambda: next(answers))
 
 
 def test_the_first_rank_watches_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may outlive the shell that started it."""
-    monkeypatch.setattr("rlaifv.runtime.threading.Thread", pytest.fail)
+    monkeypatch.setattr("rlaifv.runtime.ranks.threading.Thread", pytest.fail)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     end_with_parent()
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -242,7 +242,7 @@ def test_the_first_rank_watches_no_parent(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("is_watching", [True, False])
 def test_another_rank_ends_with_its_parent(tmp_path: Path, is_watching: bool) -> None:
     """Also where it waits for others, and nothing else would tell it; without the watch it stays."""
-    child = "import time; from rlaifv.runtime import end_with_parent; " + is_watching * "end_with_parent(); "
+    child = "import time; from rlaifv.runtime.ranks import end_with_parent; " + is_watching * "end_with_parent(); "
     child += "open('ready', 'w').close(); time.sleep(60)"
     parent = (
         f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL); "

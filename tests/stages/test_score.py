@@ -68,7 +68,7 @@ def test_a_claim_is_accepted_only_for_a_larger_p_yes(p_yes: float, p_no: float) 
 def test_judgements_come_in_the_order_of_the_claims() -> None:
     claims = [claim("p1", 0, 0, "Cat"), claim("p0", 0, 0, "Dog"), claim("p1", 1, 0, "Dog"), claim("p0", 0, 1, "Cat")]
     labeler = TableLabeler(Cat=(0.2, 0.7))
-    assert score(PROMPTS, claims, labeler, " Yes or no.") == [
+    assert score(PROMPTS, claims, labeler, Wording(" Yes or no.")) == [
         Judgement("p1/0/0", "p1/0", "p1", 0.2, 0.7, "rejected"),
         Judgement("p0/0/0", "p0/0", "p0", 0.9, 0.1, "accepted"),
         Judgement("p1/1/0", "p1/1", "p1", 0.9, 0.1, "accepted"),
@@ -82,7 +82,7 @@ def test_identical_questions_about_one_image_are_asked_once() -> None:
     claims += [claim("p0", 1, k, name) for k, name in enumerate(("Dog", "Cow", "Cat"))]
     claims += [claim("p2", 0, 0, "Cat")]
     labeler = TableLabeler()
-    judgements = score(PROMPTS, claims, labeler, " Yes or no.")
+    judgements = score(PROMPTS, claims, labeler, Wording(" Yes or no."))
     asked = [f"{name}? Yes or no." for name in ("Cat", "Dog", "Cow")]
     assert labeler.calls == [[(PROMPTS[0], asked), (PROMPTS[2], asked[:1])]]
     assert len(judgements) == 7

@@ -35,11 +35,11 @@ FORBIDDEN = [
     "lightningtrap.Trainer",
     "rlaifvtrap.Evil",
     # What a module of ours happens to import is not ours.
-    "rlaifv.runtime.os.system",
-    "rlaifv.runtime.os",
-    "rlaifv.runtime.Console",
+    "rlaifv.runtime.ranks.os.system",
+    "rlaifv.runtime.ranks.os",
+    "rlaifv.runtime.console.Console",
     "rlaifv.store.atomic.Path",
-    "rlaifv.loop.logging.shutdown",
+    "rlaifv.observers.canaries.logging.shutdown",
     "lightning.pytorch.callbacks.model_checkpoint.os.remove",
     "lightning.pytorch.callbacks.model_checkpoint.Path",
     # A function of ours is no class.
