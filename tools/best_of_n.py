@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divider | BatchDivider]:
-    """What a finished run says about itself, as options."""
+    """Return what a finished run says about itself, as options."""
     stored = run_dir / CONFIG_NAME
     if not (run_dir / "export" / "config.json").exists():
         raise ValueError(f"run_dir={run_dir} holds no finished run: {run_dir / 'export'} is missing.")

@@ -114,7 +114,7 @@ def _drawn(options: Options, directory: Path) -> Exam:
 
 
 def read_exam(path: Path) -> Exam:
-    """Questions with known answers, grouped by their images.
+    """Return questions with known answers, grouped by their images.
 
     Raises:
         ValueError: the file cannot be read, or a line is wrong; the message names file, line and field.

@@ -176,7 +176,7 @@ def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
 
 
 def _templates(options: Options, benchmarks: Sequence[Benchmark]) -> list[str]:
-    """The user's own questions to the judge, one for each stage; none where this project's are kept.
+    """Return the user's own questions to the judge, one for each stage; none where this project's are kept.
 
     Raises:
         ValueError: nobody is asked, or several benchmarks are judged, whose places differ; a file is missing,
@@ -211,7 +211,7 @@ def _templates(options: Options, benchmarks: Sequence[Benchmark]) -> list[str]:
 def _evaluate(
     options: Options, benchmarks: Sequence[Benchmark], given: Mapping[str, Given], templates: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[Exception]]:
-    """The results, which are written, and why other benchmarks have none."""
+    """Return the results, which are written, and why other benchmarks have none."""
     out = options.out.expanduser()
     how = Asking(options.suffix, options.num_items, options.max_new_tokens, options.shard_items, options.seed)
     questions = {
@@ -275,7 +275,7 @@ def _engine(options: Options) -> LocalEngine:
 
 
 def _review(one: JudgedBenchmark, options: Options, templates: Sequence[str], directory: Path, given: Given) -> Given:
-    """What is given, with what the judge says about its answers; what it had said before is not asked again."""
+    """Return what is given, with what the judge says about its answers; what it had said before is not asked again."""
     chat = _chat(options)
     name = options.judge_model or str(options.judge)
     num_stages = len(one.stages)
@@ -293,7 +293,7 @@ def _review(one: JudgedBenchmark, options: Options, templates: Sequence[str], di
 
 
 def _chat(options: Options) -> Chat:
-    """A server, or a model of this machine that is loaded when it is first asked."""
+    """Return a server, or a model of this machine that is loaded when it is first asked."""
     judge = str(options.judge)
     if not judge.startswith(("http://", "https://")):
         return LocalChat(judge, None, "auto", JUDGE_BATCH, JUDGE_TOKENS)
@@ -302,7 +302,7 @@ def _chat(options: Options) -> Chat:
 
 
 def results_text(results: Sequence[Mapping[str, Any]]) -> str:
-    """All metrics as a table in Markdown, with what each was made under."""
+    """Return all metrics as a table in Markdown, with what each was made under."""
     lines = [f"# {results[0]['model']}", "", "| benchmark | metric | value |", "|---|---|---:|"]
     for result in results:
         for name, value in flat_metrics(result["metrics"]):

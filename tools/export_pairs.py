@@ -57,7 +57,7 @@ def _number(text: str) -> int:
 
 
 def _about(run_dir: Path) -> dict[str, Any]:
-    """What the run's settings say about its models; what was left at none is left out."""
+    """Return what the run's settings say about its models; what was left at none is left out."""
     path = run_dir / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{run_dir} is no run directory: {path} is missing.")

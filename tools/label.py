@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
-    """Prompts with their responses.
+    """Return prompts with their responses.
 
     Raises:
         ValueError: as `read_prompts`, or a line has no response, or one that is not a text.
@@ -98,7 +98,7 @@ def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
 
 
 def _num_done(output: Path, rows: Sequence[Answered], by: str) -> int:
-    """How many rows the output holds already, in whole writes; what lies behind them is cut off.
+    """Return how many rows the output holds already, in whole writes; what lies behind them is cut off.
 
     So every row is judged beside the same others, however often the work was stopped, and rounding is the same too.
 
@@ -128,7 +128,7 @@ def _num_done(output: Path, rows: Sequence[Answered], by: str) -> int:
 
 
 def _head(row: Answered, by: str) -> dict[str, Any]:
-    """What a line of the output says before anything is judged."""
+    """Return what a line of the output says before anything is judged."""
     return {"id": row.prompt.id, "question": row.prompt.question, "image": list(row.prompt.image_paths), "labeler": by}
 
 
@@ -153,7 +153,7 @@ def _label(cfg: DictConfig, rows: Sequence[Answered], output: Path, num_done: in
 
 
 def _image_error(row: Answered, limits: Sequence[int]) -> str | None:
-    """Why a row's images cannot be used, which costs that row alone."""
+    """Return why a row's images cannot be used, which costs that row alone."""
     try:
         for path in row.prompt.image_paths:
             load_image(path, *limits)

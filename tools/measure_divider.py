@@ -31,7 +31,7 @@ ANSWERS = ROOT / "tests/data_files/divided_answers.jsonl"
 
 
 def measure(divider: Divider | BatchDivider, answers: Sequence[DividedAnswer]) -> dict[str, Division]:
-    """Counts over each half ("tuning", "held out"), over each style, and over "all"."""
+    """Return counts over each half ("tuning", "held out"), over each style, and over "all"."""
     counts = {"tuning": Division(), "held out": Division(), "all": Division()}
     for k, (answer, found) in enumerate(zip(answers, _divide(divider, answers), strict=True)):
         division = compare(answer.claims, found)

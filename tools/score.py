@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def result_table(found: Mapping[str, Any]) -> Table:
-    """The metrics of a result, and what they rest on."""
+    """Return the metrics of a result, and what they rest on."""
     table = Table("metric", "value", box=None, title=escape(f"{found['benchmark']} ({found['version']})"))
     table.columns[1].justify = "right"
     for name, value in flat_metrics(found["metrics"]):

@@ -90,7 +90,7 @@ class ImageCheck:
         self.known: dict[bytes, ImageError | None] = {}
 
     def __call__(self, image: str | bytes) -> bytes:
-        """Digest of an image. Raises ImageError if it is not usable."""
+        """Return the digest of an image. Raises ImageError if it is not usable."""
         key = hashlib.sha256(image.encode() if isinstance(image, str) else image).digest()
         if key not in self.known:
             self.known[key] = self._error_of(image)
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(given: Options) -> tuple[Sequence[Row], str]:
-    """The rows to check, and what messages call their data."""
+    """Return the rows to check, and what messages call their data."""
     if given.format == "files":
         prompts = read_prompts(given.path, given.image_root)
         return [Row(prompt.id, prompt.question, prompt.image_paths, None, None) for prompt in prompts], given.path
@@ -155,12 +155,12 @@ def _rows(given: Options) -> tuple[Sequence[Row], str]:
 
 
 def _fields(rows: Sequence[Row], number: int) -> dict[str, Any]:
-    """The columns of a row that is wrong."""
+    """Return the columns of a row that is wrong."""
     return rows.fields(number) if isinstance(rows, Table) else {}
 
 
 def _abridged(value: Any) -> Any:
-    """The same with short texts, and sizes for bytes."""
+    """Return the same with short texts, and sizes for bytes."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, str):

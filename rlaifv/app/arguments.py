@@ -15,7 +15,7 @@ OptionsT = TypeVar("OptionsT")
 
 
 def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[str]) -> OptionsT:
-    """An instance of the dataclass `kind` from words of the form key=value.
+    """Return an instance of the dataclass `kind` from words of the form key=value.
 
     Args:
         kind: has a field for every key, with its type and default; MISSING where a value has to be given.

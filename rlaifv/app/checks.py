@@ -47,7 +47,7 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def config_faults(cfg: DictConfig) -> list[str]:
-    """One sentence per fault. A key without a value, or with one of a wrong type, hides no faults of other keys."""
+    """Return one sentence per fault. A key without a value, or with one of a wrong type, hides no faults of other keys."""
     if absent := [name for name in SECTIONS if not isinstance(cfg.get(name), DictConfig)]:
         return [f"{name}=null leaves out a part that no run can do without." for name in absent]
     missing = sorted(OmegaConf.missing_keys(cfg))
@@ -86,7 +86,7 @@ def _target_faults(node: Any, key: str = "") -> Iterator[str]:
 
 
 def _is_own_class(target: str) -> bool:
-    """Whether a name leads to a class of this project or of Lightning, and not through it to what it imports."""
+    """Return whether a name leads to a class of this project or of Lightning, and not through it to what it imports."""
     module, _, name = target.rpartition(".")
     if not target.startswith(ALLOWED_TARGETS):
         return False
@@ -98,7 +98,7 @@ def _is_own_class(target: str) -> bool:
 
 
 def _type_faults(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """Keys and sentences."""
+    """Yield keys and sentences."""
     for key in dict.fromkeys((*AT_LEAST, *ABOVE_ZERO, *BETWEEN, *OTHER_NUMBERS)):
         value = OmegaConf.select(cfg, key, default=0)  # not every divider or source has every key
         if value is None and key in NULLABLE:

@@ -64,7 +64,7 @@ def _is_size(name: str, value: object) -> bool:
 
 
 def num_rows(cfg: DictConfig) -> int | None:
-    """Rows of the data, of which no more prompts can be made; None where it shows only when they are read.
+    """Return rows of the data, of which no more prompts can be made; None where it shows only when they are read.
 
     Raises:
         ValueError: a list of prompts cannot be read.
@@ -96,7 +96,7 @@ def _data(cfg: DictConfig, wanted: Sizes) -> Data | None:
 
 
 def _distinct(cfg: DictConfig, rows: int | None, enough: int) -> tuple[int | None, int | None]:
-    """Distinct prompts and rows of data on this disk, read until there are `enough` prompts."""
+    """Return distinct prompts and rows of data on this disk, read until there are `enough` prompts."""
     options = ("revision", "split", "streaming", "num_rows", "image_root")
     try:
         table = Table(cfg.data.form, cfg.data.path, **{name: cfg.data[name] for name in options})
@@ -107,7 +107,7 @@ def _distinct(cfg: DictConfig, rows: int | None, enough: int) -> tuple[int | Non
 
 
 def _count(rows: Iterable[Row | RowError], enough: int) -> tuple[int, int]:
-    """Distinct prompts, and rows that can be used, until there are `enough` prompts."""
+    """Return distinct prompts, and rows that can be used, until there are `enough` prompts."""
     prompts: set[tuple[object, ...]] = set()
     seen = 0
     for row in rows:

@@ -32,7 +32,7 @@ class RefuseSecrets(Callback):
 
 
 def secret_keys(settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
-    """The keys of settings that hold a secret: by their name, their look, or since the environment keeps it as one.
+    """Return the keys of settings that hold a secret: by their name, their look, or since the environment keeps it as one.
 
     >>> secret_keys({"logger.wandb.api_key": "x", "row_tokens": "9", "name": "my s3cr3t-w0rd"}, {"HF_TOKEN": "s3cr3t-w0rd"})
     ['logger.wandb.api_key', 'name']
@@ -65,7 +65,7 @@ def _refuse(config: DictConfig) -> None:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Values of a configuration as text, by key; null as Hydra writes it."""
+    """Yield values of a configuration as text, by key; null as Hydra writes it."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(inner, f"{key}.{name}".lstrip("."))

@@ -68,7 +68,7 @@ def register_resolvers() -> None:
 
 
 def without_groups(words: Sequence[str]) -> list[str]:
-    """A command line with group=null in the form that Hydra has for it.
+    """Return a command line with group=null in the form that Hydra has for it.
 
     >>> without_groups(["logger=null", "callbacks.journal=null", "experiment=null", "seed=1"])
     ['~logger', 'callbacks.journal=null', 'seed=1']
@@ -156,7 +156,7 @@ def _stored_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def _unread_keys() -> list[str]:
-    """Overrides that add a key (+key=value) where keys are read by name."""
+    """Return overrides that add a key (+key=value) where keys are read by name."""
     overrides = HydraConfig.get().overrides.task
     known = compose("train", [item for item in overrides if not item.startswith("+")])
     unread = []
@@ -251,7 +251,7 @@ def _write_traceback(run_dir: Path) -> None:
 
 @timed("checkpoint")
 def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
-    """The newest checkpoint of a resumed run that is what was written; None for a fresh run, or before its first one.
+    """Return the newest checkpoint of a resumed run that is what was written; None for a fresh run, or before its first one.
 
     Raises:
         ValueError: there are checkpoints, but none that can be believed, or there must have been some.

@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 def rule_of(key: str) -> tuple[Rule, str]:
-    """The rule of a setting, and its reason."""
+    """Return the rule of a setting, and its reason."""
     while key not in RULES:
         key, _, _ = key.rpartition(".")
         if not key:
@@ -68,7 +68,7 @@ def rule_of(key: str) -> tuple[Rule, str]:
 
 
 def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], section: str = "") -> list[str]:
-    """Keys that are read by name and that stored settings lack, the outermost where a whole section is missing.
+    """Return keys that are read by name and that stored settings lack, the outermost where a whole section is missing.
 
     Args:
         stored: of a run; anything but a section lacks no keys.
@@ -91,7 +91,7 @@ def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], se
 
 
 def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:
-    """The settings of a resumed run: its own, with what was given beside `resume` put into them.
+    """Return the settings of a resumed run: its own, with what was given beside `resume` put into them.
 
     Args:
         stored: the run's own settings.
@@ -125,7 +125,7 @@ def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[st
 
 
 def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """Leaves that differ, with both values; None stands for one that is not there."""
+    """Return leaves that differ, with both values; None stands for one that is not there."""
     if isinstance(old, DictConfig) and isinstance(new, DictConfig):
         names = dict.fromkeys([*old, *new])
         return [d for name in names for d in _differences(f"{key}.{name!s}", old.get(name), new.get(name))]
@@ -172,7 +172,7 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _digests(cfg: DictConfig) -> dict[str, str]:
-    """SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
+    """Return SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
     found = {}
     for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)

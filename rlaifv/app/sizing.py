@@ -71,7 +71,7 @@ def fit_to_data(wanted: Sizes, data: Data, typed: Collection[str]) -> tuple[Size
 
 
 def _needed(sizes: Sizes) -> int:
-    """Prompts that all iterations take together, at least one each, and those held out."""
+    """Return prompts that all iterations take together, at least one each, and those held out."""
     return sizes.num_iterations * (sizes.num_prompts or 1) + sizes.num_held_out
 
 
@@ -110,7 +110,7 @@ def _held_out(wanted: Sizes, data: Data, typed: Collection[str]) -> int:
 
 
 def _min_pairs(sizes: Sizes, data: Data, typed: Collection[str]) -> int:
-    """At most a share of the pairs that the smallest iteration could have."""
+    """Return at most a share of the pairs that the smallest iteration could have."""
     most = int(_smallest(sizes, data) * data.pairs_per_prompt)
     if "min_pairs" not in typed:
         return min(sizes.min_pairs, max(1, most // PAIRS_SHARE))
@@ -123,7 +123,7 @@ def _min_pairs(sizes: Sizes, data: Data, typed: Collection[str]) -> int:
 
 
 def _smallest(sizes: Sizes, data: Data) -> int:
-    """Prompts of the smallest iteration."""
+    """Return prompts of the smallest iteration."""
     shared = max(1, (data.num_prompts - sizes.num_held_out) // sizes.num_iterations)
     return sizes.num_prompts or shared
 

@@ -76,7 +76,7 @@ class SweepSummary(Callback):
 
 
 def by_setting(runs: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """The values of each number over the runs of a setting, for settings that were run with more than one seed.
+    """Return the values of each number over the runs of a setting, for settings that were run with more than one seed.
 
     Args:
         runs: overrides, separated by spaces, and metrics of each run; none of a failed one, which then does not count.
@@ -102,7 +102,7 @@ def by_setting(runs: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dic
 
 
 def means_over_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, str]]:
-    """One row for each setting: mean ± standard deviation (of the sample, n - 1).
+    """Return one row for each setting: mean ± standard deviation (of the sample, n - 1).
 
     >>> means_over_seeds({"a=1": {"coverage": [0.5, 0.7]}})
     [{'overrides': 'a=1', 'runs': '2', 'coverage': '0.600 ± 0.141'}]

@@ -39,7 +39,7 @@ class AMBER:
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
-        """The queries of query_all.json or of one of its parts. See `Benchmark.items`."""
+        """Return the queries of query_all.json or of one of its parts. See `Benchmark.items`."""
         path = required(given.questions, "questions", self.name)
         items = []
         for number, row in enumerate(read_rows(path), start=1):
@@ -51,12 +51,12 @@ class AMBER:
         return items
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows {id, response}. See `Benchmark.answer_rows`."""
+        """Return rows {id, response}. See `Benchmark.answer_rows`."""
         ids = [int(item.id) if item.id.isdecimal() else item.id for item in items]
         return [{"id": one, "response": text} for one, text in zip(ids, texts, strict=True)]
 
     def score(self, given: Given) -> Result:
-        """AMBER's numbers. See `Benchmark.score`."""
+        """Return AMBER's numbers. See `Benchmark.score`."""
         annotations = read_annotations(required(given.annotations, "annotations", self.name))
         path = required(given.answers, "answers", self.name)
         answers = _read_answers(path)
@@ -97,7 +97,7 @@ class AMBER:
         )
 
     def _wanted(self, given: Given, annotations: Annotations, answers: dict[str, str]) -> list[str]:
-        """The ids that answers are expected for."""
+        """Return the ids that answers are expected for."""
         parts = [list(annotations.described)]
         for dimension in DIMENSIONS:
             parts.append([one for one, asked in annotations.asked.items() if asked.kind in GROUPS[dimension]])

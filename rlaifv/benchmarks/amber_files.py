@@ -88,7 +88,7 @@ def read_annotations(folder: Path) -> Annotations:
 
 
 def read_nouns(path: Path, described: Collection[str], answered: Collection[str]) -> dict[str, list[str]]:
-    """The nouns of every answered description, by id, from {id: [noun, …]}.
+    """Return the nouns of every answered description, by id, from {id: [noun, …]}.
 
     Raises:
         ValueError: the file is not of its form, has an id that is no description's, or lacks an answered one.
@@ -131,7 +131,7 @@ class SimilarityTable:
         self.sha256 = digest(path)
 
     def __call__(self, one: str, other: str) -> float:
-        """The similarity of two words."""
+        """Return the similarity of two words."""
         return 1.0 if one == other else self.values.get((one, other), 0.0)
 
 

@@ -37,7 +37,7 @@ class Anchor:
 
 
 def read_anchors(path: Path = ANCHORS_PATH) -> list[Anchor]:
-    """All anchors of a file, in order.
+    """Return all anchors of a file, in order.
 
     Raises:
         ValueError: a row is not of the form above; the message names file, row and field.

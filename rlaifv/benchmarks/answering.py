@@ -100,7 +100,7 @@ def answer(
     decoding: Decoding,
     advance: Advance = ignore_progress,
 ) -> list[str]:
-    """The texts of the answers, in the order of `questions.items`; see `run_benchmark`."""
+    """Return the texts of the answers, in the order of `questions.items`; see `run_benchmark`."""
     make_directory(directory.absolute())
     _check_asked(directory / "asked.json", asked_by(questions, model, how, decoding))
     texts: dict[int, str] = {}
@@ -139,7 +139,7 @@ def _ask(
 
 
 def asked_by(questions: Questions, model: str, how: Asking, decoding: Decoding) -> dict[str, Any]:
-    """Everything that answers depend on, ready for JSON."""
+    """Return everything that answers depend on, ready for JSON."""
     shards = {"shard_items": how.shard_items, "seed": how.seed}
     put = {"questions": questions.digest, "suffix": how.suffix, "decoding": asdict(decoding)}
     found: dict[str, Any] = json.loads(json.dumps({"model": model, **put, **shards}))
@@ -159,7 +159,7 @@ def _check_asked(path: Path, asked: dict[str, Any]) -> None:
 
 
 def _shards(images: Sequence[AskedImage], shard_items: int) -> list[list[AskedImage]]:
-    """Whole images, until a shard has so many questions."""
+    """Return whole images, until a shard has so many questions."""
     shards: list[list[AskedImage]] = []
     size = shard_items
     for one in images:
@@ -172,7 +172,7 @@ def _shards(images: Sequence[AskedImage], shard_items: int) -> list[list[AskedIm
 
 
 def _described(benchmark: Benchmark, how: Asking) -> dict[str, Any]:
-    """The decoding as it was, and in what it is not the published one."""
+    """Return the decoding as it was, and in what it is not the published one."""
     decoding = how.decoding(benchmark)
     deviations = []
     if benchmark.name in BEAMS:

@@ -84,7 +84,7 @@ class Chair:
 
 
 def _read_captions(path: Path) -> dict[str, str]:
-    """Captions by image id, from the script's caption file or from rows.
+    """Return captions by image id, from the script's caption file or from rows.
 
     Raises:
         ValueError: the file is neither, or an image has two captions.

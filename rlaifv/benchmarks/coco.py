@@ -30,7 +30,7 @@ class Truth:
 
 
 def read_truth(path: Path, image_ids: Collection[int], objects: CocoObjects) -> Truth:
-    """The classes in some images: those segmented, and those that `objects` finds in their human captions.
+    """Return the classes in some images: those segmented, and those that `objects` finds in their human captions.
 
     Args:
         path: directory with any of `FILES`, or one such file.
@@ -68,7 +68,7 @@ def read_truth(path: Path, image_ids: Collection[int], objects: CocoObjects) -> 
 def read_objects(
     path: Path | None, official: Literal["chair", "object_halbench"]
 ) -> tuple[CocoObjects, str, tuple[str, ...]]:
-    """The words that count for a benchmark, whose list they are ("own" or "given"), and warnings.
+    """Return the words that count for a benchmark, whose list they are ("own" or "given"), and warnings.
 
     Args:
         path: a list of synonyms; None for this project's own.
@@ -92,7 +92,7 @@ def read_objects(
 
 
 def image_id_of(row: dict[str, Any], number: int, path: Path) -> int:
-    """The image id of a row, a number or its digits; or the number that the name of its image file ends in.
+    """Return the image id of a row, a number or its digits; or the number that the name of its image file ends in.
 
     Raises:
         ValueError: there is neither.
@@ -109,7 +109,7 @@ def image_id_of(row: dict[str, Any], number: int, path: Path) -> int:
 
 
 def image_ids(rows: Sequence[dict[str, Any]], path: Path) -> list[str]:
-    """The image ids of the rows of a file, as text.
+    """Return the image ids of the rows of a file, as text.
 
     Raises:
         ValueError: see `image_id_of`.

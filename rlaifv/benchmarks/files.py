@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 
 def required(path: Path | None, name: str, benchmark: str) -> Path:
-    """The file that a benchmark cannot do without.
+    """Return the file that a benchmark cannot do without.
 
     Raises:
         ValueError: it is not given, or does not exist.
@@ -27,7 +27,7 @@ def required(path: Path | None, name: str, benchmark: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark, its line ends as they are.
+    """Return the text of a file, without a byte order mark, its line ends as they are.
 
     Raises:
         ValueError: it is a directory, or not in UTF-8.
@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         ValueError: it is no JSON.
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON list or of JSON Lines, whatever the file's suffix, in order.
+    """Return the objects of a JSON list or of JSON Lines, whatever the file's suffix, in order.
 
     Raises:
         ValueError: it is neither, or one of its rows is no object.
@@ -69,7 +69,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of tab-separated values, with the names of its first line.
+    """Return the rows of a table of tab-separated values, with the names of its first line.
 
     Raises:
         ValueError: a row has more or fewer columns than the first line.
@@ -91,7 +91,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
 def field_of(
     row: dict[str, Any], names: str | Sequence[str], kind: type | tuple[type, ...], number: int, path: Path
 ) -> Any:
-    """A field of a row, under the first of its possible names.
+    """Return a field of a row, under the first of its possible names.
 
     Raises:
         ValueError: there is none, or it is of another type.
@@ -111,7 +111,7 @@ def field_of(
 def match_ids(
     wanted: Iterable[str], found: Sequence[str], path: Path, allow_incomplete: bool = False, what: str = "answer"
 ) -> list[str]:
-    """The ids of `wanted` that have a row in `found`, in their order.
+    """Return the ids of `wanted` that have a row in `found`, in their order.
 
     Raises:
         ValueError: an id comes twice or is unknown, or one is missing without `allow_incomplete`.
@@ -132,7 +132,7 @@ def match_ids(
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -143,7 +143,7 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def read_values(path: Path) -> list[Any]:
-    """What a JSON list or JSON Lines hold, whatever the file's suffix, in order; of a JSON object, itself alone.
+    """Return what a JSON list or JSON Lines hold, whatever the file's suffix, in order; of a JSON object, itself alone.
 
     Raises:
         ValueError: it is none of these.
@@ -169,7 +169,7 @@ def read_values(path: Path) -> list[Any]:
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, by the file's suffix: .tsv, .parquet, or else JSON.
+    """Return the rows of a table, by the file's suffix: .tsv, .parquet, or else JSON.
 
     Raises:
         ValueError: it is of another form.
@@ -188,7 +188,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 def by_id(
     rows: Sequence[dict[str, Any]], ids: Sequence[str], path: Path, name: str = "id"
 ) -> dict[str, dict[str, Any]]:
-    """The rows of a file by their ids, in its order.
+    """Return the rows of a file by their ids, in its order.
 
     Raises:
         ValueError: two rows have the same id.
@@ -201,7 +201,7 @@ def by_id(
 
 
 def read_lists(path: Path, what: str, by: str) -> dict[str, list[str]]:
-    """The content of a JSON file of lists of words, as in {"1": ["boat", "gull"]}.
+    """Return the content of a JSON file of lists of words, as in {"1": ["boat", "gull"]}.
 
     Args:
         path: of the file.

@@ -50,17 +50,17 @@ class Hallusion:
     stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, is_verdict),)
 
     def items(self, given: Given) -> list[Item]:
-        """All questions, with no image where they are about none."""
+        """Return all questions, with no image where they are about none."""
         rows = self._rows(required(given.questions, "questions", self.name))
         return [Item(key, row["question"], _images(row)) for key, row in rows.items()]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """The question file with `model_prediction` filled in."""
+        """Return the question file with `model_prediction` filled in."""
         rows = self._rows(required(given.questions, "questions", self.name))
         return [{**rows[item.id], ANSWER: text} for item, text in zip(items, texts, strict=True)]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the judge is asked about each answer."""
+        """Return what the judge is asked about each answer."""
         path, found = _answers_path(given), []
         for number, (key, row) in enumerate(self._answered(given)[0].items(), start=1):
             fields = {
@@ -103,7 +103,7 @@ class Hallusion:
         )
 
     def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
-        """The rows of a question or answer file by id, their numbers as strings."""
+        """Return the rows of a question or answer file by id, their numbers as strings."""
         found: list[dict[str, Any]] = []
         for number, row in enumerate(read_rows(path), start=1):
             numbers = ("visual_input", "set_id", "figure_id", "question_id", "gt_answer")
@@ -119,7 +119,7 @@ class Hallusion:
         return by_id(found, ["_".join(_key(row)[:5]) for row in found], path)
 
     def _answered(self, given: Given) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """The rows that have an answer, in the order of the answers' file, and those of all questions."""
+        """Return the rows that have an answer, in the order of the answers' file, and those of all questions."""
         path = _answers_path(given)
         rows = self._rows(path)
         for number, row in enumerate(rows.values(), start=1):
@@ -135,7 +135,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 def _judged(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
-    """Verdicts by id on answers to these questions, how many reviews could not be read, and the protocol."""
+    """Return verdicts by id on answers to these questions, how many reviews could not be read, and the protocol."""
     path = required(given.reviews, "reviews", "hallusionbench")
     reviews = read_reviews(path, list(rows), given.allow_incomplete, id_of=_own_id)
     reviews = [review for review in reviews if review.id in questions]
@@ -163,7 +163,7 @@ def _answers_path(given: Given) -> Path:
 
 
 def _own_id(row: dict[str, Any]) -> str | None:
-    """The id of a question whose official fields stand in a review."""
+    """Return the id of a question whose official fields stand in a review."""
     return "_".join(str(row[name]) for name in KEY_FIELDS) if all(name in row for name in KEY_FIELDS) else None
 
 

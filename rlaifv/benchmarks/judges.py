@@ -136,7 +136,7 @@ def _ask(
     journal: "_Journal",
     advance: Advance,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Replies by id, and why the others have none."""
+    """Return replies by id, and why the others have none."""
     keys = {one: (one, stage.name, template, _hash(text)) for one, text in conversations.items()}
     silent: dict[str, str] = {}
 
@@ -164,7 +164,7 @@ def _ask(
 
 
 def _turns(text: str, known: Sequence[str] | None) -> list[str]:
-    """What a judge is told; one whose reply could not be read is reminded, since asked again it would say the same."""
+    """Return what a judge is told; one whose reply could not be read is reminded, since asked again it would say the same."""
     return [text, known[-1], REMINDER] if known else [text]
 
 

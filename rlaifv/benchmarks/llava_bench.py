@@ -40,11 +40,11 @@ class LLaVABenchWild:
     stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, lambda reply: read_ratings(reply) is not None),)
 
     def items(self, given: Given) -> list[Item]:
-        """The questions, by their `question_id`."""
+        """Return the questions, by their `question_id`."""
         return [Item(key, row["text"], (row["image"],)) for key, row in self._questions(given).items()]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows as the official answer script writes them; the ids of questions are whole numbers there."""
+        """Return rows as the official answer script writes them; the ids of questions are whole numbers there."""
         return [
             {
                 "question_id": int(item.id) if item.id.isdecimal() else item.id,
@@ -56,7 +56,7 @@ class LLaVABenchWild:
         ]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the judge is asked about each answer."""
+        """Return what the judge is asked about each answer."""
         directory = required(given.annotations, "annotations", self.name)
         context_path = required(directory / "context.jsonl", "annotations", self.name)
         reference_path = required(directory / "answers_gpt4.jsonl", "annotations", self.name)
@@ -121,7 +121,7 @@ class LLaVABenchWild:
         return by_id(rows, _question_ids(rows, path), path, "question_id")
 
     def _answers(self, given: Given, ids: Sequence[str] | None) -> dict[str, str]:
-        """The model's answers in their order, by the id of their question."""
+        """Return the model's answers in their order, by the id of their question."""
         path = required(given.answers, "answers", self.name)
         rows = read_rows(path)
         found = _question_ids(rows, path)

@@ -38,7 +38,7 @@ class MMEBenchmark:
     decoding = Decoding(temperature=0.0, max_new_tokens=16)
 
     def items(self, given: Given) -> list[Item]:
-        """The questions of the four tasks; images are below a directory for each. See `Benchmark.items`."""
+        """Return the questions of the four tasks; images are below a directory for each. See `Benchmark.items`."""
         tables = _read_questions(given)
         return [
             Item(f"{task}/{number}", line.question, (f"{task}/{line.image}",))
@@ -47,7 +47,7 @@ class MMEBenchmark:
         ]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows {task, image, question, answer, response}: the official columns. See `Benchmark.answer_rows`."""
+        """Return rows {task, image, question, answer, response}: the official columns. See `Benchmark.answer_rows`."""
         tables = _read_questions(given)
         rows = []
         for item, text in zip(items, texts, strict=True):
@@ -58,7 +58,7 @@ class MMEBenchmark:
         return rows
 
     def score(self, given: Given) -> Result:
-        """MME's numbers. See `Benchmark.score`."""
+        """Return MME's numbers. See `Benchmark.score`."""
         path = required(given.answers, "answers", self.name)
         is_one_task = path.is_file() and not _is_json(path)
         if is_one_task:
@@ -105,7 +105,7 @@ class MMEBenchmark:
 
 
 def _metrics(scores: dict[str, float]) -> dict[str, Any]:
-    """The tasks' scores and their sums, and what the scores are made of."""
+    """Return the tasks' scores and their sums, and what the scores are made of."""
     metrics: dict[str, Any] = {name: score for name, score in scores.items() if "/" not in name}
     for name, pair in (("object_level", TASKS[:2]), ("attribute_level", TASKS[2:])):
         if all(task in scores for task in pair):
@@ -116,12 +116,12 @@ def _metrics(scores: dict[str, float]) -> dict[str, Any]:
 
 
 def _read_questions(given: Given) -> dict[str, list[Line]]:
-    """Tables of questions; responses that they may have do not matter."""
+    """Return tables of questions; responses that they may have do not matter."""
     return _read_tables(required(given.questions, "questions", "mme"), (len(COLUMNS) - 1, len(COLUMNS)))
 
 
 def _read_tables(folder: Path, sizes: Sequence[int]) -> dict[str, list[Line]]:
-    """The tables of those of the four tasks that a directory has, of as many columns as one of `sizes`."""
+    """Return the tables of those of the four tasks that a directory has, of as many columns as one of `sizes`."""
     names = ", ".join(f"{task}.txt" for task in TASKS)
     if not folder.is_dir():
         raise ValueError(f"{folder} has to be a directory with {names}.")
@@ -150,7 +150,7 @@ def _read_table(path: Path, sizes: Sequence[int]) -> list[Line]:
 
 
 def _task_of(path: Path) -> str:
-    """The task that the name of a table's file tells."""
+    """Return the task that the name of a table's file tells."""
     found = [task for task in TASKS if task in path.stem.lower()]
     if len(found) != 1:
         raise ValueError(f"The name of {path} has to tell which task its answers are to: {', '.join(TASKS)}.")

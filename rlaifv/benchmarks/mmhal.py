@@ -50,7 +50,7 @@ class MMHal:
     stages: tuple[Stage, ...] = (Stage("reply", TEMPLATE, lambda reply: read_rating(reply) is not None),)
 
     def items(self, given: Given) -> list[Item]:
-        """The 96 questions; an image is named as the last part of its address."""
+        """Return the 96 questions; an image is named as the last part of its address."""
         path = required(given.questions, "questions", self.name)
         found = []
         for number, row in enumerate(read_rows(path), start=1):
@@ -60,12 +60,12 @@ class MMHal:
         return found
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """The question file with `model_answer` filled in."""
+        """Return the question file with `model_answer` filled in."""
         rows = read_rows(required(given.questions, "questions", self.name))
         return [{**rows[int(item.id)], "model_answer": text} for item, text in zip(items, texts, strict=True)]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the judge is asked about each answer."""
+        """Return what the judge is asked about each answer."""
         path = required(given.answers or given.questions, "answers", self.name)
         found = []
         for number, row in enumerate(self._with_questions(given), start=1):
@@ -107,7 +107,7 @@ class MMHal:
         )
 
     def _size(self, numbers: Sequence[int], path: Path, allow_incomplete: bool) -> int:
-        """How many questions there are, by the reviews alone."""
+        """Return how many questions there are, by the reviews alone."""
         size = max(numbers) + 1
         if size > max(NUM_QUESTIONS, len(numbers)):
             raise ValueError(f"{path} has a review of question {size - 1}; MMHal-Bench has {NUM_QUESTIONS}, from 0.")
@@ -115,7 +115,7 @@ class MMHal:
         return size
 
     def _with_questions(self, given: Given) -> list[dict[str, Any]]:
-        """Rows of the answers, with what their own file does not say from the question file; [] without either."""
+        """Return rows of the answers, with what their own file does not say from the question file; [] without either."""
         questions = read_rows(required(given.questions, "questions", self.name)) if given.questions else []
         if given.answers is None:
             return questions

@@ -27,13 +27,13 @@ class MMStarBench:
     decoding = Decoding(temperature=0.0, max_new_tokens=512)
 
     def items(self, given: Given) -> list[Item]:
-        """The questions, their options included, with the bytes of their image."""
+        """Return the questions, their options included, with the bytes of their image."""
         path = required(given.questions, "questions", self.name)
         rows = self._questions(path)
         return [Item(key, row["question"], (_image(rows, key, path),)) for key, row in rows.items()]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows with index, what the official scorer reads of the question, and prediction."""
+        """Return rows with index, what the official scorer reads of the question, and prediction."""
         rows = self._questions(required(given.questions, "questions", self.name))
         names = ("question", "answer", "category", "l2_category", "bench")
         return [
@@ -111,7 +111,7 @@ def _checked(rows: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str,
 
 
 def _image(rows: dict[str, dict[str, Any]], key: str, path: Path) -> bytes:
-    """The picture of a row: bytes in a Parquet table, base64 or the index of another row elsewhere."""
+    """Return the picture of a row: bytes in a Parquet table, base64 or the index of another row elsewhere."""
     text = rows[key].get("image", "")
     text = text.get("bytes") if isinstance(text, dict) else text
     if isinstance(text, bytes):

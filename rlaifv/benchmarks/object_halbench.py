@@ -63,7 +63,7 @@ class ObjectHalBench300:
         ]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the extractor is told about each answer that it is asked about: those of more than three words."""
+        """Return what the extractor is told about each answer that it is asked about: those of more than three words."""
         asked = [(one, row) for one, row in self._answers(given)[0].items() if is_asked(row[1])]
         return [
             (one, fill(TEMPLATE if template is None else template, {"question": prompt, "answer": answer_text(text)}))
@@ -117,7 +117,7 @@ class ObjectHalBench300:
         )
 
     def _answers(self, given: Given) -> tuple[dict[str, tuple[str, str]], int]:
-        """Question and answer by image id, in the order of the answers, and how many are missing."""
+        """Return question and answer by image id, in the order of the answers, and how many are missing."""
         path = required(given.answers, "answers", self.name)
         rows = read_rows(path)
         wanted = self._wanted(given)
@@ -132,7 +132,7 @@ class ObjectHalBench300:
         return found, len(wanted or kept) - len(kept)
 
     def _wanted(self, given: Given) -> list[str] | None:
-        """Image ids of the questions, where they are given."""
+        """Return image ids of the questions, where they are given."""
         if given.questions is None:
             return None
         questions = required(given.questions, "questions", self.name)
@@ -141,7 +141,7 @@ class ObjectHalBench300:
     def _phrases(
         self, given: Given, texts: dict[str, str]
     ) -> tuple[dict[str, list[str]] | None, list[str], dict[str, Any]]:
-        """Phrases by image id, or None in mode "plain"; ids of unreadable replies; and who listed them."""
+        """Return phrases by image id, or None in mode "plain"; ids of unreadable replies; and who listed them."""
         asked = [one for one, text in texts.items() if is_asked(text)]
         if given.objects is not None and given.reviews is not None:
             raise ValueError("objects=… and reviews=… both say what the answers mention; give one of them.")
@@ -171,7 +171,7 @@ class ObjectHalBench300:
 
 
 def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | None) -> list[str]:
-    """Image ids of the rows of answers; of the question file's rows, in its order, where none has its own."""
+    """Return image ids of the rows of answers; of the question file's rows, in its order, where none has its own."""
     if any("image_id" in row for row in rows):
         return image_ids(rows, path)
     if wanted is None:
@@ -184,7 +184,7 @@ def _ids(rows: Sequence[dict[str, Any]], path: Path, wanted: Sequence[str] | Non
 
 
 def _plain(image_id: str) -> str:
-    """An image id without the zeros that names of files have in front."""
+    """Return an image id without the zeros that names of files have in front."""
     return str(int(image_id)) if image_id.isdecimal() else image_id
 
 

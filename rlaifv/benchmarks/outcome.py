@@ -43,12 +43,12 @@ def check_given(benchmark: Benchmark, given: Given) -> None:
 
 
 def is_judged(benchmark: Benchmark) -> TypeGuard[JudgedBenchmark]:
-    """Whether a judge reads its answers."""
+    """Return whether a judge reads its answers."""
     return hasattr(benchmark, "conversations")
 
 
 def needs_reviews(benchmark: Benchmark) -> bool:
-    """Whether nothing can be said about its answers before somebody has read them."""
+    """Return whether nothing can be said about its answers before somebody has read them."""
     return "reviews" in benchmark.uses and benchmark.name not in WITHOUT_REVIEWS
 
 
@@ -122,7 +122,7 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """A value for JSON: None stands for what is no finite number, lists for tuples."""
+    """Return a value for JSON: None stands for what is no finite number, lists for tuples."""
     if isinstance(value, Mapping):
         return {str(name): without_nan(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -135,7 +135,7 @@ def without_nan(value: Any) -> Any:
 
 
 def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Numbers of nested metrics under names joined by slashes.
+    """Yield numbers of nested metrics under names joined by slashes.
 
     >>> dict(flat_metrics({"mean": {"f1": 85.9}, "n": 3}))
     {'mean/f1': 85.9, 'n': 3}

@@ -56,7 +56,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def given_in(benchmark: Benchmark, data_root: Path, own: Mapping[str, Path] | None = None) -> Given:
-    """The files of a benchmark that are found in `data_root`, and those that are given themselves.
+    """Return the files of a benchmark that are found in `data_root`, and those that are given themselves.
 
     Args:
         benchmark: whose fields of `Given` are looked for, as far as it uses them.

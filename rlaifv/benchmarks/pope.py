@@ -38,7 +38,7 @@ class POPEBenchmark:
     decoding = Decoding(temperature=0.0, max_new_tokens=16)
 
     def items(self, given: Given) -> list[Item]:
-        """The questions of all splits; ids have the split in front. See `Benchmark.items`."""
+        """Return the questions of all splits; ids have the split in front. See `Benchmark.items`."""
         splits = _read_questions(required(given.questions, "questions", self.name))
         return [
             Item(f"{split}/{one}", row["text"], (row["image"],))
@@ -47,7 +47,7 @@ class POPEBenchmark:
         ]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows {question_id, category, question, answer}. See `Benchmark.answer_rows`."""
+        """Return rows {question_id, category, question, answer}. See `Benchmark.answer_rows`."""
         rows = []
         for item, text in zip(items, texts, strict=True):
             split, _, one = item.id.partition("/")
@@ -56,7 +56,7 @@ class POPEBenchmark:
         return rows
 
     def score(self, given: Given) -> Result:
-        """POPE's numbers. See `Benchmark.score`."""
+        """Return POPE's numbers. See `Benchmark.score`."""
         splits = _read_questions(required(given.questions, "questions", self.name))
         found = _read_answers(required(given.answers, "answers", self.name), list(splits))
         metrics: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def _version(splits: dict[str, tuple[Path, Questions]]) -> str:
 
 
 def _by_split(path: Path) -> dict[str, Path]:
-    """The files of a directory by split, in the usual order; of a file, itself."""
+    """Return the files of a directory by split, in the usual order; of a file, itself."""
     if path.is_file():
         return {_split_of(path): path}
     files = [file for file in sorted(path.iterdir()) if file.suffix in (".json", ".jsonl")]
@@ -137,7 +137,7 @@ def _split_of(path: Path) -> str:
 
 
 def _read_questions(path: Path) -> dict[str, tuple[Path, Questions]]:
-    """Rows by id, by split, with the file of each split."""
+    """Return rows by id, by split, with the file of each split."""
     splits = {}
     for split, file in _by_split(path).items():
         rows, ids = read_rows(file), []
@@ -154,7 +154,7 @@ def _read_questions(path: Path) -> dict[str, tuple[Path, Questions]]:
 
 
 def _read_answers(path: Path, splits: Sequence[str]) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
-    """The rows of answers by split, with their file."""
+    """Return the rows of answers by split, with their file."""
     if path.is_file():
         rows = read_rows(path)
         if len(splits) == 1 and not any("category" in row for row in rows):
@@ -177,7 +177,7 @@ def _read_answers(path: Path, splits: Sequence[str]) -> dict[str, tuple[Path, li
 
 
 def _match(questions: Questions, path: Path, rows: list[dict[str, Any]], allow_incomplete: bool) -> dict[str, str]:
-    """Answers by the id of their question: by `question_id` where rows have it, by order otherwise."""
+    """Return answers by the id of their question: by `question_id` where rows have it, by order otherwise."""
     num_with_id = sum("question_id" in row for row in rows)
     if num_with_id == len(rows):
         ids = [str(field_of(row, "question_id", (int, str), number, path)) for number, row in enumerate(rows, start=1)]

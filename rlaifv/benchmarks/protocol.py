@@ -96,7 +96,7 @@ class Benchmark(Protocol):
     decoding: Decoding
 
     def items(self, given: Given) -> list[Item]:
-        """The questions to a model, from the user's copy of the official files.
+        """Return the questions to a model, from the user's copy of the official files.
 
         Raises:
             ValueError: a file is missing or not of its form; the message names file and row.
@@ -104,11 +104,11 @@ class Benchmark(Protocol):
         ...
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Answers to `items` as rows of the official answer file, which `score` reads as JSON or JSON Lines."""
+        """Return answers to `items` as rows of the official answer file, which `score` reads as JSON or JSON Lines."""
         ...
 
     def score(self, given: Given) -> Result:
-        """What the answers are worth.
+        """Return what the answers are worth.
 
         Raises:
             ValueError: a file is missing, not of its form, or incomplete without `allow_incomplete`; the message names
@@ -127,7 +127,7 @@ class JudgedBenchmark(Benchmark, Protocol):
     stages: "tuple[Stage, ...]"
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the judge is told about each answer, with the id that its reply is stored under.
+        """Return what the judge is told about each answer, with the id that its reply is stored under.
 
         Args:
             given: with answers.

@@ -35,7 +35,7 @@ class Asking:
     seed: int = 0
 
     def decoding(self, benchmark: Benchmark) -> Decoding:
-        """The benchmark's own, with answers no longer than asked for."""
+        """Return the benchmark's own, with answers no longer than asked for."""
         own = benchmark.decoding.max_new_tokens
         return replace(benchmark.decoding, max_new_tokens=min(own, self.max_new_tokens or own))
 
@@ -67,7 +67,7 @@ class Questions:
 
 
 def questions_of(benchmark: Benchmark, given: Given, how: Asking, pictures: Path) -> Questions:
-    """The questions of a benchmark, by their images, each of which can be read.
+    """Return the questions of a benchmark, by their images, each of which can be read.
 
     Args:
         benchmark: whose they are.

@@ -56,14 +56,14 @@ class RefoMBench:
     )
 
     def items(self, given: Given) -> list[Item]:
-        """The questions; an image is named as the last part of its address."""
+        """Return the questions; an image is named as the last part of its address."""
         return [
             Item(key, row["question"], (row["image_url"].rsplit("/", 1)[-1],))
             for key, row in self._questions(given).items()
         ]
 
     def answer_rows(self, given: Given, items: Sequence[Item], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows with the fields by which an answer finds its question."""
+        """Return rows with the fields by which an answer finds its question."""
         rows = self._questions(given)
         names = ("question", "image_url", "type")
         return [
@@ -72,7 +72,7 @@ class RefoMBench:
         ]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """What the judge is asked about each answer in its first stage."""
+        """Return what the judge is asked about each answer in its first stage."""
         questions = self._questions(given)
         path = required(given.annotations or given.questions, "annotations", self.name)
         references = {
@@ -120,7 +120,7 @@ class RefoMBench:
         )
 
     def _questions(self, given: Given) -> dict[str, dict[str, Any]]:
-        """The questions by id, or by position where they have none; each with the number of its row."""
+        """Return the questions by id, or by position where they have none; each with the number of its row."""
         path = required(given.questions, "questions", self.name)
         rows = [row | {"number": number} for number, row in enumerate(read_rows(path), start=1)]
         for row in rows:
@@ -129,7 +129,7 @@ class RefoMBench:
         return by_id(rows, [str(row.get("id", row["number"] - 1)) for row in rows], path)
 
     def _answers(self, given: Given, questions: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """The model's answers in their order, by the id of their question.
+        """Return the model's answers in their order, by the id of their question.
 
         Questions are found by their words and image, as in the official script; by id where an answer names no image.
         """
@@ -154,7 +154,7 @@ class RefoMBench:
 def _by_type(
     reviews: Sequence[Review], questions: dict[str, dict[str, Any]], digits: int
 ) -> dict[str, dict[str, float]]:
-    """Trust and win of each type of question, lower-case; empty where types are not known."""
+    """Return trust and win of each type of question, lower-case; empty where types are not known."""
     types: dict[str, list[Review]] = {}
     for review in reviews:
         # Official reviews come in the order in which they were finished, so what they say themselves goes first.

@@ -24,7 +24,7 @@ MODULES = {
 
 
 def benchmark(name: str) -> Benchmark | JudgedBenchmark:
-    """The benchmark of a name.
+    """Return the benchmark of a name.
 
     Raises:
         ValueError: there is none of it.

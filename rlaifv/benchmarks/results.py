@@ -37,7 +37,7 @@ class StoredResult:
 
 
 def read_results(path: Path) -> list[StoredResult]:
-    """The results of a file: one JSON object, a list of them, or JSON Lines.
+    """Return the results of a file: one JSON object, a list of them, or JSON Lines.
 
     Raises:
         ValueError: the file does not exist, holds none, or one of them is not of the form that the score command prints; the
@@ -54,7 +54,7 @@ def read_results(path: Path) -> list[StoredResult]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as one, names joined by "/".
+    """Return nested tables as one, names joined by "/".
 
     >>> flat({"mean": {"f1": 85.9}, "n": 3})
     {'mean/f1': 85.9, 'n': 3}

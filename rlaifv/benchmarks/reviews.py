@@ -39,7 +39,7 @@ def read_reviews(
     stages: Sequence[Sequence[str]] = (NAMES,),
     id_of: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> list[Review]:
-    """The reviews of a file, in the order of `ids`.
+    """Return the reviews of a file, in the order of `ids`.
 
     Args:
         path: of the file.
@@ -71,7 +71,7 @@ def read_reviews(
 
 
 def review_values(path: Path, stages: Sequence[Sequence[str]] = (NAMES,)) -> list[Any]:
-    """The reviews of a file as they stand there; those of one object by id as rows with an `id`.
+    """Return the reviews of a file as they stand there; those of one object by id as rows with an `id`.
 
     Raises:
         ValueError: the file is no JSON.
@@ -90,7 +90,7 @@ def review_values(path: Path, stages: Sequence[Sequence[str]] = (NAMES,)) -> lis
 
 
 def protocol_of(given: Given, reviews: Sequence[Review], is_incomplete: bool) -> dict[str, Any]:
-    """What a comparison of judged scores depends on.
+    """Return what a comparison of judged scores depends on.
 
     The judge, and the template that it was asked with, are told by the reviews if this project's runner wrote them.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """A template with its placeholders filled in; what they hold is not searched for more of them.
+    """Return a template with its placeholders filled in; what they hold is not searched for more of them.
 
     Raises:
         ValueError: a field has no placeholder.

@@ -120,5 +120,5 @@ class BenchmarkCallback(Callback):
 
 
 def benchmarks_path(run_dir: Path, iteration: int) -> Path:
-    """What benchmarks said after `iteration` iterations."""
+    """Return what benchmarks said after `iteration` iterations."""
     return run_dir / DIRECTORY / f"{iteration:03d}-benchmarks.json"

@@ -103,7 +103,7 @@ class CandidateCallback(Callback):
 
 
 def _steps(num_batches: int, trainer: L.Trainer) -> int:
-    """Optimizer steps of the first batches of a pass; the last ones make a step of their own, however few they are."""
+    """Return optimizer steps of the first batches of a pass; the last ones make a step of their own, however few they are."""
     return -(-num_batches // trainer.accumulate_grad_batches)
 
 

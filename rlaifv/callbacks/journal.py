@@ -55,7 +55,7 @@ class JournalCallback(Callback):
 
 
 def _until(path: Path, step: int) -> list[str]:
-    """The lines of all batches before a step. What a crash left of a line is of none of them."""
+    """Return the lines of all batches before a step. What a crash left of a line is of none of them."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     return [line for line in whole if json.loads(line)["step"] < step]

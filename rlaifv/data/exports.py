@@ -67,7 +67,7 @@ class Example:
 
 
 def read_examples(run_dir: Path, iteration: int, about: dict[str, Any]) -> list[Example]:
-    """The pairs of a committed iteration.
+    """Return the pairs of a committed iteration.
 
     Args:
         run_dir: of the run.
@@ -185,7 +185,7 @@ def _row(form: str, example: Example) -> dict[str, Any]:
 
 
 def conversation(prompt: Prompt) -> tuple[str, ...]:
-    """The texts of a prompt: its system message, which may be empty, then user and assistant in alternation."""
+    """Return the texts of a prompt: its system message, which may be empty, then user and assistant in alternation."""
     return prompt.system, *prompt.history, prompt.question
 
 
@@ -240,7 +240,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def iterations_of(run_dir: Path) -> Iterator[int]:
-    """The committed iterations of a run, ascending."""
+    """Yield the committed iterations of a run, ascending."""
     for path in sorted((run_dir / "iterations").glob("*/manifest.json")):
         if path.parent.name.isdecimal() and Manifest(path.parent).committed:
             yield int(path.parent.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def path_inside(root: Path, name: str) -> Path | None:
-    """The real path of `name` in `root`, links followed before anything is opened; None where it leads out."""
+    """Return the real path of `name` in `root`, links followed before anything is opened; None where it leads out."""
     try:
         found = Path(os.path.realpath(root / name))
     except ValueError:  # a NUL in it, so that no file has that name

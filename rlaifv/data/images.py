@@ -61,7 +61,7 @@ def check_header(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int 
 
 
 def image_digest(path: str | Path) -> str:
-    """SHA-256 of the file's bytes in hexadecimal.
+    """Return SHA-256 of the file's bytes in hexadecimal.
 
     Raises:
         ImageError: the file is missing or cannot be read.

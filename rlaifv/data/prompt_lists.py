@@ -88,7 +88,7 @@ def _is_conversation(fields: dict[str, Any]) -> bool:
 
 
 def _asked(fields: dict[str, Any], number: int, where: str, turns: Turns) -> Iterator[dict[str, Any]]:
-    """What people ask in a conversation, without the markers of images."""
+    """Yield what people ask in a conversation, without the markers of images."""
     said = fields["conversations"]
     if not isinstance(said, Sequence) or not all(isinstance(turn, dict) for turn in said):
         raise ValueError(f"Field 'conversations' in {where} has to be a list of turns with 'from' and 'value'.")

@@ -60,7 +60,7 @@ class Format:
     needs_image: bool = False
 
     def missing(self, columns: Sequence[str]) -> list[str]:
-        """Required columns that are not among `columns`."""
+        """Return required columns that are not among `columns`."""
         wanted = [name if isinstance(name, tuple) else (name,) for name in self.required]
         return [" or ".join(names) for names in wanted if not {*names} & {*columns}]
 

@@ -98,7 +98,7 @@ class RowsSource(SharedPrompts):
         return self._written(super().held_out())
 
     def answers(self, prompt: Prompt) -> list[Row]:
-        """The rows of a prompt, whose ids are unique; without images, which are the prompt's.
+        """Return the rows of a prompt, whose ids are unique; without images, which are the prompt's.
 
         Raises:
             ValueError: a row of the data has no chosen and rejected answer.
@@ -136,7 +136,7 @@ class RowsSource(SharedPrompts):
         return list(prompts.values()), digest.hexdigest()
 
     def _usable(self, row: Row, number: int) -> Row | RowError:
-        """The row, or why it cannot be used in this kind of run."""
+        """Return the row, or why it cannot be used in this kind of run."""
         where = f"row {number} of {self.table.name}"
         if self.run == "train" and row.chosen is None:
             return RowError(
@@ -182,7 +182,7 @@ class RowsSource(SharedPrompts):
 
 
 def _with_progress(table: Table) -> Iterator[Row | RowError]:
-    """The rows of a table, with a bar, as images of a large one take minutes to go through."""
+    """Yield the rows of a table, with a bar, as images of a large one take minutes to go through."""
     with progress_bar() as bars:
         task = bars.add_task("read data", total=len(table), note="")
         for number, row in enumerate(table.rows_and_errors(), start=1):

@@ -33,10 +33,10 @@ class PromptSource(Protocol):
     """What gives each iteration its prompts. The same arguments give the same prompts, in any process."""
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Prompts to train on in one iteration, with distinct ids; None for an equal share of all."""
+        """Return prompts to train on in one iteration, with distinct ids; None for an equal share of all."""
 
     def held_out(self) -> list[Prompt]:
-        """Prompts that are evaluated on and never trained on."""
+        """Return prompts that are evaluated on and never trained on."""
 
 
 class CheckedImages(NamedTuple):
@@ -135,11 +135,11 @@ class SharedPrompts:
             )
 
     def held_out(self) -> list[Prompt]:
-        """Prompts to evaluate on, in the order of the file."""
+        """Return prompts to evaluate on, in the order of the file."""
         return list(self._held_out)
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Prompts to train on in one iteration.
+        """Return prompts to train on in one iteration.
 
         Args:
             iteration: from 0 to `num_iterations` - 1.
@@ -297,7 +297,7 @@ def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Pro
 
 
 def _image_path(image: str, folder: Path, where: str) -> str:
-    """The real path of an image in `folder`; where it leads is known before anything is opened, or even looked for."""
+    """Return the real path of an image in `folder`; where it leads is known before anything is opened, or even looked for."""
     named, found = folder / image, path_inside(folder, image)
     if found is None:
         raise ValueError(

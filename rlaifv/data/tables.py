@@ -121,7 +121,7 @@ class Table(Sequence[Row]):
             yield self._parse(fields, number)
 
     def rows_and_errors(self) -> Iterator[Row | RowError]:
-        """Every row in order, or what is wrong with it."""
+        """Yield every row in order, or what is wrong with it."""
         for number, fields in enumerate(self._data):
             try:
                 yield self._parse(fields, number)
@@ -129,7 +129,7 @@ class Table(Sequence[Row]):
                 yield error
 
     def fields(self, number: int) -> dict[str, Any]:
-        """The columns of a row as they are read, unparsed."""
+        """Return the columns of a row as they are read, unparsed."""
         return dict(self._data[number])
 
     def _parse(self, fields: Mapping[str, Any], number: int) -> Row:
@@ -140,7 +140,7 @@ class Table(Sequence[Row]):
 
 
 def _files(directory: Path, split: str) -> list[Path]:
-    """The data files of a directory, one kind of them, those of the split where they are named by split."""
+    """Return the data files of a directory, one kind of them, those of the split where they are named by split."""
     for suffix in LOADERS:
         found = [
             path
@@ -155,7 +155,7 @@ def _files(directory: Path, split: str) -> list[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a file or directory on this disk, as far as that shows without reading them; None where it does not."""
+    """Return rows of a file or directory on this disk, as far as that shows without reading them; None where it does not."""
     found = [path] if path.is_file() else [file for file in sorted(path.rglob("*.parquet")) if path.is_dir()]
     if found and all(file.suffix == ".parquet" for file in found):
         return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in found)
@@ -166,7 +166,7 @@ def count_rows(path: Path) -> int | None:
 
 
 def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Rows with undecoded images, mapped into memory or, of a stream, in it; and the names of their columns."""
+    """Return rows with undecoded images, mapped into memory or, of a stream, in it; and the names of their columns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties, about third parties
         try:
@@ -197,7 +197,7 @@ def _read_lines(files: Sequence[Path], num_rows: int | None) -> tuple[Sequence[d
 
 
 def _undecoded(data: Any, features: datasets.Features | None) -> Any:
-    """The same data with every image as its bytes and path, whatever holds it."""
+    """Return the same data with every image as its bytes and path, whatever holds it."""
     for name, feature in (features or {}).items():
         undecoded = _without_decoding(feature)
         if undecoded is not feature:

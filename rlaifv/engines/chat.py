@@ -98,7 +98,7 @@ class LocalChat:
 
     @staticmethod
     def _render(conversation: Sequence[str], model: Any, tokenizer: Any) -> str:
-        """The conversation as text, up to where the next reply starts. Texts are trusted here."""
+        """Return the conversation as text, up to where the next reply starts. Texts are trusted here."""
         messages: list[dict[str, Any]] = []
         for k, text in enumerate(conversation):
             # Templates of models that see want a list of parts, most others a string.
@@ -124,7 +124,7 @@ class LocalChat:
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a reply: those of the checkpoint, and of a turn where its configuration does not say so."""
+    """Return the tokens that end a reply: those of the checkpoint, and of a turn where its configuration does not say so."""
     listed = model.generation_config.eos_token_id
     ends = {*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id} - {None}
     vocabulary = tokenizer.get_added_vocab()
@@ -132,7 +132,7 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """A row up to its first end, without what fills it up beside longer ones."""
+    """Return a row up to its first end, without what fills it up beside longer ones."""
     return next((ids[: k + 1] for k, token in enumerate(ids) if token in ends), ids)
 
 

@@ -213,7 +213,7 @@ class LocalEngine:
         decoding: Decoding,
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
-        """An answer to each question about each prompt's images, which hang from one prefix; `advance` counts answers.
+        """Return an answer to each question about each prompt's images, which hang from one prefix; `advance` counts answers.
 
         Each is a conversation of its own: what comes out is that of `sample` for a prompt with this question and this seed.
         Where branches are run separately, or a chat template puts text before the images, so is every question.
@@ -253,7 +253,7 @@ class LocalEngine:
         return results
 
     def _question_trees(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[tuple[int, Tree]] | None:
-        """Trees with the index of their prompt; None where images stand behind what differs."""
+        """Return trees with the index of their prompt; None where images stand behind what differs."""
         trees = []
         for k, (prompt, questions) in enumerate(asked):
             sequences = [self.prompter.question_ids(prompt, question) for question in questions]
@@ -322,7 +322,7 @@ class LocalEngine:
     def completion_logps(
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
     ) -> list[list[list[float]]]:
-        """Log-prob of every token of every completion of each prompt: the reference's side of the DPO ratio."""
+        """Return the log-prob of every token of every completion of each prompt: the reference's side of the DPO ratio."""
         return self._within_memory(partial(self._completion_logps, completions), advance)
 
     def _completion_logps(
@@ -365,7 +365,7 @@ def _on(device: torch.device, images: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the generation config's, and the tokenizer's own."""
+    """Return tokens that end an answer: the generation config's, and the tokenizer's own."""
     configured = model.generation_config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})

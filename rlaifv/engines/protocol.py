@@ -24,11 +24,11 @@ class Sampler(Protocol):
         decoding: Decoding,
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
-        """One answer per seed for each prompt; an answer depends on its prompt and its seed alone."""
+        """Return one answer per seed for each prompt; an answer depends on its prompt and its seed alone."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of emitted ids, without special tokens."""
+        """Return the text of emitted ids, without special tokens."""
         ...
 
 

@@ -161,7 +161,7 @@ class PolicyModule(LightningModule):
         )
 
     def _trained_names(self) -> set[str]:
-        """Names of trainable parameters and of buffers. The rest never changes, such as the scales of 4-bit weights."""
+        """Return names of trainable parameters and of buffers. The rest never changes, such as the scales of 4-bit weights."""
         named = self.named_parameters(remove_duplicate=False)  # tied weights have two names
         return {name for name, parameter in named if parameter.requires_grad} | {
             name for name, _ in self.named_buffers()

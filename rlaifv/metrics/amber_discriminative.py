@@ -79,7 +79,7 @@ def discriminative_scores(
     rounded: bool = True,
     dimensions: Collection[str] = DIMENSIONS,
 ) -> dict[str, float]:
-    """Scores of Q answers as in `AMBERDiscriminative`.
+    """Return scores of Q answers as in `AMBERDiscriminative`.
 
     Args:
         answers: "yes", "no" or "", as `read_answer` returns them.
@@ -205,7 +205,7 @@ class AMBERDiscriminative(RowMetric):
 
 
 def amber_score(chair: float, f1: float) -> float:
-    """AMBER's one number: the mean of 100 - CHAIR and the F1 of all questions, in percent.
+    """Return AMBER's one number: the mean of 100 - CHAIR and the F1 of all questions, in percent.
 
     >>> amber_score(chair=7.8, f1=74.7)
     83.45

@@ -23,7 +23,7 @@ Similarity = Callable[[str, str], float]
 
 
 def identity(one: str, other: str) -> float:
-    """The similarity to use without word vectors: 1 for the same word, 0 for any other."""
+    """Return the similarity to use without word vectors: 1 for the same word, 0 for any other."""
     return 1.0 if one == other else 0.0
 
 
@@ -53,7 +53,7 @@ def count_nouns(
     lexicon: Lexicon,
     similarity: Similarity = identity,
 ) -> tuple[int, int, int, int, int, int]:
-    """What the nouns of one response amount to.
+    """Return what the nouns of one response amount to.
 
     Args:
         nouns: in order, as often as they occur; those outside of the vocabulary are left out.
@@ -202,7 +202,7 @@ class AMBERGenerative(RowMetric):
 
 
 def _candidates(words: Sequence[str], lexicon: Lexicon) -> list[tuple[str, int]]:
-    """What stands for the words of an annotation, with the place of each.
+    """Return what stands for the words of an annotation, with the place of each.
 
     Related words come before the words themselves (quirk A3).
     """

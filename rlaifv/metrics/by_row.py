@@ -40,7 +40,7 @@ class RowMetric(Metric):
         self.add_state("times", torch.zeros(num_rows, dtype=torch.int64), dist_reduce_fx="sum")
 
     def sums(self) -> dict[str, int]:
-        """The values summed over the rows that came, by the names of `columns`."""
+        """Return the values summed over the rows that came, by the names of `columns`."""
         return dict(zip(self.columns, self._values().sum(0).long().tolist(), strict=True))
 
     @property
@@ -49,7 +49,7 @@ class RowMetric(Metric):
         return int((self._column("is_read") == 0).sum())
 
     def _numbers(self, rows: Sequence[int] | None, **arguments: Sized) -> Sequence[int]:
-        """The places of the rows that an update is about.
+        """Return the places of the rows that an update is about.
 
         Args:
             rows: as given to `update`.
@@ -85,7 +85,7 @@ class RowMetric(Metric):
         self.totals, self.times = totals, times
 
     def _seen(self) -> Tensor:
-        """Places of the rows that came: int64[K]."""
+        """Return places of the rows that came: int64[K]."""
         return self.times.nonzero().flatten()
 
     def _values(self) -> Tensor:
@@ -94,7 +94,7 @@ class RowMetric(Metric):
         return self.totals[seen] / self.times[seen, None]
 
     def _column(self, name: str) -> Tensor:
-        """One value of each: float64[K]."""
+        """Return one value of each: float64[K]."""
         return self._values()[:, self.columns.index(name)]
 
     def _counts(self) -> list[list[int]]:
@@ -103,12 +103,12 @@ class RowMetric(Metric):
         return counts
 
     def _tensors(self, scores: Mapping[str, float]) -> dict[str, Tensor]:
-        """Scores as `compute` returns them: float64[] by name."""
+        """Return scores as `compute` returns them: float64[] by name."""
         return {name: self.totals.new_tensor(score) for name, score in scores.items()}
 
 
 def share(name: str, part: float, whole: float, missing: str) -> float:
-    """A part of a whole, in [0, 1].
+    """Return a part of a whole, in [0, 1].
 
     Raises:
         ValueError: the whole is 0; the message names the number, and what is missing.

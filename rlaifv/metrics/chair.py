@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def count_mentions(mentions: Sequence[tuple[str, str]], truth: Collection[str], text: str) -> tuple[int, ...]:
-    """The counts named by `COLUMNS` for one text, from its mentions (word, class) and the classes in its image.
+    """Return the counts named by `COLUMNS` for one text, from its mentions (word, class) and the classes in its image.
 
     >>> dict(zip(COLUMNS, count_mentions([("puppy", "dog"), ("cat", "cat")], {"dog", "bed"}, "A puppy and a cat.")))
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -37,7 +37,7 @@ def count_mentions(mentions: Sequence[tuple[str, str]], truth: Collection[str], 
 def chair_rates(
     captions: Sequence[str], truths: Sequence[Collection[str]], objects: CocoObjects | None = None
 ) -> dict[str, float]:
-    """The values of `CHAIR` for all captions at once.
+    """Return the values of `CHAIR` for all captions at once.
 
     Args:
         captions: texts.

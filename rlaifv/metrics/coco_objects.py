@@ -25,7 +25,7 @@ _APOSTROPHE = re.compile(r"'(?!\w)|'(?=(?:s|d|m|ll|re|ve)\b)")
 
 
 def tokens_of(text: str) -> list[str]:
-    """Words and punctuation marks, cut as the Treebank tokenizer cuts English sentences.
+    """Return words and punctuation marks, cut as the Treebank tokenizer cuts English sentences.
 
     Words keep hyphens ("hot-dog" is no "hot dog") and slashes; a possessive ending, a mark, and the full stop of each
     sentence are tokens of their own. Sentences end at a stop before white space, abbreviations included.
@@ -61,13 +61,13 @@ class CocoObjects:
         return found, paired
 
     def known(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """The words that are objects, with their classes; no "seat" beside a "toilet", which it is part of."""
+        """Return the words that are objects, with their classes; no "seat" beside a "toilet", which it is part of."""
         if "toilet" in words:
             words = [word for word in words if word != "seat"]
         return [(word, self.class_of[word]) for word in words if word in self.class_of]
 
     def mentions(self, text: str) -> list[tuple[str, str]]:
-        """Every object that a text mentions, with its class, repetitions included, in order.
+        """Return every object that a text mentions, with its class, repetitions included, in order.
 
         >>> coco_objects().mentions("Two dogs and a baby bear near the wine glasses. A dog barks.")
         [('dog', 'dog'), ('bear', 'bear'), ('wine glass', 'wine glass'), ('dog', 'dog')]
@@ -77,7 +77,7 @@ class CocoObjects:
 
 
 def read_synonyms(text: str, name: str, strip: bool) -> list[list[str]]:
-    """The rows of a list of synonyms, class name first, words separated by a comma and a space.
+    """Return the rows of a list of synonyms, class name first, words separated by a comma and a space.
 
     Args:
         text: the rows.
@@ -103,7 +103,7 @@ def read_synonyms(text: str, name: str, strip: bool) -> list[list[str]]:
 
 
 def objects_from(rows: Sequence[Sequence[str]], pairs: Literal["fixed", "listed"]) -> CocoObjects:
-    """The words of a list of synonyms. Of two rows with the same word the later has it, as in CHAIR's script.
+    """Return the words of a list of synonyms. Of two rows with the same word the later has it, as in CHAIR's script.
 
     Args:
         rows: class name first.

@@ -50,7 +50,7 @@ class Division:
         return Division(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     def rates(self) -> dict[str, float]:
-        """Recall and precision of claims, their harmonic mean, and atomicity; a rate of nothing is 1."""
+        """Return recall and precision of claims, their harmonic mean, and atomicity; a rate of nothing is 1."""
         recall, precision = _rate(self.num_matched, self.num_true), _rate(self.num_matched, self.num_found)
         f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
         return {
@@ -100,7 +100,7 @@ def compare(true: Sequence[str], found: Sequence[str] | None) -> Division:
 
 
 def matches(claim: str, other: str) -> bool:
-    """Whether two statements say the same, by the rule above.
+    """Return whether two statements say the same, by the rule above.
 
     >>> matches("Two dogs are lying on the grass.", "2 dogs lie on the grass"), matches("Two dogs.", "Three dogs.")
     (True, False)
@@ -113,14 +113,14 @@ def matches(claim: str, other: str) -> bool:
 
 
 def _num_contained(claim: str, true: Sequence[str]) -> int:
-    """How many true claims one statement holds; what is part of another one's words is not counted beside it."""
+    """Return how many true claims one statement holds; what is part of another one's words is not counted beside it."""
     words = content_words(claim)
     held = {some for some in map(content_words, true) if some and len(some & words) >= CONTAINED * len(some)}
     return sum(not any(some < other for other in held) for some in held)
 
 
 def _num_matches(may_match: Sequence[Sequence[bool]]) -> int:
-    """The size of a largest one-to-one matching (augmenting paths)."""
+    """Return the size of a largest one-to-one matching (augmenting paths)."""
     owner: dict[int, int] = {}
 
     def place(row: int, seen: set[int]) -> bool:

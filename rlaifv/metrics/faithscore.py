@@ -13,7 +13,7 @@ from rlaifv.metrics.by_row import RowMetric
 
 
 def is_verified(reply: str) -> bool:
-    """Whether a model that was asked about a fact confirms it: "yes" anywhere in its reply, in any case.
+    """Return whether a model that was asked about a fact confirms it: "yes" anywhere in its reply, in any case.
 
     >>> is_verified("Yes, it is."), is_verified("no")
     (True, False)
@@ -22,7 +22,7 @@ def is_verified(reply: str) -> bool:
 
 
 def answer_faithfulness(verified: Sequence[bool]) -> float:
-    """Confirmed facts / facts of one answer, 0 where it has none.
+    """Return confirmed facts / facts of one answer, 0 where it has none.
 
     >>> answer_faithfulness([True, True, False, True]), answer_faithfulness([])
     (0.75, 0.0)
@@ -31,7 +31,7 @@ def answer_faithfulness(verified: Sequence[bool]) -> float:
 
 
 def sentence_faithfulness(verified: Sequence[bool], sentences: Sequence[Sequence[int]]) -> float:
-    """Share of an answer's descriptive sub-sentences whose facts are all confirmed, 1 where it has none.
+    """Return the share of an answer's descriptive sub-sentences whose facts are all confirmed, 1 where it has none.
 
     Args:
         verified: of each fact.
@@ -52,7 +52,7 @@ def sentence_faithfulness(verified: Sequence[bool], sentences: Sequence[Sequence
 def faith_scores(
     verified: Sequence[Sequence[bool]], sentences: Sequence[Sequence[Sequence[int]]] | None = None
 ) -> dict[str, float]:
-    """The means over answers, as in `FaithScore`.
+    """Return the means over answers, as in `FaithScore`.
 
     Args:
         verified: for each answer, whether each of its facts is confirmed.

@@ -19,7 +19,7 @@ COUNTS = ("num_responses", "num_hallucinating", "num_claims", "num_false_claims"
 def hallucination_rates(
     claim_truths: Sequence[Sequence[bool]], covered: Sequence[int], present: Sequence[int]
 ) -> dict[str, float]:
-    """Rates over R responses, named and defined as in `HallucinationRate`, which adds their length.
+    """Return rates over R responses, named and defined as in `HallucinationRate`, which adds their length.
 
     Args:
         claim_truths: for each response, whether each of its claims is true.

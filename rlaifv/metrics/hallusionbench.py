@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 
 def read_verdict(reply: str) -> int:
-    """What a judge says of an answer: 0 wrong, 1 right, 2 unclear or nothing that can be read.
+    """Return what a judge says of an answer: 0 wrong, 1 right, 2 unclear or nothing that can be read.
 
     >>> read_verdict("Incorrect."), read_verdict("It is correct"), read_verdict("Unclear"), read_verdict("Well,")
     (0, 1, 2, 2)
@@ -44,7 +44,7 @@ def read_verdict(reply: str) -> int:
 
 
 def is_verdict(reply: str) -> bool:
-    """Whether a reply holds one of the words that were asked for.
+    """Return whether a reply holds one of the words that were asked for.
 
     >>> is_verdict("Incorrect."), is_verdict("I cannot say.")
     (True, False)
@@ -53,7 +53,7 @@ def is_verdict(reply: str) -> bool:
 
 
 def check_answer(answer: str, truth: bool) -> int:
-    """The verdict by the words of an answer, as VLMEvalKit reads it: `yes` or `no`, 2 where it holds none or both.
+    """Return the verdict by the words of an answer, as VLMEvalKit reads it: `yes` or `no`, 2 where it holds none or both.
 
     >>> check_answer("Yes, it is.", True), check_answer("No!", True), check_answer("yes or no", True)
     (1, 0, 2)
@@ -65,7 +65,7 @@ def check_answer(answer: str, truth: bool) -> int:
 
 
 def hallusionbench_accuracies(verdicts: Sequence[int], keys: Sequence[Key]) -> dict[str, float]:
-    """Accuracies over R questions, named and defined as in `HallusionBench`.
+    """Return accuracies over R questions, named and defined as in `HallusionBench`.
 
     >>> key = Key("VD", "chart", "0", "0", "0", "1")
     >>> hallusionbench_accuracies([RIGHT, WRONG], [key, key._replace(figure_id="1", visual_input="2")])["a_acc"]

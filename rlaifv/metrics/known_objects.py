@@ -34,7 +34,7 @@ def benchmark_rates(
     question_suffix: str = WORDING.suffix,
     advance: Advance = ignore_progress,
 ) -> dict[str, float]:
-    """The benchmarks' numbers, as shares in [0, 1]; one that is undefined, because nothing was said, is absent.
+    """Return the benchmarks' numbers, as shares in [0, 1]; one that is undefined, because nothing was said, is absent.
 
     - `chair/chair_s`, `chair/chair_i`, `chair/recall`: of kinds of objects, the last words of their names
     - `amber/chair`, `amber/cover`, `amber/hal`, `amber/cog`: of objects
@@ -73,7 +73,7 @@ def _ask(
     suffix: str,
     advance: Advance,
 ) -> list[str]:
-    """One greedy token each; a question that comes again, in another split, is asked once."""
+    """Return one greedy token each; a question that comes again, in another split, is asked once."""
     distinct = {(question.prompt_id, question.text): k for k, question in enumerate(questions)}
     asked = [
         replace(prompts[prompt_id], id=f"{prompt_id}/{k}", question=text + suffix)

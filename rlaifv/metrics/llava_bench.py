@@ -17,7 +17,7 @@ Rounding = Literal["official", "none"]
 
 
 def read_ratings(review: str, parser: Parser = "official") -> tuple[float, float] | None:
-    """The ratings of the reference and of the model, None where a review's first line does not hold them.
+    """Return the ratings of the reference and of the model, None where a review's first line does not hold them.
 
     Args:
         review: what the judge wrote.
@@ -45,7 +45,7 @@ def llava_bench_scores(
     invalid_judge: InvalidJudge = "official",
     rounding: Rounding = "official",
 ) -> dict[str, float]:
-    """Scores of R reviews of questions of these categories, named and defined as in `LLaVABench`.
+    """Return scores of R reviews of questions of these categories, named and defined as in `LLaVABench`.
 
     >>> llava_bench_scores(["8 6", "10 8", "nine"], ["conv", "conv", "detail"])
     {'all': 76.5, 'conv': 77.8, 'detail': 100.0}

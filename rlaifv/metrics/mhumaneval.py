@@ -56,7 +56,7 @@ class ResponseHallucinationRate(RowMetric):
 
 
 def response_hallucination_rates(labels: Tensor) -> dict[str, float]:
-    """The values of `ResponseHallucinationRate` for all responses at once, bool[R, 4].
+    """Return the values of `ResponseHallucinationRate` for all responses at once, bool[R, 4].
 
     Raises:
         ValueError: the labels are not of this shape.

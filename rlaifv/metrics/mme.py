@@ -57,7 +57,7 @@ def read_answer(text: str, parser: str = "official") -> str:
 
 
 def mme_scores(right: Sequence[bool], tasks: Sequence[str], images: Sequence[int]) -> dict[str, float]:
-    """Scores of Q answers as in `MME`.
+    """Return scores of Q answers as in `MME`.
 
     Args:
         right: whether each is answered right.

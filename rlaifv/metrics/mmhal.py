@@ -15,7 +15,7 @@ InvalidJudge = Literal["official", "skip", "raise"]
 
 
 def read_rating(review: str) -> int | None:
-    """The rating from 0 to 6 that a review gives, None where it gives none or several.
+    """Return the rating from 0 to 6 that a review gives, None where it gives none or several.
 
     A rating is the string "rating: " and a digit, in any case; what stands around it, and after it, does not matter.
 
@@ -30,7 +30,7 @@ def read_rating(review: str) -> int | None:
 def mmhal_scores(
     reviews: Sequence[str], rows: Sequence[int] | None = None, invalid_judge: InvalidJudge = "official"
 ) -> dict[str, float]:
-    """Scores of R reviews, named and defined as in `MMHalBench`.
+    """Return scores of R reviews, named and defined as in `MMHalBench`.
 
     Args:
         reviews: what the judge wrote.

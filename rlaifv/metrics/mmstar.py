@@ -30,7 +30,7 @@ _FORMS = (
 
 
 def read_choice(prediction: str, parser: Parser = "official") -> str | None:
-    """The letter that an answer chooses, in lower case; None where there is none from a to d.
+    """Return the letter that an answer chooses, in lower case; None where there is none from a to d.
 
     Args:
         prediction: what the model wrote.
@@ -59,7 +59,7 @@ def mmstar_scores(
     categories: Sequence[tuple[str, str]],
     parser: Parser = "official",
 ) -> dict[str, float]:
-    """Scores of R answers, named and defined as in `MMStar`.
+    """Return scores of R answers, named and defined as in `MMStar`.
 
     >>> mmstar_scores(["B", "A"], ["B", "C"], [("math", "geometry"), ("math", "geometry")])["math/geometry"]
     0.5

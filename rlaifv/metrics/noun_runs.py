@@ -46,7 +46,7 @@ NOUNS_IN_ING_ED = frozenset(_NOUNS_IN_ING_ED.split())
 
 
 def noun_runs(words: Sequence[str], nouns: Container[str] = ()) -> list[str]:
-    """Every maximal run of nouns, its words joined by spaces.
+    """Return every maximal run of nouns, its words joined by spaces.
 
     Args:
         words: in lower case.

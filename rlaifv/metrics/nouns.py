@@ -98,7 +98,7 @@ def sentences(text: str) -> list[str]:
 
 
 def words_of(sentence: str) -> list[str]:
-    """The words of a sentence; inner hyphens and apostrophes stay, a possessive goes.
+    """Return the words of a sentence; inner hyphens and apostrophes stay, a possessive goes.
 
     >>> words_of("The dog's hot-dog isn't here.")
     ['The', 'dog', 'hot-dog', "isn't", 'here']
@@ -133,7 +133,7 @@ class NounFinder:
                 self.singulars.pop(form, None)
 
     def __call__(self, text: str) -> list[str]:
-        """The nouns in order, as often as they occur."""
+        """Return the nouns in order, as often as they occur."""
         found = []
         for sentence in sentences(text):
             words = words_of(sentence)
@@ -143,7 +143,7 @@ class NounFinder:
         return found
 
     def _is_noun(self, words: list[str], place: int) -> bool:
-        """Whether an ambiguous word is a noun here, as far as its neighbours tell; other words always are."""
+        """Return whether an ambiguous word is a noun here, as far as its neighbours tell; other words always are."""
         word = words[place]
         before = words[place - 1].lower() if place else ""
         after = words[place + 1].lower() if place + 1 < len(words) else ""

@@ -20,7 +20,7 @@ MAX_WORDS_UNASKED = 3
 
 
 def answer_text(answer: str) -> str:
-    """What is scored of an answer.
+    """Return what is scored of an answer.
 
     >>> answer_text("Assistant: Two dogs. ")
     'Two dogs.'
@@ -29,7 +29,7 @@ def answer_text(answer: str) -> str:
 
 
 def is_asked(answer: str) -> bool:
-    """Whether the extractor is asked about an answer; one of at most three words has no objects by rule.
+    """Return whether the extractor is asked about an answer; one of at most three words has no objects by rule.
 
     >>> is_asked("Two dogs rest."), is_asked("Two dogs rest here.")
     (False, True)
@@ -38,7 +38,7 @@ def is_asked(answer: str) -> bool:
 
 
 def parse_objects(reply: str) -> list[str]:
-    """The phrases of an extractor's reply: all of it as JSON, else the last line of one that contains `["`.
+    """Return the phrases of an extractor's reply: all of it as JSON, else the last line of one that contains `["`.
 
     As in the script, a string stands for its letters, and an object for its keys.
 
@@ -61,7 +61,7 @@ def parse_objects(reply: str) -> list[str]:
 
 
 def is_readable(reply: str) -> bool:
-    """Whether `parse_objects` can read an extractor's reply.
+    """Return whether `parse_objects` can read an extractor's reply.
 
     >>> is_readable("[]"), is_readable("()")
     (True, False)
@@ -74,7 +74,7 @@ def is_readable(reply: str) -> bool:
 
 
 def objects_of(replies: Mapping[str, str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The phrases of an extractor's replies by image id, as a file of objects has them, and the ids of unreadable ones.
+    """Return the phrases of an extractor's replies by image id, as a file of objects has them, and the ids of unreadable ones.
 
     >>> objects_of({"11": '["dog"]', "12": "()"})
     ({'11': ['dog']}, ['12'])
@@ -84,7 +84,7 @@ def objects_of(replies: Mapping[str, str]) -> tuple[dict[str, list[str]], list[s
 
 
 def phrase_words(phrase: str, objects: CocoObjects) -> list[str]:
-    """The words of a phrase that may be objects: known pairs if there are any, else its runs of nouns, in the singular.
+    """Return the words of a phrase that may be objects: known pairs if there are any, else its runs of nouns, in the singular.
 
     The script has spaCy tag and lemmatize "a " + phrase. Here lemmas are those of the closed table of plurals, runs are by
     the closed lists of `noun_runs`, and what `has_name` finds keeps its capital and so never matches. spaCy decides each of
@@ -104,7 +104,7 @@ def phrase_words(phrase: str, objects: CocoObjects) -> list[str]:
 
 
 def has_name(phrase: str) -> bool:
-    """Whether a word other than the first has a capital and is not all capitals, so that it is taken for a name.
+    """Return whether a word other than the first has a capital and is not all capitals, so that it is taken for a name.
 
     >>> has_name("Traffic light"), has_name("flat TV"), has_name("Traffic Light")
     (False, False, True)
@@ -113,7 +113,7 @@ def has_name(phrase: str) -> bool:
 
 
 def extracted_mentions(phrases: Sequence[str], objects: CocoObjects) -> list[tuple[str, str]]:
-    """The distinct objects among an answer's phrases, with their classes: distinct by word, so man and boy are two.
+    """Return the distinct objects among an answer's phrases, with their classes: distinct by word, so man and boy are two.
 
     >>> extracted_mentions(["two dogs", "a dog", "a puppy", "kitchen table"], coco_objects("listed"))
     [('dog', 'dog'), ('puppy', 'dog')]
@@ -242,7 +242,7 @@ def object_halbench_rates(
     phrases: Sequence[Sequence[str]] | None = None,
     objects: CocoObjects | None = None,
 ) -> dict[str, float]:
-    """The values of `ObjectHalBench` for all answers at once, in mode "plain" where there are no phrases.
+    """Return the values of `ObjectHalBench` for all answers at once, in mode "plain" where there are no phrases.
 
     Raises:
         ValueError: the arguments differ in length, or a rate is undefined.

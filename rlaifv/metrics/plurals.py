@@ -28,7 +28,7 @@ VES = ("calf", "half", "knife", "leaf", "life", "loaf", "scarf", "shelf", "thief
 
 
 def regular_plural(word: str) -> str:
-    """The plural by rule.
+    """Return the plural by rule.
 
     >>> [regular_plural(word) for word in ("dog", "bench", "cherry", "monkey", "snowman", "cafe")]
     ['dogs', 'benches', 'cherries', 'monkeys', 'snowmen', 'cafes']
@@ -43,7 +43,7 @@ def regular_plural(word: str) -> str:
 
 
 def plurals_of(word: str) -> tuple[str, ...]:
-    """The plurals of an English noun; several where usage differs, none for what has no other form.
+    """Return the plurals of an English noun; several where usage differs, none for what has no other form.
 
     >>> plurals_of("bus"), plurals_of("knife"), plurals_of("giraffe"), plurals_of("policeman"), plurals_of("skis")
     (('buses', 'busses'), ('knives',), ('giraffes',), ('policemen',), ())
@@ -60,7 +60,7 @@ def plurals_of(word: str) -> tuple[str, ...]:
 
 
 def singulars(words: Iterable[str]) -> dict[str, str]:
-    """The closed table from plurals to the words of a list. The first of two words with the same plural has it.
+    """Return the closed table from plurals to the words of a list. The first of two words with the same plural has it.
 
     A plural that is itself a word of the list has a singular all the same, as a lemmatizer would have it.
 

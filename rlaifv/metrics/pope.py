@@ -57,7 +57,7 @@ def read_answer(text: str, parser: str = "official") -> str:
 
 
 def pope_scores(answers: Sequence[str], truths: Sequence[str], parser: str = "official") -> dict[str, float]:
-    """Scores of Q answers as in `POPE`.
+    """Return scores of Q answers as in `POPE`.
 
     Args:
         answers: "yes", "no" or "", as `read_answer` returns them.

@@ -14,7 +14,7 @@ _VERDICTS = {"A": 0.0, "B": 1.0, "C": 0.5}
 
 
 def read_verdict(review: str) -> float | None:
-    """What a review is worth for the candidate B: 1 if it is better, 0 if A is, 0.5 for a tie; None without a verdict.
+    """Return what a review is worth for the candidate B: 1 if it is better, 0 if A is, 0.5 for a tie; None without a verdict.
 
     The first verdict counts, not the last.
 
@@ -26,7 +26,7 @@ def read_verdict(review: str) -> float | None:
 
 
 def read_verdicts(overall: str, hallucination: str) -> tuple[float | None, float | None]:
-    """What the two reviews of an answer are worth; without a first verdict there is no second one.
+    """Return what the two reviews of an answer are worth; without a first verdict there is no second one.
 
     >>> read_verdicts("[[B]]", "[[C]]"), read_verdicts("?", "[[C]]")
     ((1.0, 0.5), (None, None))
@@ -38,7 +38,7 @@ def read_verdicts(overall: str, hallucination: str) -> tuple[float | None, float
 def refomb_scores(
     overall: Sequence[str], hallucination: Sequence[str], invalid_judge: InvalidJudge = "official"
 ) -> dict[str, float]:
-    """Trust and win of R answers, defined as in `RefoMB`.
+    """Return trust and win of R answers, defined as in `RefoMB`.
 
     >>> refomb_scores(["[[B]]", "[[A]]", "[[C]]", "?"], ["[[B]]", "[[B]]", "[[A]]", "[[B]]"])
     {'trust': 0.6666666666666666, 'win': 0.5}

@@ -10,19 +10,19 @@ class Truth(Protocol):
     """The truth about the images of a world's prompts, by prompt id."""
 
     def facts(self, prompt_id: str) -> list[str]:
-        """One sentence per object of the image."""
+        """Return one sentence per object of the image."""
         ...
 
     def holds(self, prompt_id: str, claim: str) -> bool:
-        """Whether a claim is true of the image; what cannot be read as a claim is false."""
+        """Return whether a claim is true of the image; what cannot be read as a claim is false."""
         ...
 
     def covered(self, prompt_id: str, claims: Sequence[str]) -> int:
-        """How many of the image's objects the claims name correctly."""
+        """Return how many of the image's objects the claims name correctly."""
         ...
 
     def exam(self, prompt_id: str) -> list[tuple[str, bool]]:
-        """Yes/no questions with their answers, half of them true, to test a labeler with."""
+        """Return yes/no questions with their answers, half of them true, to test a labeler with."""
         ...
 
 
@@ -50,15 +50,15 @@ class KnownObjects(Truth, Protocol):
     """A truth that knows objects by name, so that the benchmarks' formulas apply to its images."""
 
     def objects(self, prompt_id: str) -> list[str]:
-        """Names of the image's objects, each once."""
+        """Return names of the image's objects, each once."""
         ...
 
     def likely_objects(self, prompt_id: str) -> list[str]:
-        """Names of absent objects that language alone suggests."""
+        """Return names of absent objects that language alone suggests."""
         ...
 
     def objects_named(self, text: str) -> list[str]:
-        """Names of the objects that an answer speaks of, repeated as it repeats them."""
+        """Return names of the objects that an answer speaks of, repeated as it repeats them."""
         ...
 
     def benchmark_questions(self) -> list[BenchmarkQuestion]:

@@ -12,7 +12,7 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def reader(readers: Mapping[str, Reader], parser: str, benchmark: str) -> Reader:
-    """The reader of a name.
+    """Return the reader of a name.
 
     Raises:
         ValueError: the benchmark has none of it.
@@ -35,7 +35,7 @@ def whole_word(text: str) -> str:
 
 
 def exact(text: str) -> str:
-    """The strict reading: nothing but yes or no, in any case, with spaces around it and a full stop after it at most.
+    """Return the strict reading: nothing but yes or no, in any case, with spaces around it and a full stop after it at most.
 
     >>> [exact(text) for text in ("Yes.", " NO", "No, it is not")]
     ['yes', 'no', '']

@@ -39,7 +39,7 @@ class ChatTemplate:
         system: str = "",
         history: Sequence[str] = (),
     ) -> str:
-        """The conversation as text, up to where the answer starts, or to its end where there is one.
+        """Return the conversation as text, up to where the answer starts, or to its end where there is one.
 
         Args:
             question: of the last user turn.
@@ -86,7 +86,7 @@ class ChatTemplate:
         return self._try([_message(role, STAND_IN) for role in roles]).count(STAND_IN) == len(roles)
 
     def _try(self, messages: list[dict[str, Any]]) -> str:
-        """What the template makes of messages; nothing where it refuses them."""
+        """Return what the template makes of messages; nothing where it refuses them."""
         try:
             return self._apply(messages)
         except (TemplateError, TypeError):

@@ -39,7 +39,7 @@ register_optimizer_step_post_hook(_count_step)
 
 
 def weights_digest(model: nn.Module, is_cached: bool = False) -> str:
-    """A digest over names, shapes and bytes of all parameters and buffers: which policy produced a shard.
+    """Return a digest over names, shapes and bytes of all parameters and buffers: which policy produced a shard.
 
     Args:
         model: on any device.
@@ -52,7 +52,7 @@ def weights_digest(model: nn.Module, is_cached: bool = False) -> str:
 def tensors_digest(
     tensors: Mapping[str, Tensor], is_cached: bool = False, copies: Mapping[str, Tensor] | None = None
 ) -> str:
-    """SHA-256, in hexadecimal, over names, shapes and SHA-256 of the bytes of tensors, in the order of the names.
+    """Return SHA-256, in hexadecimal, over names, shapes and SHA-256 of the bytes of tensors, in the order of the names.
 
     Args:
         tensors: by name. One that has two names is hashed once.
@@ -73,7 +73,7 @@ def tensors_digest(
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 over the bytes of a tensor, which are read where they are on the CPU, and copied once from elsewhere."""
+    """Return SHA-256 over the bytes of a tensor, which are read where they are on the CPU, and copied once from elsewhere."""
     digest = hashlib.sha256()
     for block in tensor.detach().contiguous().flatten().view(torch.uint8).split(BLOCK_BYTES):
         digest.update(block.cpu().numpy())

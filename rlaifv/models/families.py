@@ -40,7 +40,7 @@ class Family:
     has_video_processor: bool = False
 
     def part_of(self, parameter_name: str) -> Part:
-        """The part that a parameter belongs to.
+        """Return the part that a parameter belongs to.
 
         Raises:
             ValueError: no prefix fits, so the entry of this family lags behind the installed transformers.
@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: PretrainedConfig) -> Family:
-    """The family of a model, by its config's `model_type`.
+    """Return the family of a model, by its config's `model_type`.
 
     Raises:
         ValueError: the family has no entry in `FAMILIES`.
@@ -97,7 +97,7 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def missing_architecture(path: str) -> str | None:
-    """What is needed to run a model of which transformers has no architecture; None for all others.
+    """Return what is needed to run a model of which transformers has no architecture; None for all others.
 
     Args:
         path: a directory, of which config.json is read, or a hub id.

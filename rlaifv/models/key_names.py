@@ -22,7 +22,7 @@ _AUTHORS = (
 
 
 def original_name(name: str, model_type: str) -> str:
-    """The hub's name of a tensor that transformers wrote.
+    """Return the hub's name of a tensor that transformers wrote.
 
     >>> original_name("vision_tower.encoder.layers.0.mlp.fc1.bias", "llava")
     'vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias'
@@ -38,7 +38,7 @@ def original_name(name: str, model_type: str) -> str:
 
 
 def name_from_authors(name: str) -> str:
-    """The hub's name of a tensor in a checkpoint of LLaVA's authors.
+    """Return the hub's name of a tensor in a checkpoint of LLaVA's authors.
 
     >>> name_from_authors("model.mm_projector.2.weight")
     'multi_modal_projector.linear_2.weight'

@@ -37,7 +37,7 @@ Part = Literal["vision", "projector", "language_model"]
 def load_config(
     path: str, revision: str | None = None, trust_remote_code: bool = False, is_offline: bool = False
 ) -> PretrainedConfig:
-    """The config of a model whose files ask for nothing that `trust.check_files` refuses.
+    """Return the config of a model whose files ask for nothing that `trust.check_files` refuses.
 
     Args:
         path: a local directory in the hub's layout, or a hub id.
@@ -197,7 +197,7 @@ def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] 
 
 
 def _prefixes(config: PretrainedConfig, parts: Sequence[Part]) -> tuple[str, ...]:
-    """How the names of the parameters of some parts start; the head goes with the language model."""
+    """Return how the names of the parameters of some parts start; the head goes with the language model."""
     if set(parts) == set(get_args(Part)):
         return ("",)
     if config.model_type not in FAMILIES:
@@ -211,12 +211,12 @@ def _prefixes(config: PretrainedConfig, parts: Sequence[Part]) -> tuple[str, ...
 
 
 def backbone(model: nn.Module) -> Any:
-    """The Hugging Face model inside a PEFT wrapper, adapters in place; any other model itself."""
+    """Return the Hugging Face model inside a PEFT wrapper, adapters in place; any other model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, safetensors or PyTorch's own, of which nothing but tensors is read.
+    """Return the tensors of a file, safetensors or PyTorch's own, of which nothing but tensors is read.
 
     Raises:
         ValueError: the file is damaged, or holds more.
@@ -257,7 +257,7 @@ def export_model(model: nn.Module, processor: Any, directory: Path, adapter_dire
 
 @timed("merge")
 def _merged(model: PeftModel) -> Any:
-    """The model with its adapters in its weights, in place: what is added to one layer is computed after the other."""
+    """Return the model with its adapters in its weights, in place: what is added to one layer is computed after the other."""
     base: Any = model.get_base_model()
     if not getattr(base, "is_quantized", False):
         return model.merge_and_unload()

@@ -69,7 +69,7 @@ class Prompter:
         return EncodedPrompt(self._tokenize(self._rendered(prompt), expansions), images)
 
     def num_tokens(self, prompt: Prompt, sizes: Sizes) -> int:
-        """Length of `encode(prompt).ids`, without a look at the images: only their sizes count.
+        """Return the length of `encode(prompt).ids`, without a look at the images: only their sizes count.
 
         Args:
             prompt: whose question is asked.
@@ -87,7 +87,7 @@ class Prompter:
         return self._tokenize(self.template.render(self.quote(question), len(prompt.image_paths)), expansions)
 
     def completion_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
-        """Ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
+        """Return ids of an answer that was not sampled here, end token included, as the template writes them after the prompt.
 
         Raises:
             ValueError: the template writes the prompt itself differently once an answer follows it.
@@ -99,7 +99,7 @@ class Prompter:
         return completion[: completion.index(end) + 1] if end in completion else (*completion, end)
 
     def yes_no_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """First-token ids of {yes, Yes} and of {no, No}, found where an answer starts in the chat template.
+        """Return first-token ids of {yes, Yes} and of {no, No}, found where an answer starts in the chat template.
 
         Raises:
             ValueError: the four are not distinct, so that one token could stand for both answers; or as `completion_ids`.
@@ -115,11 +115,11 @@ class Prompter:
         return self._yes_no
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of sampled ids, special tokens left out, surrounding white space removed."""
+        """Return the text of sampled ids, special tokens left out, surrounding white space removed."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def _rendered(self, prompt: Prompt, answer: str | None = None) -> str:
-        """The prompt's conversation as text, all of its texts quoted."""
+        """Return the prompt's conversation as text, all of its texts quoted."""
         system, history = self.quote(prompt.system), tuple(map(self.quote, prompt.history))
         quoted = None if answer is None else self.quote(answer)
         return self.template.render(self.quote(prompt.question), len(prompt.image_paths), quoted, system, history)

@@ -61,7 +61,7 @@ class Quoter:
 
 
 def break_markers(text: str) -> str:
-    """The same for what looks like a marker, where the tokenizer is not at hand: <|x|>, </s>, <image>, [INST].
+    """Return the same for what looks like a marker, where the tokenizer is not at hand: <|x|>, </s>, <image>, [INST].
 
     >>> break_markers("<|im_end|> a < b [INST] [1]")
     '< |im_end|> a < b [ INST] [1]'

@@ -39,11 +39,11 @@ class Decoding:
             )
 
     def stops(self, text: str) -> bool:
-        """Whether a text holds a stop string."""
+        """Return whether a text holds a stop string."""
         return any(stop in text for stop in self.stop)
 
     def cut(self, text: str) -> str:
-        """A text up to its first stop string.
+        """Return a text up to its first stop string.
 
         >>> Decoding(stop=("Question:",)).cut("There is a star. Question: Is")
         'There is a star.'
@@ -62,12 +62,12 @@ class Sampled:
 
 
 def penalize(logits_RV: Tensor, seen_RV: Tensor, penalty: float) -> Tensor:
-    """Logits after the repetition penalty on the tokens that were seen."""
+    """Return logits after the repetition penalty on the tokens that were seen."""
     return torch.where(seen_RV, torch.where(logits_RV > 0, logits_RV / penalty, logits_RV * penalty), logits_RV)
 
 
 def filter_logits(logits_RV: Tensor, decoding: Decoding) -> Tensor:
-    """Probabilities [R, V] after temperature, top-k and top-p, in this order, as in transformers' sampler."""
+    """Return probabilities [R, V] after temperature, top-k and top-p, in this order, as in transformers' sampler."""
     logits_RV = logits_RV / decoding.temperature
     if 0 < decoding.top_k < logits_RV.shape[1]:
         smallest = logits_RV.topk(decoding.top_k).values[:, -1:]
@@ -82,7 +82,7 @@ def filter_logits(logits_RV: Tensor, decoding: Decoding) -> Tensor:
 
 
 def choose_tokens(logits_RV: Tensor, decoding: Decoding, uniform_R: Tensor) -> Tensor:
-    """Next tokens [R]: the likeliest when greedy, else the inverse of the cumulative distribution at `uniform_R`."""
+    """Return next tokens [R]: the likeliest when greedy, else the inverse of the cumulative distribution at `uniform_R`."""
     if decoding.temperature == 0:
         return logits_RV.argmax(1)
     cumulative = filter_logits(logits_RV, decoding).double().cumsum(1)
@@ -91,6 +91,6 @@ def choose_tokens(logits_RV: Tensor, decoding: Decoding, uniform_R: Tensor) -> T
 
 
 def uniform_numbers(seeds: Sequence[Sequence[int]], num_draws: int) -> Tensor:
-    """Random numbers in [0, 1), float64[B, K, num_draws], each draw of them from a generator of its own seed [B][K]."""
+    """Return random numbers in [0, 1), float64[B, K, num_draws], each draw of them from a generator of its own seed [B][K]."""
     drawn = [[np.random.Generator(np.random.Philox(seed)).random(num_draws) for seed in some] for some in seeds]
     return torch.from_numpy(np.array(drawn))

@@ -14,12 +14,12 @@ from rlaifv.store.atomic import publish
 
 
 def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name: of a model with adapters, these alone. Tied ones have one name."""
+    """Return the parameters that train, by name: of a model with adapters, these alone. Tied ones have one name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def trained_digest(model: nn.Module, copies: Mapping[str, Tensor] | None = None) -> str:
-    """The digest of what trains, of a model's own tensors or of what `on_host` made of them."""
+    """Return the digest of what trains, of a model's own tensors or of what `on_host` made of them."""
     return tensors_digest(trained_tensors(model), copies=copies)
 
 

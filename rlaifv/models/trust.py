@@ -30,7 +30,7 @@ _BUILT_IN = re.compile(r"[A-Za-z0-9_]*")
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a whole commit, which nobody can move: 40 hexadecimal digits.
+    """Return whether a revision is a whole commit, which nobody can move: 40 hexadecimal digits.
 
     >>> is_commit("main"), is_commit("5d1f3a0"), is_commit("0123456789abcdef0123456789abcdef01234567")
     (False, False, True)
@@ -72,7 +72,7 @@ def check_files(path: str, revision: str | None, runs_code: bool = False, is_off
 
 
 def _read(path: str, name: str, revision: str | None, is_offline: bool) -> dict[str, Any] | None:
-    """Members of a JSON file of the model, None where there is no such file; the loader tells what it misses."""
+    """Return members of a JSON file of the model, None where there is no such file; the loader tells what it misses."""
     file = cached_file(
         path,
         name,
@@ -94,7 +94,7 @@ def _read(path: str, name: str, revision: str | None, is_offline: bool) -> dict[
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:
-    """All keys of a JSON value with what they hold, however deep."""
+    """Yield all keys of a JSON value with what they hold, however deep."""
     if isinstance(value, dict):
         yield from value.items()
     if isinstance(value, dict | list):

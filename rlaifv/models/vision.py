@@ -39,7 +39,7 @@ class FeatureStore:
         self._num_bytes = sum(size for _, size, _ in self._files())
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of `key`, None where there are none that are whole."""
+        """Return the tensors of `key`, None where there are none that are whole."""
         for path in self.directory.glob(f"{key}-*{_SUFFIX}"):
             with suppress(OSError, SafetensorError):
                 content = path.read_bytes()

@@ -44,7 +44,7 @@ class HasCanaries(Protocol):
     """A source of prompts whose images are of a kind of their own, and which knows canaries of that kind."""
 
     def canaries(self) -> list[Canary]:
-        """The same ones every time, in any process."""
+        """Return the same ones every time, in any process."""
         ...
 
 
@@ -56,7 +56,7 @@ class CanarySet:
     least_accuracy: float
 
     def accuracy(self, labeler: Labeler, wording: Wording = WORDING) -> float:
-        """Share of the questions that a labeler answers right; an answer without a verdict is wrong."""
+        """Return the share of the questions that a labeler answers right; an answer without a verdict is wrong."""
         asked = [(canary.prompt, [question for question, _ in canary.questions]) for canary in self.canaries]
         right = [
             verdict_of(p_yes, p_no) == ("accepted" if is_true else "rejected")

@@ -103,7 +103,7 @@ class Candidates:
         return self._take(iteration, _name(step), step, epoch, self._labeler(iteration), True, masters)
 
     def taken(self, iteration: int) -> list[Candidate]:
-        """The candidates of an iteration that were measured, by step."""
+        """Return the candidates of an iteration that were measured, by step."""
         paths = sorted(self.directory(iteration).glob("step=*.json"))
         return sorted(map(_read, paths), key=lambda candidate: candidate.step)
 

@@ -62,7 +62,7 @@ def candidate_steps(num_steps: int, per_epoch: int) -> list[int]:
 
 
 def choose(candidates: Sequence[Candidate], start: Candidate, rules: SelectionRules) -> Candidate:
-    """The candidate that goes on.
+    """Return the candidate that goes on.
 
     It rejects the smallest share of its claims (or states the fewest that are false), among those that claim enough. Where
     none does, it is the one that claims the most. So the best of some is still a choice where others join them.
@@ -82,5 +82,5 @@ def choose(candidates: Sequence[Candidate], start: Candidate, rules: SelectionRu
 
 
 def claims_enough(candidate: Candidate, start: Candidate, rules: SelectionRules) -> bool:
-    """Whether it makes at least `min_claims` as many claims per answer as the iteration's start."""
+    """Return whether it makes at least `min_claims` as many claims per answer as the iteration's start."""
     return candidate.metrics[CLAIMS] >= rules.min_claims * start.metrics[CLAIMS]

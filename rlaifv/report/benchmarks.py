@@ -21,7 +21,7 @@ class BenchmarkTable:
     columns: dict[str, Column] = field(default_factory=dict)
 
     def label(self, name: str) -> str:
-        """The head of a column, with an arrow in the better direction."""
+        """Return the head of a column, with an arrow in the better direction."""
         label, better, _ = self.columns[name]
         return label + {"lower": " ↓", "higher": " ↑", None: ""}[better]
 
@@ -96,5 +96,5 @@ COLUMNS = {name: column for table in TABLES for name, column in table.columns.it
 
 
 def shown_tables(numbers: Numbers) -> list[BenchmarkTable]:
-    """The tables that have a number."""
+    """Return the tables that have a number."""
     return [table for table in TABLES if any(name in numbers for name in table.columns)]

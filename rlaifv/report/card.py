@@ -18,7 +18,7 @@ TITLES = {
 
 
 def model_card(run: Run, settings: Mapping[str, Any], license_name: str = "other") -> str:
-    """A card in the hub's form, Markdown under a YAML header.
+    """Return a card in the hub's form, Markdown under a YAML header.
 
     Args:
         run: a finished run.
@@ -64,7 +64,7 @@ def _title(settings: Mapping[str, Any]) -> str:
 
 
 def _how(settings: Mapping[str, Any]) -> str:
-    """The rest of the sentence that begins with the base model."""
+    """Return the rest of the sentence that begins with the base model."""
     if _pairs_are_given(settings):
         return f"by DPO on the pairs of {_data(settings)}; nothing was sampled or judged."
     other = settings["iteration"].get("chosen_from")
@@ -76,7 +76,7 @@ def _how(settings: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
-    """What made the model, a row of the table each; settings that were off have none."""
+    """Return what made the model, a row of the table each; settings that were off have none."""
     labeler, learner, iteration = settings["labeler"], settings["learner"], settings["iteration"]
     adapters, other = learner["lora"], iteration.get("chosen_from")
     rows: dict[str, Any] = {}
@@ -112,12 +112,12 @@ def _data(settings: Mapping[str, Any]) -> str:
 
 
 def _place(path: str) -> str:
-    """A hub id as it is; of a place on somebody's disk, which is nobody else's business, its name."""
+    """Return a hub id as it is; of a place on somebody's disk, which is nobody else's business, its name."""
     return _plain(Path(path).name if Path(path).is_absolute() else path)
 
 
 def _plain(text: str) -> str:
-    """One line that neither the header nor a table can take for more than text."""
+    """Return one line that neither the header nor a table can take for more than text."""
     return " ".join(str(text).replace("|", "/").replace("`", "'").replace(": ", " ").split())
 
 

@@ -19,7 +19,7 @@ STEPS = "optimizer steps"
 
 
 def result_charts(run: Run) -> list[Markup]:
-    """Hallucination (without truth: the labeler's rejections), coverage and length after each iteration."""
+    """Return hallucination (without truth: the labeler's rejections), coverage and length after each iteration."""
     after = {evaluation.num_iterations: evaluation.metrics for evaluation in run.evaluations}
     if len(after) < 2:
         return []
@@ -35,7 +35,7 @@ def result_charts(run: Run) -> list[Markup]:
 
 
 def feedback_charts(run: Run) -> list[Markup]:
-    """The labeler's reliability, its rejections, and the length of what was preferred; none without feedback."""
+    """Return the labeler's reliability, its rejections, and the length of what was preferred; none without feedback."""
     if not run.statistics:
         return []
     accuracy = {evaluation.num_iterations: evaluation.metrics for evaluation in run.evaluations}
@@ -63,7 +63,7 @@ def feedback_charts(run: Run) -> list[Markup]:
 
 
 def pair_charts(run: Run) -> list[Markup]:
-    """All pairs that the usable answers allow, one bar an iteration: those kept, then those dropped by reason."""
+    """Return all pairs that the usable answers allow, one bar an iteration: those kept, then those dropped by reason."""
     names = ("pairs_kept", *(name for name in PAIR_DROPS if any(name in values for values in run.statistics)))
     bars = tuple(
         (f"iteration {k + 1}", tuple(statistics.get(name, 0.0) for name in names))
@@ -75,7 +75,7 @@ def pair_charts(run: Run) -> list[Markup]:
 
 
 def training_charts(run: Run) -> list[Markup]:
-    """Margins, accuracy and rewards over the steps, with a faint line where a new iteration begins."""
+    """Return margins, accuracy and rewards over the steps, with a faint line where a new iteration begins."""
     margins = ("rewards/margins",)
     accuracies = ("rewards/accuracies",)
     rewards = ("rewards/chosen", "rewards/rejected")
@@ -140,7 +140,7 @@ def _by_step(
 
 
 def _boundaries(training: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
-    """Steps at which the logged iteration differs from the one before."""
+    """Return steps at which the logged iteration differs from the one before."""
     starts = []
     iteration = math.nan
     for row in training:

@@ -157,7 +157,7 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
 
 
 def published_table(comparison: Comparison) -> Table:
-    """The anchors that stand apart, for the terminal."""
+    """Return the anchors that stand apart, for the terminal."""
     table = Table(
         box=None, pad_edge=False, header_style="bold", title="Published under other protocols", title_justify="left"
     )
@@ -169,7 +169,7 @@ def published_table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables as Markdown, with the protocols and what the tags mean."""
+    """Return the tables as Markdown, with the protocols and what the tags mean."""
     best = _best(comparison)
     heads = [" ".join(column.labels) for column in comparison.columns]
     lines = ["# Comparison", "", *_markdown_row(["model", *heads]), "|---|" + "---:|" * len(heads)]
@@ -200,7 +200,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """A picture as SVG text: a panel for every column, a bar for every model in it, published ones in another colour.
+    """Return a picture as SVG text: a panel for every column, a bar for every model in it, published ones in another colour.
 
     Numbers that stand apart are not drawn.
     """
@@ -213,7 +213,7 @@ def plot(comparison: Comparison) -> str:
 
 
 def shown(value: float | None) -> str:
-    """A number as tables print it.
+    """Return a number as tables print it.
 
     >>> shown(85.94), shown(2.361), shown(0.8594), shown(None)
     ('85.9', '2.36', '0.859', '–')
@@ -256,7 +256,7 @@ def _published(anchor: Anchor) -> tuple[str, ...]:
 
 
 def _best(comparison: Comparison) -> dict[Column, set[float]]:
-    """The best value of each column's results, where there are several and a direction is better."""
+    """Return the best value of each column's results, where there are several and a direction is better."""
     best: dict[Column, set[float]] = {}
     for column in comparison.columns:
         values = [row.cells[column] for row in comparison.rows if column in row.cells and row.source is None]

@@ -55,7 +55,7 @@ def iteration_summary(
     evaluation_after: Mapping[str, Any] | None,
     iteration: int,
 ) -> RenderableType:
-    """An iteration on one screen: at most 24 lines of 100 columns, whatever the statistics hold.
+    """Return an iteration on one screen: at most 24 lines of 100 columns, whatever the statistics hold.
 
     Args:
         statistics: Content of the iteration's statistics.json.
@@ -78,7 +78,7 @@ def iteration_summary(
 
 
 def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -> str:
-    """What was measured of a candidate, in one line.
+    """Return what was measured of a candidate, in one line.
 
     >>> candidate_line(0, 2.25, {"rejected/mention": 0.0731, "claims_per_response": 3.4, "hallucination/mention": 0.05})
     'iteration 1  epoch 2.25: rejected claims 0.073, false claims 0.050, claims per answer 3.40'
@@ -93,7 +93,7 @@ def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -
 
 
 def time_line(seconds: Mapping[str, float]) -> str:
-    """Seconds of each phase of a run, its method's first, and the share that is none of the method's.
+    """Return seconds of each phase of a run, its method's first, and the share that is none of the method's.
 
     >>> time_line({"start": 6.0, "load": 1.0, "train": 8.0, "export": 1.0, "other": 0.01})
     'time: train 8.0; load 1.0, export 1.0, other 0.0 s; 20.1% beside the method, and 6.0 s of process start'
@@ -105,7 +105,7 @@ def time_line(seconds: Mapping[str, float]) -> str:
 
 
 def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[Mapping[str, Any]]) -> Table:
-    """The run in one table: the base model, then each iteration.
+    """Return the run in one table: the base model, then each iteration.
 
     Args:
         evaluations: Contents of evaluations/*.json.
@@ -127,7 +127,7 @@ def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[
 
 
 def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
-    """The base model and the latest policy by the benchmarks' formulas; None where they were not measured.
+    """Return the base model and the latest policy by the benchmarks' formulas; None where they were not measured.
 
     Args:
         evaluations: Contents of evaluations/*.json.
@@ -147,7 +147,7 @@ def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def result_line(evaluations: Sequence[Mapping[str, Any]], run_dir: Path, num_iterations: int) -> str:
-    """The last line of a run, for people and for `grep`.
+    """Return the last line of a run, for people and for `grep`.
 
     Without a known truth it says how many pairs the run trained on, which it reads from the run directory.
     """
@@ -175,7 +175,7 @@ def _by_iterations(evaluations: Sequence[Mapping[str, Any]]) -> dict[int, dict[s
 
 
 def _show(name: str, value: float | None) -> str:
-    """A number for the terminal: rates as fractions, as the files have them."""
+    """Return a number for the terminal: rates as fractions, as the files have them."""
     if value is None:
         return MISSING
     unit = entry(name).unit
@@ -205,7 +205,7 @@ def _group(title: str, values: Mapping[str, float], names: Sequence[str]) -> Tab
 
 
 def _pairs(feedback: Mapping[str, float]) -> Table:
-    """Pairs kept, and what was dropped, most frequent reason first; reasons beyond the screen share one line."""
+    """Return pairs kept, and what was dropped, most frequent reason first; reasons beyond the screen share one line."""
     lines = [
         (entry(name).label.lower(), _show(name, feedback[name]))
         for name in ("pairs_kept", "pairs_possible")
@@ -223,7 +223,7 @@ def _pairs(feedback: Mapping[str, float]) -> Table:
 
 
 def _evaluation(before: Mapping[str, float], after: Mapping[str, float], iteration: int) -> Table:
-    """The held-out prompts before and after the iteration's training; better and worse are told by a word as well."""
+    """Return the held-out prompts before and after the iteration's training; better and worse are told by a word as well."""
     names = HEADLINES if HEADLINES[0] in {**before, **after} else HEADLINES_WITHOUT_TRUTH[:2]
     table = Table.grid(padding=(0, 3))
     table.add_column(no_wrap=True)

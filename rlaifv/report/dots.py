@@ -24,7 +24,7 @@ class DotPanel:
 
 
 def dot_plot(settings: Sequence[str], panels: Sequence[DotPanel]) -> str:
-    """Panels side by side, from 0 to the largest value of each; a row for each setting, in its order.
+    """Return panels side by side, from 0 to the largest value of each; a row for each setting, in its order.
 
     Raises:
         ValueError: a panel has another number of rows than there are settings.

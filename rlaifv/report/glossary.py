@@ -161,7 +161,7 @@ _DROPPED = {
 
 
 def entry(name: str) -> Entry:
-    """The entry of a number. A name that is not listed gets one made of its own words and no definition.
+    """Return the entry of a number. A name that is not listed gets one made of its own words and no definition.
 
     >>> entry("dropped/tie").definition
     'Pairs not made, because the scores differ by less than the margin.'
@@ -178,7 +178,7 @@ def entry(name: str) -> Entry:
 
 
 def show(value: float | None, unit: Unit) -> str:
-    """A number as a reader wants it in its unit; `MISSING` for one that is absent or not finite.
+    """Return a number as a reader wants it in its unit; `MISSING` for one that is absent or not finite.
 
     >>> show(0.0861, "share"), show(1445, "count"), show(2.297, "mean"), show(None, "share")
     ('8.6%', '1,445', '2.30', '–')

@@ -71,7 +71,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: Run) -> str:
-    """The report as HTML text."""
+    """Return the report as HTML text."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -115,7 +115,7 @@ def _metrics(run: Run) -> dict[int, Numbers]:
 
 
 def _head(run: Run) -> dict[str, Any]:
-    """Title, headline and cards: hallucination by the truth, or by the labeler where no truth is known."""
+    """Return title, headline and cards: hallucination by the truth, or by the labeler where no truth is known."""
     evaluations = _metrics(run)
     names = headlines(evaluations)
     kept = sum(statistics.get("pairs_kept", 0.0) for statistics in run.statistics)
@@ -154,7 +154,7 @@ def _card(name: str, before: float | None, after: float | None) -> Card:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    """Tables and definitions of the numbers that the run has."""
+    """Return tables and definitions of the numbers that the run has."""
     table = rows(_metrics(run), run.statistics)
     feedback = rows({}, run.statistics)
     known = {name for row in table for name in row.values}
@@ -185,7 +185,7 @@ def _table(table: Sequence[Row], names: Sequence[str]) -> Table:
 
 
 def _candidates(run: Run) -> Table:
-    """One row a candidate, after one for the start of its iteration."""
+    """Return one row a candidate, after one for the start of its iteration."""
     found = [metrics for selection in run.selections for _, metrics in selection.candidates]
     names = [name for name in CANDIDATE_COLUMNS if any(name in metrics for metrics in found)]
     rows = []
@@ -198,7 +198,7 @@ def _candidates(run: Run) -> Table:
 
 
 def _times(seconds: Mapping[str, float]) -> Table:
-    """One row a phase; the start of the process, which is in no share, last."""
+    """Return one row a phase; the start of the process, which is in no share, last."""
     total = sum(taken for name, taken in seconds.items() if name != START)
     names = [name for name in in_order(seconds) if name != START] + [START] * (START in seconds)
     rows = tuple(
@@ -219,7 +219,7 @@ def _across(name: str, word: Entry, table: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _benchmarks(run: Run) -> list[Mapping[str, Any]]:
-    """The benchmarks' tables: the base model, and the latest policy that was measured."""
+    """Return the benchmarks' tables: the base model, and the latest policy that was measured."""
     evaluations = _metrics(run)
     ends = [row for row in rows(evaluations, ()) if row.num_iterations in (0, max(evaluations))]
     return [
@@ -236,7 +236,7 @@ def _benchmarks(run: Run) -> list[Mapping[str, Any]]:
 
 
 def _examples(run: Run, pictures: _Pictures) -> dict[str, Any]:
-    """The first answers of the base model, each beside the last policy's answer to the same prompt."""
+    """Return the first answers of the base model, each beside the last policy's answer to the same prompt."""
     first = run.evaluations[0] if run.evaluations else None
     last = run.evaluations[-1] if len(run.evaluations) > 1 else None
     later = {example.prompt_id: example for example in last.examples} if last else {}
@@ -263,7 +263,7 @@ def _example(before: Example, after: Example | None, pictures: _Pictures) -> Map
 
 
 def _pairs(run: Run, pictures: _Pictures) -> list[Mapping[str, Any]]:
-    """Pairs of the first and of the last iteration."""
+    """Return pairs of the first and of the last iteration."""
     last = len(run.statistics) - 1
     iterations = sorted({0, last}) if last >= 0 else []
     pairs = [pair for k in iterations for pair in read_pairs(run.run_dir, k, NUM_PAIRS // len(iterations))]

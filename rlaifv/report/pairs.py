@@ -44,7 +44,7 @@ class PairExample:
 
 
 def read_pairs(run_dir: Path, iteration: int, num_pairs: int) -> tuple[PairExample, ...]:
-    """Pairs of different prompts, evenly spaced over the iteration's first shard that holds any.
+    """Return pairs of different prompts, evenly spaced over the iteration's first shard that holds any.
 
     Only the columns and rows that are shown get read, so the size of the iteration does not matter.
     """
@@ -80,7 +80,7 @@ def _choose(folder: Path, num_pairs: int) -> list[dict[str, Any]]:
 
 
 def _claims(folder: Path, response_ids: Sequence[str]) -> defaultdict[str, list[JudgedClaim]]:
-    """Judged claims by response, in the order in which they were divided."""
+    """Return judged claims by response, in the order in which they were divided."""
     judgements = {row["claim_id"]: row for row in _rows(folder, "judgements", "response_id", response_ids)}
     claims: defaultdict[str, list[JudgedClaim]] = defaultdict(list)
     for row in _rows(folder, "claims", "response_id", response_ids):

@@ -84,7 +84,7 @@ def nice_ticks(low: float, high: float, num_steps: int = 4) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A number in at most a few characters: 1,500, 0.25, 12.
+    """Return a number in at most a few characters: 1,500, 0.25, 12.
 
     >>> tick_text(1500.0), tick_text(0.25), tick_text(-0.0)
     ('1,500', '0.25', '0')
@@ -97,7 +97,7 @@ def tick_text(value: float) -> str:
 
 
 def line_chart(chart: LineChart) -> Markup:
-    """A chart of lines; series without points are left out, and a chart without any is empty markup."""
+    """Return a chart of lines; series without points are left out, and a chart without any is empty markup."""
     drawn = [(k, series) for k, series in enumerate(chart.series) if series.points]
     if not drawn:
         return Markup("")
@@ -124,7 +124,7 @@ def line_chart(chart: LineChart) -> Markup:
 
 
 def standalone_svg(chart: LineChart) -> str:
-    """A line chart as a file of its own, which brings colours and a legend with it."""
+    """Return a line chart as a file of its own, which brings colours and a legend with it."""
     plot = fromstring(line_chart(chart)).findall("svg")[-1]  # noqa: S314 (made right here)
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT + _LEGEND_PX}", "width": "720", "role": "img"}
     label = plot.get("aria-label", chart.title)
@@ -163,7 +163,7 @@ def standalone_bars(charts: Sequence[BarChart], num_columns: int = 2) -> str:
 
 
 def bar_chart(chart: BarChart) -> Markup:
-    """A chart of stacked bars, widest = the largest total; bars that sum to zero keep their row."""
+    """Return a chart of stacked bars, widest = the largest total; bars that sum to zero keep their row."""
     total = max((sum(parts) for _, parts in chart.bars), default=0.0)
     if total <= 0:
         return Markup("")
@@ -267,7 +267,7 @@ def _draw_series(svg: Element, k: int, series: Series, frame: _Frame) -> None:
 
 
 def _marker(k: int, x: float, y: float) -> str:
-    """A filled marker around (x, y): circle, square, diamond, triangle in turn."""
+    """Return a filled marker around (x, y): circle, square, diamond, triangle in turn."""
     if k % 4 == 0:
         return f"M{x - 3.6:.1f},{y:.1f}a3.6,3.6 0 1,0 7.2,0a3.6,3.6 0 1,0 -7.2,0z"
     if k % 4 == 1:
@@ -335,7 +335,7 @@ def _markup(figure: Element) -> Markup:
 
 
 def thin(points: Sequence[tuple[float, float]], max_points: int) -> tuple[tuple[float, float], ...]:
-    """Means over `max_points` equal runs of neighbouring points, or the points themselves where they are few enough."""
+    """Return means over `max_points` equal runs of neighbouring points, or the points themselves where they are few enough."""
     if len(points) <= max_points:
         return tuple(points)
     edges = [k * len(points) // max_points for k in range(max_points + 1)]

@@ -76,7 +76,7 @@ def look_around(
 
 
 def shortfalls(budget: RunBudget, place: Place) -> list[str]:
-    """What does not fit, one full sentence each; empty where everything does."""
+    """Return what does not fit, one full sentence each; empty where everything does."""
     sentences = []
     if budget.peak_bytes > place.device_bytes:
         worst = max(budget.stages, key=lambda stage: stage.memory_bytes)
@@ -97,7 +97,7 @@ def shortfalls(budget: RunBudget, place: Place) -> list[str]:
 
 
 def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
-    """The table itself, for `console.print`; about 35 lines of at most 100 characters."""
+    """Return the table itself, for `console.print`; about 35 lines of at most 100 characters."""
     missing = [Text(f"! {sentence}", style="bold red") for sentence in shortfalls(budget, place)]
     sides = Table.grid(padding=(0, 4))
     sides.add_row(_parts_table(budget), _tokens_table(budget))
@@ -115,7 +115,7 @@ def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
 
 
 def format_size(number: float) -> str:
-    """A number with three significant digits and a decimal prefix, ready for its unit.
+    """Return a number with three significant digits and a decimal prefix, ready for its unit.
 
     >>> format_size(7_063_427_072) + "B", format_size(950), format_size(1.2e18) + "FLOP"
     ('7.06 GB', '950 ', '1.20 EFLOP')
@@ -231,7 +231,7 @@ def _volume(label: str, path: Path, needed_bytes: int) -> Volume:
 
 
 def _describe(device: torch.device) -> tuple[str, int]:
-    """A device's name and the bytes of its memory; the machine's own for the CPU."""
+    """Return a device's name and the bytes of its memory; the machine's own for the CPU."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name})", properties.total_memory

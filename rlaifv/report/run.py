@@ -102,13 +102,13 @@ def read_run(run_dir: Path) -> Run:
 
 
 def read_evaluations(run_dir: Path) -> tuple[Evaluation, ...]:
-    """All of evaluations/NNN.json, ascending by the number of iterations."""
+    """Return all of evaluations/NNN.json, ascending by the number of iterations."""
     paths = sorted(path for path in (run_dir / "evaluations").glob("*.json") if path.stem.isdecimal())
     return tuple(sorted((_evaluation(path) for path in paths), key=lambda evaluation: evaluation.num_iterations))
 
 
 def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
-    """The statistics of iterations 0, 1, …, up to the first that has none (it is not complete)."""
+    """Return the statistics of iterations 0, 1, …, up to the first that has none (it is not complete)."""
     statistics: list[dict[str, float]] = []
     while (path := run_dir / "iterations" / f"{len(statistics):03d}" / "statistics.json").is_file():
         statistics.append(numbers(_read_json(path), str(path)))
@@ -116,7 +116,7 @@ def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
 
 
 def numbers(values: Any, where: str) -> dict[str, float]:
-    """The finite numbers of a flat table; null and not-finite ones count as absent.
+    """Return the finite numbers of a flat table; null and not-finite ones count as absent.
 
     Raises:
         ValueError: `values` is no table, or one of its values is no number; the message starts with `where`.
@@ -131,7 +131,7 @@ def numbers(values: Any, where: str) -> dict[str, float]:
 
 
 def verdict_of(value: Any) -> Verdict:
-    """A verdict as it was stored; anything else is no verdict."""
+    """Return a verdict as it was stored; anything else is no verdict."""
     return value if value in get_args(Verdict) else "unknown"
 
 
@@ -193,7 +193,7 @@ def _claim(data: Mapping[str, Any]) -> JudgedClaim:
 
 
 def _read_training(path: Path) -> tuple[dict[str, float], ...]:
-    """Rows of a metrics.csv, merged by step: Lightning's rows are blank where they say nothing.
+    """Return rows of a metrics.csv, merged by step: Lightning's rows are blank where they say nothing.
 
     A resumed run repeats the steps after its checkpoint; the later row is the one that counts.
     """

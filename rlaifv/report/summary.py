@@ -31,7 +31,7 @@ class Row:
 
 
 def rows(evaluations: Mapping[int, Numbers], statistics: Sequence[Numbers]) -> list[Row]:
-    """One row for the base model and one for each iteration that left a number.
+    """Return one row for the base model and one for each iteration that left a number.
 
     Args:
         evaluations: Metrics by the number of iterations that the evaluated policy had behind it.
@@ -42,12 +42,12 @@ def rows(evaluations: Mapping[int, Numbers], statistics: Sequence[Numbers]) -> l
 
 
 def headlines(evaluations: Mapping[int, Numbers]) -> tuple[str, ...]:
-    """Names of the three numbers that sum a run up: by the truth, or by the labeler where no truth is known."""
+    """Return names of the three numbers that sum a run up: by the truth, or by the labeler where no truth is known."""
     return HEADLINES if any(HEADLINES[0] in metrics for metrics in evaluations.values()) else HEADLINES_WITHOUT_TRUTH
 
 
 def change(evaluations: Mapping[int, Numbers], name: str) -> tuple[float | None, float | None]:
-    """A metric of the base model and of the latest policy that has it; None where there is none (or no later one)."""
+    """Return a metric of the base model and of the latest policy that has it; None where there is none (or no later one)."""
     before = evaluations.get(0, {}).get(name)
     later = [evaluations[k][name] for k in sorted(evaluations) if k > 0 and name in evaluations[k]]
     return before, later[-1] if later else None

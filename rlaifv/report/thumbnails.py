@@ -12,7 +12,7 @@ THUMBNAIL_PX = 384
 
 
 def find_image(image_path: str, run_dir: Path) -> Path | None:
-    """The file that `image_path` names; a run that was moved keeps its own images, which lie in scenes/."""
+    """Return the file that `image_path` names; a run that was moved keeps its own images, which lie in scenes/."""
     if not image_path or "\0" in image_path:
         return None
     named = run_dir / image_path
@@ -21,7 +21,7 @@ def find_image(image_path: str, run_dir: Path) -> Path | None:
 
 
 def thumbnail(path: Path, max_px: int = THUMBNAIL_PX) -> str | None:
-    """A data: URI of the image, its longer side at most `max_px`; JPEG or PNG, whichever is smaller.
+    """Return a data: URI of the image, its longer side at most `max_px`; JPEG or PNG, whichever is smaller.
 
     Returns:
         None where the file is no image, is damaged, or is over the limits of `load_image`.

@@ -137,7 +137,7 @@ def save() -> None:
 
 
 def read_seconds(path: Path) -> dict[str, float]:
-    """Seconds by phase, of all processes of a run; empty where there is no file.
+    """Return seconds by phase, of all processes of a run; empty where there is no file.
 
     Raises:
         ValueError: the file is damaged, or not one of seconds.
@@ -154,18 +154,18 @@ def read_seconds(path: Path) -> dict[str, float]:
 
 
 def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Phases in the order of a run; unknown ones last."""
+    """Return phases in the order of a run; unknown ones last."""
     return {name: seconds[name] for name in dict.fromkeys((*PHASES, *seconds)) if name in seconds}
 
 
 def share_beside(seconds: Mapping[str, float]) -> float:
-    """The share of a run that is none of the method's; the start of the process is not counted."""
+    """Return the share of a run that is none of the method's; the start of the process is not counted."""
     total = sum(taken for name, taken in seconds.items() if name != START)
     return 1 - sum(seconds.get(name, 0.0) for name in METHOD) / total if total else 0.0
 
 
 def seconds_since_start() -> float:
-    """Seconds since this process was started, to a hundredth."""
+    """Return seconds since this process was started, to a hundredth."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS)
 

@@ -25,7 +25,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many ranks share the run."""
+    """Return how many ranks share the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from what names a piece of work, e.g. (run seed, iteration, "generate", prompt id).
+    """Return a 63-bit seed from what names a piece of work, e.g. (run seed, iteration, "generate", prompt id).
 
     Work seeded so gives the same result whatever ran before it, in which order, and on which rank.
     """

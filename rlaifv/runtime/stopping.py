@@ -81,7 +81,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def stop_requested() -> bool:
-    """Whether a signal asked this process to stop."""
+    """Return whether a signal asked this process to stop."""
     return _Requests.asked_by is not None
 
 
@@ -92,7 +92,7 @@ def stop_if_requested() -> None:
 
 
 def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
-    """What to raise where the request may have reached another rank only."""
+    """Return what to raise where the request may have reached another rank only."""
     return Stopped(_Requests.asked_by or number)
 
 

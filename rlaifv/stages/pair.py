@@ -189,7 +189,7 @@ def build_pairs(
 
 
 def length_threshold(chosen_words: Sequence[int], rejected_words: Sequence[int]) -> float:
-    """How much shorter than its rejected side a chosen side may be for both to be about equally long on average.
+    """Return how much shorter than its rejected side a chosen side may be for both to be about equally long on average.
 
     A pair is kept under a threshold if `(rejected - chosen) / rejected` is not above it. Of 0, 0.02, ..., 0.98 this is
     the first
@@ -231,7 +231,7 @@ def pair_statistics(
     pairs: Sequence[Pair],
     drops: Mapping[str, int],
 ) -> dict[str, float]:
-    """The figures of an iteration's feedback, by name.
+    """Return the figures of an iteration's feedback, by name.
 
     `drops` is what `build_pairs` returns; other reasons than its own may be added to it.
 
@@ -260,7 +260,7 @@ def pair_statistics(
 def _usable(
     responses: Sequence[Response], judgements: Sequence[Judgement], scores: Mapping[str, float], drops: Counter[str]
 ) -> dict[str, list[Response]]:
-    """The responses of each prompt that the paper's order pairs."""
+    """Return the responses of each prompt that the paper's order pairs."""
     unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
     usable: dict[str, list[Response]] = {}
     for response in responses:
@@ -276,7 +276,7 @@ def _usable(
 def _contiguous(
     responses: Sequence[Response], scores: Mapping[str, float], drops: Counter[str]
 ) -> dict[str, list[Response]]:
-    """The responses of each prompt that the reference code pairs: those with claims, up to the next prompt's."""
+    """Return the responses of each prompt that the reference code pairs: those with claims, up to the next prompt's."""
     usable: dict[str, list[Response]] = {}
     for prompt_id, run in groupby(responses, key=lambda response: response.prompt_id):
         group = list(run)
@@ -289,7 +289,7 @@ def _contiguous(
 
 
 def _with_repeated_questions(claims: Sequence[Claim]) -> set[str]:
-    """Responses of which two claims led to one question."""
+    """Return responses of which two claims led to one question."""
     counts = Counter((claim.response_id, claim.question) for claim in claims)
     return {response_id for (response_id, _), count in counts.items() if count > 1}
 
@@ -338,7 +338,7 @@ def _candidates(
 
 
 def _is_from_other(first: Response, second: Response, scores: Mapping[str, float], others: Container[str]) -> bool:
-    """Whether the better of two is another model's, and the worse the policy's."""
+    """Return whether the better of two is another model's, and the worse the policy's."""
     chosen, rejected = (first, second) if scores[first.id] >= scores[second.id] else (second, first)
     return chosen.id in others and rejected.id not in others
 

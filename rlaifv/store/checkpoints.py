@@ -68,7 +68,7 @@ def verify_checkpoint(path: Path) -> None:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint of the most steps that is what was written; None where none was ever written.
+    """Return the checkpoint of the most steps that is what was written; None where none was ever written.
 
     One that is not is named in a warning.
 
@@ -92,7 +92,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Those in a directory, of the most steps first; a directory without a digest is unfinished and none."""
+    """Return those in a directory, of the most steps first; a directory without a digest is unfinished and none."""
     found = [path for path in directory.glob("*.ckpt") if path.is_file() or digest_path(path).exists()]
     return sorted(found, key=lambda path: (_step(path), path.name), reverse=True)
 
@@ -110,7 +110,7 @@ def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
 
 
 def digest_path(path: Path) -> Path:
-    """The small file beside a checkpoint."""
+    """Return the small file beside a checkpoint."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -152,6 +152,6 @@ def _digest(path: Path) -> str:
 
 
 def _step(path: Path) -> int:
-    """-1 for a file that this project did not name."""
+    """Return -1 for a file that this project did not name."""
     found = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
     return int(found[1]) if found else -1

@@ -126,14 +126,14 @@ class Manifest:
         return self.directory / f"{stage}-{shard:05d}.parquet"
 
     def shards(self, stage: str) -> list[Shard | None]:
-        """What is known of a stage's shards, None for one that is not done. Raises ValueError if it is not planned."""
+        """Return what is known of a stage's shards, None for one that is not done. Raises ValueError if it is not planned."""
         index = self._index()
         if stage not in index.stages:
             raise ValueError(f"{self.directory}: stage {stage!r} is not planned.")
         return [self._shard(index, stage, number) for number in range(index.stages[stage])]
 
     def missing(self, stage: str) -> list[int]:
-        """The shards of a stage that are still to be put. Raises ValueError if it is not planned."""
+        """Return the shards of a stage that are still to be put. Raises ValueError if it is not planned."""
         return [number for number, shard in enumerate(self.shards(stage)) if shard is None]
 
     def plan(self, stage: str, num_shards: int) -> None:
@@ -173,7 +173,7 @@ class Manifest:
         write_json(sidecar, asdict(Shard(digest, len(records), dict(drops or {}))))
 
     def read(self, stage: str, shard: int) -> list[Any]:
-        """One shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if it is not done, or damaged."""
+        """Return one shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if it is not done, or damaged."""
         path = self.shard_path(stage, shard)
         entry = self._shard(self._index(), stage, shard)
         if entry is None:
@@ -181,7 +181,7 @@ class Manifest:
         return read_shard(path, STAGE_RECORDS[stage], entry.sha256)
 
     def records(self, stage: str) -> list[Any]:
-        """A whole stage's records, in the order of its shards. Raises ValueError if one is not done, or damaged."""
+        """Return a whole stage's records, in the order of its shards. Raises ValueError if one is not done, or damaged."""
         records: list[Any] = []
         for number, shard in enumerate(self._complete(stage)):
             records += read_shard(self.shard_path(stage, number), STAGE_RECORDS[stage], shard.sha256)
@@ -258,7 +258,7 @@ class Manifest:
 
 
 def _load(path: Path, parse: Callable[..., T]) -> T:
-    """What `parse` makes of the members of a JSON file."""
+    """Return what `parse` makes of the members of a JSON file."""
     try:
         return parse(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
@@ -313,7 +313,7 @@ def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
 
 
 def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Iterator[str]:
-    """What the records of an iteration say of each other that cannot be."""
+    """Yield what the records of an iteration say of each other that cannot be."""
     keys = {stage: [_key(record) for record in some] for stage, some in records.items()}
     for stage, some in keys.items():
         for key in [key for key, count in Counter(some).items() if count > 1][:1]:
@@ -338,12 +338,12 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
 
 
 def _key(record: Any) -> str:
-    """What names a record; a judgement is named by its claim."""
+    """Return what names a record; a judgement is named by its claim."""
     return str(record.claim_id if isinstance(record, Judgement) else record.id)
 
 
 def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Every iteration of a run: its number, what it holds in one line, and a sentence for everything that is wrong."""
+    """Yield every iteration of a run: its number, what it holds in one line, and a sentence for everything that is wrong."""
     found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
     before: dict[str, str] = {}
     for iteration in range(max(found, default=-1) + 1):

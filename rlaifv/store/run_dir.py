@@ -79,7 +79,7 @@ def _refuse_other_host(path: Path) -> None:
 
 
 def _holder(path: Path) -> tuple[int | None, str]:
-    """Process and host; None where the file does not say, since its process is just starting or was killed then."""
+    """Return process and host; None where the file does not say, since its process is just starting or was killed then."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["pid"]), str(content["host"])
@@ -88,7 +88,7 @@ def _holder(path: Path) -> tuple[int | None, str]:
 
 
 def _lives(pid: int | None, host: str) -> bool:
-    """Whether a process of this host, other than this one, is there."""
+    """Return whether a process of this host, other than this one, is there."""
     return pid not in (None, os.getpid()) and host == socket.gethostname() and Path(f"/proc/{pid}").exists()
 
 

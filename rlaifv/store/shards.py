@@ -94,7 +94,7 @@ def verify_shard(path: Path, digest: str) -> None:
 
 
 def schema_of(record_type: type[RecordT]) -> pa.Schema:
-    """The columns of a record class, as tabulated above."""
+    """Return the columns of a record class, as tabulated above."""
     return pa.schema(
         pa.field(name, _arrow_type(hint), nullable=False) for name, hint in get_type_hints(record_type).items()
     )
@@ -109,7 +109,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of type `hint`. Arrow alone would cut 1.5 to an int and take a str for a list of letters."""
+    """Return whether `value` is of type `hint`. Arrow alone would cut 1.5 to an int and take a str for a list of letters."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

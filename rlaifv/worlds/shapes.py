@@ -82,7 +82,7 @@ class Scene:
         return cls(things, rng.getrandbits(32))
 
     def truth_of(self, claim: str) -> bool:
-        """Whether a claim holds; a sentence that is no well-formed claim about the scene is counted as false."""
+        """Return whether a claim holds; a sentence that is no well-formed claim about the scene is counted as false."""
         return parse_claim(claim) in self.things
 
 
@@ -138,7 +138,7 @@ def _draw_shape(
 
 
 def biased_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption with the language priors of this module's first lines; never empty."""
+    """Return a caption with the language priors of this module's first lines; never empty."""
     kept = [thing for thing in scene.things if rng.random() >= P_OMIT] or [rng.choice(scene.things)]
     said: list[Thing] = []
     for thing in kept:
@@ -156,7 +156,7 @@ def plain_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def polar_question(thing: Thing) -> str:
-    """The yes/no form of a claim, worded as the rules divider words it."""
+    """Return the yes/no form of a claim, worded as the rules divider words it."""
     return f"Is there a {thing.colour} {thing.shape} at the {POSITIONS[thing.cell]}?"
 
 
@@ -193,7 +193,7 @@ def _make_false(scene: Scene, thing: Thing, rng: random.Random) -> Thing:
 
 
 def make_scenes(seed: int, num_scenes: int, exclude: Sequence[Scene] = ()) -> list[Scene]:
-    """Distinct scenes from one seed; those with the same things as an excluded scene are skipped."""
+    """Return distinct scenes from one seed; those with the same things as an excluded scene are skipped."""
     rng = random.Random(seed)
     seen = {scene.things for scene in exclude}
     scenes: list[Scene] = []

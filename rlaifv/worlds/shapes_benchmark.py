@@ -24,12 +24,12 @@ _NAMED = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b", re.I
 
 
 def objects_of(scene: Scene) -> list[str]:
-    """Names of a scene's objects, colour and shape, each once, in reading order."""
+    """Return names of a scene's objects, colour and shape, each once, in reading order."""
     return list(dict.fromkeys(_name(thing) for thing in scene.things))
 
 
 def objects_named(text: str) -> list[str]:
-    """Names of the objects that an answer speaks of, repeated as it repeats them, whatever it says of their place.
+    """Return names of the objects that an answer speaks of, repeated as it repeats them, whatever it says of their place.
 
     >>> objects_named("At the top, there is a Red circle. At the left, there is a black ring.")
     ['red circle', 'black ring']
@@ -46,7 +46,7 @@ def likely_objects(scene: Scene) -> list[str]:
 
 
 def benchmark_questions(scenes: Mapping[str, Scene], num_asked: int = NUM_ASKED) -> list[BenchmarkQuestion]:
-    """POPE-like and AMBER-like questions about the first `num_asked` scenes, by prompt id; equal for equal scenes.
+    """Return POPE-like and AMBER-like questions about the first `num_asked` scenes, by prompt id; equal for equal scenes.
 
     Every POPE-like split has as many questions to be answered with yes as with no, and the splits share the former.
     """

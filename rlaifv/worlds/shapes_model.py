@@ -38,7 +38,7 @@ OTHER_WORDS = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer; a word keeps the space before it, so decoding restores the text exactly."""
+    """Return word-level tokenizer; a word keeps the space before it, so decoding restores the text exactly."""
     words: list[str] = []
     for text in (*COLOURS, *SHAPES, *POSITIONS, *QUESTIONS, OTHER_WORDS):
         words += "".join(c if c.isalnum() else " " for c in text).split()
@@ -64,7 +64,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """Tokenizer and a 48-pixel CLIP image processor; one image is nine tokens."""
+    """Return tokenizer and a 48-pixel CLIP image processor; one image is nine tokens."""
     size = {"height": 48, "width": 48}
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": 48}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -82,7 +82,7 @@ def build_processor() -> LlavaProcessor:
 def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192, num_layers: int = 4, vision_layers: int = 3
 ) -> LlavaForConditionalGeneration:
-    """A LLaVA with random weights for this tokenizer; 2.4M parameters at the default size."""
+    """Return a LLaVA with random weights for this tokenizer; 2.4M parameters at the default size."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,

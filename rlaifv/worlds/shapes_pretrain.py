@@ -77,7 +77,7 @@ class _Encoder:
         self._cache: dict[tuple[str, str], tuple[list[int], int]] = {}
 
     def ids(self, question: str, answer: str) -> tuple[list[int], int]:
-        """Ids of one exchange about one image, and how many of them come before the answer."""
+        """Return ids of one exchange about one image, and how many of them come before the answer."""
         key = (question, answer)
         if key not in self._cache:
             user: dict[str, Any] = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
@@ -146,7 +146,7 @@ def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings
 
 
 def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
+    """Return mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
     branches = packed.split(logps)
     per_scene = settings.captions + settings.polar_questions + settings.short_questions
     kinds: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])

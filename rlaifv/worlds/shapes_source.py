@@ -22,7 +22,7 @@ PROMPTS_PER_ITERATION = 512
 
 
 def _sentences(claim: str) -> list[str]:
-    """The claim itself, or the claims in a text that was left whole."""
+    """Return the claim itself, or the claims in a text that was left whole."""
     return [claim] if claim.count(".") < 2 else to_claims(claim) or [claim]
 
 
@@ -54,7 +54,7 @@ class ShapesSource:
         return self._publish(f"scene-{iteration:03d}", scenes, seed)
 
     def held_out(self) -> list[Prompt]:
-        """The scenes to measure on."""
+        """Return the scenes to measure on."""
         return self._publish(HELD_OUT, self._held_out, derive_seed("shapes", "held out questions"))
 
     def canaries(self) -> list[Canary]:

@@ -54,7 +54,7 @@ class Task:
     directory: Path
 
     def policy(self) -> Any:
-        """A copy that trains: projector and language model, or adapters."""
+        """Return a copy that trains: projector and language model, or adapters."""
         model = copy.deepcopy(self.model).train()
         if self.recompute:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -113,7 +113,7 @@ class Ours:
         ]
 
     def run(self) -> list[float]:
-        """Seconds of each step, a share of the reference forward included."""
+        """Return seconds of each step, a share of the reference forward included."""
         task = self.task
         optimizer = partial(MasterAdamW, lr=LEARNING_RATE)
         ticks = _LightningTicks(task.meter)
@@ -241,7 +241,7 @@ class Conventional:
 
 
 def conventional_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Log-prob of each sequence's completion, projected at completion tokens only: float[2 * pairs]."""
+    """Return the log-prob of each sequence's completion, projected at completion tokens only: float[2 * pairs]."""
     scored = batch["completion_mask"][:, 1:].bool()
     hidden = model.base_model(
         input_ids=batch["input_ids"],

@@ -71,7 +71,7 @@ PEERS: dict[str, Callable[[Task], Trl | Conventional]] = {"trl": Trl, "conventio
 
 
 def floor_flops(task: Task) -> float:
-    """FLOPs of one pair: three times the policy's forward and 1 / EPOCHS of the reference's and of the tower's."""
+    """Return FLOPs of one pair: three times the policy's forward and 1 / EPOCHS of the reference's and of the tower's."""
     cost, size = cost_of(task.size), task.size
     branches, prefix = 2 * task.pairs_per_prompt, size.prompt_tokens + image_tokens(size)
     forward = cost.language_flops(prefix, branches, size.answer_tokens) + cost.head_flops(branches * size.answer_tokens)
@@ -80,7 +80,7 @@ def floor_flops(task: Task) -> float:
 
 
 def peer_flops(task: Task) -> float:
-    """FLOPs of one pair on whole sequences, each with its image, policy and reference in every step."""
+    """Return FLOPs of one pair on whole sequences, each with its image, policy and reference in every step."""
     cost, size = cost_of(task.size), task.size
     whole = size.prompt_tokens + image_tokens(size) + size.answer_tokens
     forward = cost.language_flops(whole) + cost.head_flops(size.answer_tokens)

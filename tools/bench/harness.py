@@ -61,7 +61,7 @@ class Size:
     question_tokens: int = 40
 
     def with_image_tokens(self, most: int) -> "Size":
-        """The same with a tower for square images of at most `most` tokens."""
+        """Return the same with a tower for square images of at most `most` tokens."""
         config: Any = LlavaConfig(**self.config.to_dict())
         config.vision_config.image_size = int(most**0.5) * config.vision_config.patch_size
         return replace(self, config=config)
@@ -107,7 +107,7 @@ def _llava(
 
 
 def build_model(size: Size, device: torch.device) -> nn.Module:
-    """Random weights, the same for every call."""
+    """Return random weights, the same for every call."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(size.config, dtype=getattr(torch, size.dtype))
@@ -145,12 +145,12 @@ def build_processor(size: Size) -> LlavaProcessor:
 
 
 def words(num_words: int, vocabulary: int, draw: random.Random) -> str:
-    """Text of exactly so many tokens."""
+    """Return the text of exactly so many tokens."""
     return "".join(f" w{draw.randrange(vocabulary - 20)}" for _ in range(num_words))
 
 
 def build_prompts(size: Size, prompter: Prompter, num_prompts: int, directory: Path) -> list[Prompt]:
-    """Prompts of exactly `prompt_tokens` tokens beside those of their images, which are written to `directory`."""
+    """Return prompts of exactly `prompt_tokens` tokens beside those of their images, which are written to `directory`."""
     draw = random.Random(0)
     vocabulary = size.config.text_config.vocab_size
     prompts = []
@@ -165,12 +165,12 @@ def build_prompts(size: Size, prompter: Prompter, num_prompts: int, directory: P
 
 
 def image_tokens(size: Size) -> int:
-    """Placeholders of one image."""
+    """Return placeholders of one image."""
     return image_layout(size.config).num_tokens
 
 
 def cost_of(size: Size) -> ModelCost:
-    """FLOPs of the model's parts."""
+    """Return FLOPs of the model's parts."""
     return model_cost(size.config, image_layout(size.config))
 
 
@@ -182,7 +182,7 @@ class Meter:
     clock: str = "wall"
 
     def now(self) -> float:
-        """Seconds, after the device has finished what it was given."""
+        """Return seconds, after the device has finished what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.process_time() if self.clock == "cpu" else time.perf_counter()
@@ -202,7 +202,7 @@ class Meter:
         return self.peak_bytes()
 
     def peak_bytes(self) -> int:
-        """Most memory since `reset_peak`: allocated on a GPU, resident of the process on a CPU, 0 where unknown."""
+        """Return most memory since `reset_peak`: allocated on a GPU, resident of the process on a CPU, 0 where unknown."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         with suppress(OSError):
@@ -212,7 +212,7 @@ class Meter:
         return 0
 
     def matmul_rate(self, dtype: torch.dtype) -> float:
-        """FLOP/s of a large matrix product: what the floor is measured in."""
+        """Return FLOP/s of a large matrix product: what the floor is measured in."""
         n = 1024 if self.device.type == "cpu" else 8192
         a = torch.randn(n, n, device=self.device, dtype=dtype)
         a @ a
@@ -283,7 +283,7 @@ def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: 
 
 
 def parser(description: str, peers: Sequence[str], repeats: int) -> argparse.ArgumentParser:
-    """The arguments that every benchmark has."""
+    """Return the arguments that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--size", choices=list(sizes()), default="small", help="model and data (default: small)")
     made.add_argument("--peer", choices=peers, default=peers[0], help="what to compare with")

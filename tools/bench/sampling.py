@@ -56,7 +56,7 @@ def build_llava(size: str, device: torch.device) -> Any:
 
 
 def make_prompts(model: Any, num_images: int) -> list[EncodedPrompt]:
-    """Noise as pictures, each before the same number of random words."""
+    """Return noise as pictures, each before the same number of random words."""
     generator = torch.Generator().manual_seed(0)
     prompts = []
     for _ in range(num_images):
@@ -67,7 +67,7 @@ def make_prompts(model: Any, num_images: int) -> list[EncodedPrompt]:
 
 
 def sample_with_ours(model: Any, prompts: list[EncodedPrompt], num_answers: int, num_tokens: int) -> int:
-    """Number of tokens drawn."""
+    """Return the number of tokens drawn."""
     seeds = [[100 * k + j for j in range(num_answers)] for k in range(len(prompts))]
     decoding = Decoding(max_new_tokens=num_tokens)
     drawn = sample_branches(model, prompts, seeds, decoding, (), (END_TOKEN, IMAGE_TOKEN), batch_tokens=2**31)
@@ -76,7 +76,7 @@ def sample_with_ours(model: Any, prompts: list[EncodedPrompt], num_answers: int,
 
 @torch.no_grad()
 def sample_with_generate(model: Any, prompts: list[EncodedPrompt], num_answers: int, num_tokens: int) -> int:
-    """Number of tokens drawn."""
+    """Return the number of tokens drawn."""
     ids = torch.tensor([prompt.ids for prompt in prompts], device=model.device)
     drawn = model.generate(
         input_ids=ids,
@@ -95,7 +95,7 @@ def sample_with_generate(model: Any, prompts: list[EncodedPrompt], num_answers: 
 
 
 def flop_floor_ratio(model: Any, num_answers: int, num_tokens: int) -> float:
-    """FLOPs of one picture's answers where each has a prefix of its own, over those where all share one."""
+    """Return FLOPs of one picture's answers where each has a prefix of its own, over those where all share one."""
     cost = model_cost(model.config, image_layout(model.config))
     prefix = 576 + PROMPT_TOKENS
     beside = cost.vision_flops + cost.projector_flops + cost.head_flops(num_answers * num_tokens)
@@ -104,7 +104,7 @@ def flop_floor_ratio(model: Any, num_answers: int, num_tokens: int) -> float:
 
 
 def measure(run: Callable[[], int], repeats: int, device: torch.device) -> tuple[float, int, int | None]:
-    """Median seconds, what `run` returned, and peak bytes on the device; after one run to warm up."""
+    """Return median seconds, what `run` returned, and peak bytes on the device; after one run to warm up."""
     seconds = []
     for k in range(repeats + 1):
         if device.type == "cuda":

@@ -56,7 +56,7 @@ class Task:
 
 
 def build_task(size: Size, args: argparse.Namespace, directory: Path) -> Task:
-    """Questions that share their first words, as a labeler's do, so that `question_tokens` differ."""
+    """Return questions that share their first words, as a labeler's do, so that `question_tokens` differ."""
     meter = Meter(torch.device(args.device), args.clock)
     prompter = Prompter(build_processor(size))
     draw, vocabulary = random.Random(1), size.config.text_config.vocab_size
@@ -67,13 +67,13 @@ def build_task(size: Size, args: argparse.Namespace, directory: Path) -> Task:
 
 
 def ours(task: Task) -> Answers:
-    """The package's own engine; a fresh prompter, so that the image is loaded each time."""
+    """Return the package's own engine; a fresh prompter, so that the image is loaded each time."""
     engine = LocalEngine(task.model, Prompter(task.prompter.processor))
     return engine.answer_probabilities([(task.prompt, task.questions)])[0]
 
 
 def by_calls(task: Task, batch_size: int) -> Answers:
-    """Whole sequences, each with its image, `batch_size` at a time; logits of the last position only."""
+    """Return whole sequences, each with its image, `batch_size` at a time; logits of the last position only."""
     processor, model = task.prompter.processor, task.model
     yes, no = task.prompter.yes_no_ids()
     found: Answers = []

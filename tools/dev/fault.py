@@ -189,7 +189,7 @@ def sweep(directory: Path, only: Sequence[str], seed: int, num_kills: int, strid
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
-    """One row per kind of fault."""
+    """Return one row per kind of fault."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, justify in (("fault", "left"), ("tries", "right"), ("survived", "right"), ("work redone", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]

@@ -59,12 +59,12 @@ class Place:
         return path.read_text().split() if path.exists() else []
 
     def work(self) -> Counter[str]:
-        """Shards and steps that were begun, those that were begun again included."""
+        """Return shards and steps that were begun, those that were begun again included."""
         points = Counter(self.points())
         return Counter(shards=sum(points[name] for name in SHARD_POINTS), steps=points[STEP_POINT])
 
     def epoch_steps(self) -> int:
-        """The most steps of an epoch, which is what lies between two checkpoints; those of all ranks together."""
+        """Return the most steps of an epoch, which is what lies between two checkpoints; those of all ranks together."""
         entries = [
             json.loads(line) for path in self.run_dir.glob("journal/*") for line in path.read_text().splitlines()
         ]
@@ -93,7 +93,7 @@ class Place:
         return [f"{self.run_dir} ends with status {status} however often it is resumed; see output.txt beside it."]
 
     def compare(self, oracle: "Place") -> list[str]:
-        """What differs from the uninterrupted run. In a process of its own, as threads would not outlive a fork."""
+        """Return what differs from the uninterrupted run. In a process of its own, as threads would not outlive a fork."""
         found = self.directory / "problems.txt"
         # One rank trains in another order than two, so only what both generate with the first policy is the same.
         check = check_pairs if self.was_two else check_run
@@ -125,7 +125,7 @@ def fork(work: Callable[[], int]) -> int:
 
 
 def wait(processes: Sequence[int], seconds: float = HANG_SECONDS) -> list[int]:
-    """The exit statuses, negative for a signal. What does not end in time is killed and has status 124."""
+    """Return the exit statuses, negative for a signal. What does not end in time is killed and has status 124."""
     deadline = time.monotonic() + seconds
     statuses = {}
     for process in processes:
@@ -172,7 +172,7 @@ def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, 
 
 
 def wait_or_kill(process: int, seconds: float) -> list[int]:
-    """The status of a process that ends by itself, or is killed after a while."""
+    """Return the status of a process that ends by itself, or is killed after a while."""
     status = wait([process], seconds)
     return [-signal.SIGKILL] if status == [124] else status
 

@@ -19,7 +19,7 @@ TITLES = {
 
 
 def draw(path: Path) -> str:
-    """A standalone SVG of the file's columns against its first one.
+    """Return a standalone SVG of the file's columns against its first one.
 
     Raises:
         ValueError: the file is no growth curve.

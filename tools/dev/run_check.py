@@ -17,7 +17,7 @@ WEIGHTS = Path("export", "model.safetensors")
 
 
 def check_run(run_dir: Path, oracle: Path) -> list[str]:
-    """A sentence for everything that is wrong with a finished run.
+    """Return a sentence for everything that is wrong with a finished run.
 
     Args:
         run_dir: of the run in question.
@@ -57,7 +57,7 @@ def _differences(run_dir: Path, oracle: Path) -> Iterator[str]:
 
 
 def _made(run_dir: Path, iteration: str) -> tuple[Any, ...]:
-    """Producer, shards and their digests; of prompts, which know where they lie, the content."""
+    """Return producer, shards and their digests; of prompts, which know where they lie, the content."""
     manifest = Manifest(run_dir / "iterations" / iteration)
     index = json.loads(manifest.path.read_text(encoding="utf-8"))
     shards = {name: shard for name, shard in index["shards"].items() if not name.startswith("prompts")}

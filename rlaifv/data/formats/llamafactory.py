@@ -31,7 +31,7 @@ def parse_llamafactory(fields: Mapping[str, Any], where: str) -> Preference:
 
 
 def earlier_turns(value: Any, where: str) -> Iterator[Message]:
-    """The messages of a history that is a list of [what the user said, what the assistant said].
+    """Yield the messages of a history that is a list of [what the user said, what the assistant said].
 
     Raises:
         RowError: it is another list.

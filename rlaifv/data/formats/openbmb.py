@@ -12,12 +12,12 @@ TSV_COLUMNS = ("ds_name", "image", "text", "origin_dataset", "origin_split", "id
 
 
 def parse_rlaifv(fields: Mapping[str, Any], where: str) -> Preference:
-    """Columns question, chosen and rejected, whose texts mark no images."""
+    """Return columns question, chosen and rejected, whose texts mark no images."""
     return _preference(Turn(text_of(fields["question"], "question", where), 0), fields, "question", where)
 
 
 def parse_rlhfv(fields: Mapping[str, Any], where: str) -> Preference:
-    """Column text: JSON of an object, or in the older form of a list, of question, chosen and rejected."""
+    """Return column text: JSON of an object, or in the older form of a list, of question, chosen and rejected."""
     try:
         found = json.loads(text_of(fields["text"], "text", where))
     except (ValueError, RecursionError) as error:

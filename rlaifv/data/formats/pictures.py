@@ -27,7 +27,7 @@ _SHOWN_CHARACTERS = 200
 
 
 def ending(content: bytes) -> str:
-    """How the name of an image file ends, by its first bytes; "img" where they are of no known format.
+    """Return how the name of an image file ends, by its first bytes; "img" where they are of no known format.
 
     >>> ending(b"GIF89a..."), ending(b"<html>")
     ('gif', 'img')
@@ -36,7 +36,7 @@ def ending(content: bytes) -> str:
 
 
 def shown(text: str, most: int = _SHOWN_CHARACTERS) -> str:
-    r"""A text of others for a message: control characters escaped, its end cut off.
+    r"""Return a text of others for a message: control characters escaped, its end cut off.
 
     >>> shown("a\x1b[2Jb"), shown("abcdef", 3)
     ('a\\x1b[2Jb', 'abc…')
@@ -46,7 +46,7 @@ def shown(text: str, most: int = _SHOWN_CHARACTERS) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a column holds no image: null, or a list without any."""
+    """Return whether a column holds no image: null, or a list without any."""
     return value is None or (isinstance(value, list) and all(item is None for item in value))
 
 
@@ -105,7 +105,7 @@ def _of_data_url(value: str, column: str, where: str) -> bytes:
 
 
 def _of_base64(value: str) -> bytes | None:
-    """What a text is the base64 of, if that begins as an image file does; None where it may be a path."""
+    """Return what a text is the base64 of, if that begins as an image file does; None where it may be a path."""
     if len(value) < _LEAST_BASE64:
         return None
     try:

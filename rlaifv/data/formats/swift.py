@@ -17,7 +17,7 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_swift(fields: Mapping[str, Any], where: str) -> Preference:
-    """Columns messages, or query, response and history; rejected_response or rejected_messages; system.
+    """Return columns messages, or query, response and history; rejected_response or rejected_messages; system.
 
     A conversation that ends with the user's turn, or one without a rejected answer, is a prompt without answers.
     """

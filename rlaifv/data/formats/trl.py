@@ -17,7 +17,7 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_trl(fields: Mapping[str, Any], where: str) -> Preference:
-    """Columns prompt, chosen and rejected, or the latter two alone, which then begin with the prompt.
+    """Return columns prompt, chosen and rejected, or the latter two alone, which then begin with the prompt.
 
     Images stand before the words of a conversation, whether or not blocks mark them; only in plain texts do markers count.
     """
@@ -56,7 +56,7 @@ def _implicit(fields: Mapping[str, Any], where: str) -> Preference:
 
 
 def _common_words(first: str, second: str) -> str:
-    """The common beginning of two texts, cut back to where a word ends in both.
+    """Return the common beginning of two texts, cut back to where a word ends in both.
 
     >>> _common_words("What is it? A red cat.", "What is it? A red car.")
     'What is it? A red '

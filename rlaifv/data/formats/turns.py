@@ -85,7 +85,7 @@ def read_messages(value: Any, column: str, where: str, is_marked: bool = False) 
 
 
 def answer_messages(value: Any, column: str, where: str, is_marked: bool = False) -> list[Message] | None:
-    """An answer as a text, a turn, or a conversation that ends with it; None where there is none."""
+    """Return an answer as a text, a turn, or a conversation that ends with it; None where there is none."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -97,7 +97,7 @@ def answer_messages(value: Any, column: str, where: str, is_marked: bool = False
 def compare(
     asked: list[Message], chosen: list[Message] | None, rejected: list[Message] | None, column: str, where: str
 ) -> Preference:
-    """Two answers to one conversation: whatever precedes the last turn has to be the same on both sides.
+    """Return two answers to one conversation: whatever precedes the last turn has to be the same on both sides.
 
     Args:
         asked: turns of the prompt; empty where the answers' conversations begin with it.
@@ -127,7 +127,7 @@ def compare(
 
 
 def with_system(preference: Preference, fields: Mapping[str, Any], where: str) -> Preference:
-    """The same with the text of column `system`, where that is there and not empty."""
+    """Return the same with the text of column `system`, where that is there and not empty."""
     found = fields.get("system")
     if found is None or (isinstance(found, str) and not found.strip()):
         return preference
@@ -135,7 +135,7 @@ def with_system(preference: Preference, fields: Mapping[str, Any], where: str) -
 
 
 def text_of(value: Any, column: str, where: str) -> str:
-    """A text with something in it. Raises RowError for anything else."""
+    """Return a text with something in it. Raises RowError for anything else."""
     if not isinstance(value, str):
         raise RowError(
             f"Column {column!r} has to be a text in {where}, but it is of type {type(value).__name__}.", "wrong_type"
@@ -152,7 +152,7 @@ def text_of(value: Any, column: str, where: str) -> str:
 
 
 def marked(value: Any, column: str, where: str) -> Turn:
-    """A text in which markers stand for images."""
+    """Return a text in which markers stand for images."""
     first, *others = text_of(value, column, where).split(MARKER)
     pieces: list[Any] = [first]
     for piece in others:
@@ -192,7 +192,7 @@ def _without_images(message: Message, column: str, where: str) -> Message:
 
 
 def _block(block: Any, column: str, where: str) -> Any:
-    """The text of a block, or its image."""
+    """Return the text of a block, or its image."""
     kind = block.get("type") if isinstance(block, Mapping) else None
     if kind not in ("text", "image", "image_url"):
         raise RowError(f"Column {column!r} holds a block that is neither text nor image in {where}.", "wrong_type")
@@ -222,7 +222,7 @@ def _joined(pieces: Sequence[Any], column: str, where: str) -> Turn:
 
 
 def _whole(asked: list[Message], side: list[Message], column: str, where: str) -> list[Message]:
-    """The conversation that ends with an answer, of which the data may hold the end only."""
+    """Return the conversation that ends with an answer, of which the data may hold the end only."""
     if not side or side[-1].role != "assistant":
         speakers = ", ".join(message.role for message in side) or "nobody"
         raise RowError(

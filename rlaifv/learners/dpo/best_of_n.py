@@ -25,7 +25,7 @@ class Scorer(Protocol):
     def completion_logps(
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
     ) -> list[list[list[float]]]:
-        """Log-prob of every token of every completion of each prompt."""
+        """Return the log-prob of every token of every completion of each prompt."""
         ...
 
 
@@ -43,7 +43,7 @@ class Candidates:
     reference_logps: tuple[float, ...]
 
     def scores(self, form: Form = "mean", beta: float = 0.1) -> list[float]:
-        """One score per candidate, the highest is the best.
+        """Return one score per candidate, the highest is the best.
 
         mean         beta / T * log(policy / reference) of T tokens, the paper's
         sum          the same without the division by T, which prefers short answers
@@ -60,7 +60,7 @@ class Candidates:
         return [beta * (policy - reference) / (count if form == "mean" else 1) for count, policy, reference in rows]
 
     def best(self, form: Form = "mean", among: slice = slice(None)) -> int:
-        """Index of the best of some candidates, the first of equals."""
+        """Return the index of the best of some candidates, the first of equals."""
         scores = self.scores(form)
         return max(range(len(scores))[among], key=lambda k: scores[k])
 
@@ -103,7 +103,7 @@ def sample_candidates(
 def _token_ids(
     scorer: Scorer, source: Sampler, prompts: Sequence[Prompt], drawn: dict[str, list[Response]]
 ) -> list[tuple[Prompt, list[tuple[int, ...]]]]:
-    """Answers as the scorer reads them: the very tokens that were drawn where it has the same ones, else their text."""
+    """Return answers as the scorer reads them: the very tokens that were drawn where it has the same ones, else their text."""
     own = getattr(source, "prompter", None)
     is_same = own is not None and own.tokenizer.get_vocab() == scorer.prompter.tokenizer.get_vocab()
     return [

@@ -31,7 +31,7 @@ def reduce_logps(
     token_weights: Tensor | None = None,
     normalize: bool = True,
 ) -> Tensor:
-    """One log-prob per branch from those of its tokens.
+    """Return one log-prob per branch from those of its tokens.
 
     `sum` is the log-prob of the sequence, for which DPO is derived; `mean` is the one per token. `weighted` is the
     dense DPO of RLHF-V (DDPO, arXiv 2312.00849): corrected tokens weigh gamma > 1, unchanged ones 1, and the weighted
@@ -94,7 +94,7 @@ def dpo_loss(
     label_smoothing: float = 0.0,
     loss: Loss = "sigmoid",
 ) -> DPOTerms:
-    """A loss of the DPO family, averaged over pairs.
+    """Return a loss of the DPO family, averaged over pairs.
 
     With h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected), m = beta * h and a share e of the
     preferences believed to be swapped, a pair costs

@@ -29,7 +29,7 @@ class PartSize(NamedTuple):
 
 
 def architecture_config(path: str, revision: str | None = None) -> PretrainedConfig:
-    """The config of a model, without touching the network.
+    """Return the config of a model, without touching the network.
 
     Args:
         path: a local directory in the hub's layout, or a hub id; of an id that is not in the local hub cache, the last
@@ -60,7 +60,7 @@ def architecture_config(path: str, revision: str | None = None) -> PretrainedCon
 
 
 def weights_on_disk(path: str, revision: str | None = None) -> bool:
-    """Whether all safetensors files of a model are in its directory or in the local hub cache."""
+    """Return whether all safetensors files of a model are in its directory or in the local hub cache."""
     directory = Path(path).expanduser()
 
     def find(name: str) -> Path | None:
@@ -79,7 +79,7 @@ def weights_on_disk(path: str, revision: str | None = None) -> bool:
 
 
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
-    """The model with every shape but no storage; takes well under a second for any size."""
+    """Return the model with every shape but no storage; takes well under a second for any size."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
     return model

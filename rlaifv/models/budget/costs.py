@@ -39,7 +39,7 @@ class Worker:
     num_adapters: int = 0
 
     def tree(self, num_branches: int, branch_tokens: int, num_scored: int, *, adapters: bool = True) -> tuple[int, int]:
-        """Tokens and FLOPs of one forward pass over a tree, its image's encoding included."""
+        """Return tokens and FLOPs of one forward pass over a tree, its image's encoding included."""
         tokens = self.prefix_tokens + num_branches * branch_tokens
         flops = self.cost.vision_flops + self.cost.projector_flops
         flops += self.cost.language_flops(self.prefix_tokens, num_branches, branch_tokens)
@@ -57,13 +57,13 @@ class StageCost:
 
 
 def prompts_in_flight(worker: Worker, workload: Workload, setup: Setup) -> int:
-    """Prompts sampled at a time: those that the local engine reckons to fit, as most answers end early."""
+    """Return prompts sampled at a time: those that the local engine reckons to fit, as most answers end early."""
     slots = expected_slots(worker.prefix_tokens, workload.num_responses, workload.max_new_tokens)
     return min(workload.num_prompts, max(1, setup.batch_tokens // slots))
 
 
 def sampling_cache_bytes(worker: Worker, workload: Workload, setup: Setup) -> int:
-    """Keys and values while sampling, if no answer ends early; a prompt's are held once for all its answers."""
+    """Return keys and values while sampling, if no answer ends early; a prompt's are held once for all its answers."""
     slots = worker.prefix_tokens + workload.num_responses * workload.max_new_tokens
     return kv_cache_bytes(worker.cost, prompts_in_flight(worker, workload, setup) * slots, worker.element_bytes)
 
@@ -92,7 +92,7 @@ def score(worker: Worker, workload: Workload, setup: Setup) -> StageCost:
 
 
 def reference(worker: Worker, workload: Workload, setup: Setup) -> StageCost:
-    """Log-probs of all pairs before training starts, adapters switched off."""
+    """Return log-probs of all pairs before training starts, adapters switched off."""
     answers, length = workload.answers_per_tree, workload.average_tokens
     tokens, flops = worker.tree(answers, length, answers * length, adapters=False)
     longest = worker.prefix_tokens + answers * workload.max_new_tokens

@@ -205,7 +205,7 @@ def _parts(policy: PretrainedConfig, setup: Setup, num_adapters: int) -> tuple[P
 
 
 def _weights(policy: PretrainedConfig, parts: tuple[PartSize, ...], setup: Setup) -> tuple[int, int]:
-    """Bytes of all of the policy's weights, and of those that train."""
+    """Return bytes of all of the policy's weights, and of those that train."""
     trained = sum(part.trainable for part in parts) * setup.trained_bytes(policy)
     frozen = sum((part.total - part.trainable) * _frozen_bytes(part, policy, setup) for part in parts)
     return round(frozen) + trained, trained

@@ -48,11 +48,11 @@ class ModelCost:
         return 2 * self.linear_weights
 
     def attention_flops(self, num_queries: int, num_keys: int) -> int:
-        """FLOPs of queries that all attend to the same keys: scores and weighted values, 2 * width each."""
+        """Return FLOPs of queries that all attend to the same keys: scores and weighted values, 2 * width each."""
         return 4 * self.num_layers * self.attention_width * num_queries * num_keys
 
     def language_flops(self, prefix_tokens: int, num_branches: int = 0, branch_tokens: int = 0) -> int:
-        """FLOPs of the language model on one tree, without its head; causal attention costs half of the full square.
+        """Return FLOPs of the language model on one tree, without its head; causal attention costs half of the full square.
 
         Running the prefix costs the same whether its branches follow in one packed row or from a cache.
         """
@@ -63,7 +63,7 @@ class ModelCost:
         return (prefix_tokens + num_in_branches) * self.token_flops + causal + above
 
     def head_flops(self, num_scored: int) -> int:
-        """FLOPs of the vocabulary projection of `num_scored` tokens."""
+        """Return FLOPs of the vocabulary projection of `num_scored` tokens."""
         return 2 * self.hidden_size * self.vocab_size * num_scored
 
     @property
@@ -79,7 +79,7 @@ class ModelCost:
         return 2 * self.projector_weights * self.image.num_projected
 
     def adapter_weights(self, rank: int) -> int:
-        """Parameters of LoRA adapters on every linear layer of the language model."""
+        """Return parameters of LoRA adapters on every linear layer of the language model."""
         return rank * self.adapter_width
 
     @property

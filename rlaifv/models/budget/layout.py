@@ -45,7 +45,7 @@ def image_layout(
     processor_settings: Mapping[str, Any] | None = None,
     image_px: tuple[int, int] | None = None,
 ) -> ImageLayout:
-    """Sizes for an image of height and width `image_px`, or for the image that takes the most tokens.
+    """Return sizes for an image of height and width `image_px`, or for the image that takes the most tokens.
 
     Args:
         config: of a model of a known family.
@@ -73,7 +73,7 @@ def image_layout(
 
 
 def has_layout(config: PretrainedConfig) -> bool:
-    """Whether `image_layout` knows this type of model, without which a run cannot be budgeted."""
+    """Return whether `image_layout` knows this type of model, without which a run cannot be budgeted."""
     return config.model_type in FAMILIES and config.model_type != "minicpmv4_6"  # slices by rules of its own
 
 
@@ -82,12 +82,12 @@ def image_tokens(
     processor_settings: Mapping[str, Any] | None = None,
     image_px: tuple[int, int] | None = None,
 ) -> int:
-    """Tokens that an image takes in a prompt: `image_layout(...).num_tokens`, where the arguments are explained."""
+    """Return tokens that an image takes in a prompt: `image_layout(...).num_tokens`, where the arguments are explained."""
     return image_layout(config, processor_settings, image_px).num_tokens
 
 
 def _tower(config: Any) -> tuple[int, int]:
-    """Positions of a fixed-size vision tower, and how many of them the feature selection keeps."""
+    """Return positions of a fixed-size vision tower, and how many of them the feature selection keeps."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     if config.model_type == "gemma3":

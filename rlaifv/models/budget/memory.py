@@ -13,7 +13,7 @@ from rlaifv.models.budget.flops import ModelCost
 
 
 def dtype_bytes(dtype: str, config: PretrainedConfig) -> int:
-    """Bytes of an element of `dtype`; "auto" is the checkpoint's, float32 where its config names none.
+    """Return bytes of an element of `dtype`; "auto" is the checkpoint's, float32 where its config names none.
 
     Raises:
         ValueError: no such floating-point dtype.
@@ -26,7 +26,7 @@ def dtype_bytes(dtype: str, config: PretrainedConfig) -> int:
 
 
 def layer_activation_bytes(cost: ModelCost, element_bytes: int, *, trains: bool, adapter_bytes: int = 0) -> int:
-    """What one layer of the language model saves per token for its backward pass, the attention mask excluded.
+    """Return what one layer of the language model saves per token for its backward pass, the attention mask excluded.
 
     Args:
         cost: of the model.
@@ -59,7 +59,7 @@ def training_activation_bytes(
     adapter_bytes: int = 0,
     recompute: bool = False,
 ) -> int:
-    """Activations of the language model for one packed row; SDPA turns the mask into a bias, kept layer by layer."""
+    """Return activations of the language model for one packed row; SDPA turns the mask into a bias, kept layer by layer."""
     per_layer = num_tokens * layer_activation_bytes(cost, element_bytes, trains=trains, adapter_bytes=adapter_bytes)
     per_layer += num_tokens**2 * element_bytes
     if recompute:
@@ -68,22 +68,22 @@ def training_activation_bytes(
 
 
 def vision_activation_bytes(cost: ModelCost, element_bytes: int) -> int:
-    """What a vision tower that trains saves for one image: norms, attention, and its MLP before and after."""
+    """Return what a vision tower that trains saves for one image: norms, attention, and its MLP before and after."""
     per_position = cost.vision_layers * (10 * cost.vision_width + 2 * cost.vision_mlp_width)
     return element_bytes * per_position * cost.image.num_tiles * cost.image.tile_positions
 
 
 def head_bytes(cost: ModelCost, num_scored: int, element_bytes: int, *, with_gradients: bool = False) -> int:
-    """Logits of the tokens scored at a time, their float32 copy, and the gradients of both where there are any."""
+    """Return logits of the tokens scored at a time, their float32 copy, and the gradients of both where there are any."""
     return num_scored * cost.vocab_size * (4 + element_bytes) * (2 if with_gradients else 1)
 
 
 def inference_bytes(cost: ModelCost, batch_tokens: int, row_tokens: int, element_bytes: int) -> int:
-    """What one layer works on, without gradients: residual, norm, and the wider of MLP and attention; and the mask."""
+    """Return what one layer works on, without gradients: residual, norm, and the wider of MLP and attention; and the mask."""
     wide = max(3 * cost.mlp_width, 4 * cost.attention_width)
     return batch_tokens * (element_bytes * (2 * cost.hidden_size + wide) + row_tokens)
 
 
 def kv_cache_bytes(cost: ModelCost, num_tokens: int, element_bytes: int) -> int:
-    """Keys and values of so many tokens: 512 KiB each in LLaVA-1.5-7B at 16 bits."""
+    """Return keys and values of so many tokens: 512 KiB each in LLaVA-1.5-7B at 16 bits."""
     return num_tokens * cost.kv_elements * element_bytes

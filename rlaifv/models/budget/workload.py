@@ -91,7 +91,7 @@ class Setup:
     candidates_per_epoch: int = 0
 
     def trains(self, part: Part) -> bool:
-        """Whether a part's own weights change; the head goes with the language model."""
+        """Return whether a part's own weights change; the head goes with the language model."""
         return not self.lora_rank and ("language_model" if part == "head" else part) in self.train_parts
 
     @property
@@ -100,15 +100,15 @@ class Setup:
         return self.precision.endswith("-mixed")
 
     def weight_bytes(self, config: PretrainedConfig) -> int:
-        """Bytes of a loaded weight."""
+        """Return bytes of a loaded weight."""
         return 2 if self.precision == "bf16-true" else dtype_bytes(self.dtype, config)
 
     def trained_bytes(self, config: PretrainedConfig) -> int:
-        """Bytes of a weight that trains, and of its gradient: 4 for adapters and in mixed precision."""
+        """Return bytes of a weight that trains, and of its gradient: 4 for adapters and in mixed precision."""
         return 4 if self.lora_rank or self.is_mixed else self.weight_bytes(config)
 
     def has_masters(self, config: PretrainedConfig) -> bool:
-        """Whether the optimizer holds float32 masters of the weights that train, which have 16 bits."""
+        """Return whether the optimizer holds float32 masters of the weights that train, which have 16 bits."""
         return self.trained_bytes(config) < 4
 
     def optimizer_bytes(self, config: PretrainedConfig) -> int:
@@ -116,5 +116,5 @@ class Setup:
         return 12 if self.has_masters(config) else 8
 
     def element_bytes(self, config: PretrainedConfig) -> int:
-        """Bytes of an activation."""
+        """Return bytes of an activation."""
         return 2 if "16" in self.precision else self.weight_bytes(config)

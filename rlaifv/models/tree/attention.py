@@ -20,7 +20,7 @@ from rlaifv.models.tree.block_attention import BLOCK_QUERIES, in_blocks
 
 
 def attention_masks(model: Any, allowed: Tensor, query_positions: Tensor, key_positions: Tensor) -> Any:
-    """`allowed` in the form that the model's attention implementation reads.
+    """Return `allowed` in the form that the model's attention implementation reads.
 
     Args:
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
@@ -98,7 +98,7 @@ def image_arguments(model: Any, images: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapping[str, Any]) -> list[Tensor]:
-    """Position ids of prompts, numbered as the model's own forward would number each of them alone.
+    """Return position ids of prompts, numbered as the model's own forward would number each of them alone.
 
     Args:
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT). Nothing is left behind in it.
@@ -130,7 +130,7 @@ def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapp
 
 
 def stock_arguments(model: Any, input_ids: Tensor, seen: Tensor) -> dict[str, Tensor]:
-    """What a processor gives beside ids and images; the model derives its own mask and positions from it.
+    """Return what a processor gives beside ids and images; the model derives its own mask and positions from it.
 
     Args:
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
@@ -144,12 +144,12 @@ def stock_arguments(model: Any, input_ids: Tensor, seen: Tensor) -> dict[str, Te
 
 
 def _placeholder(model: Any) -> int:
-    """The id that image features replace; -1, which no token has, where the config names none."""
+    """Return the id that image features replace; -1, which no token has, where the config names none."""
     config = model.config
     found = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
     return -1 if found is None else found
 
 
 def uses_mrope(model: Any) -> bool:
-    """Whether positions have three axes, which the model works out from the images' grids."""
+    """Return whether positions have three axes, which the model works out from the images' grids."""
     return hasattr(model.base_model, "get_rope_index")

@@ -39,7 +39,7 @@ class Blocks:
 
 
 def in_blocks(allowed: Tensor, dtype: torch.dtype, block_queries: int = BLOCK_QUERIES) -> Tensor:
-    """`allowed` bool[B, 1, L, L] with its blocks attached, biases in `dtype`, for models that run "sdpa"."""
+    """Return `allowed` bool[B, 1, L, L] with its blocks attached, biases in `dtype`, for models that run "sdpa"."""
     rows = allowed.split(block_queries, 2)
     seen = torch.stack([some.any(2).any(0).squeeze(0) for some in rows])  # [blocks, L]
     edges = (seen[:, 1:] != seen[:, :-1]).any(0).nonzero().flatten().tolist()
@@ -62,7 +62,7 @@ def _chosen(stretches: Sequence[Tensor], places: Sequence[int], dim: int) -> Ten
 def blocked_sdpa(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls for "sdpa": query, key, value float[B, H, L, E] to float[B, L, H, E]."""
+    """Return what transformers calls for "sdpa": query, key, value float[B, H, L, E] to float[B, L, H, E]."""
     blocks: Blocks | None = getattr(attention_mask, "blocks", None)
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

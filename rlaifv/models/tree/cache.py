@@ -50,7 +50,7 @@ class BranchLayer(CacheLayerMixin):
         return self.cache.view_slots or query_length, 0
 
     def get_seq_length(self) -> int:
-        """Slots before those of the tokens at hand; 0 while prefixes run, which see themselves only."""
+        """Return slots before those of the tokens at hand; 0 while prefixes run, which see themselves only."""
         return self.cache.slots_before
 
     def get_max_length(self) -> int:

@@ -48,7 +48,7 @@ VIEW_SLOTS = 16
 
 
 def expected_slots(prefix_tokens: int, num_branches: int, max_new_tokens: int) -> int:
-    """Slots that a prompt is reckoned to take: half of its answers' bound, as most end early."""
+    """Return slots that a prompt is reckoned to take: half of its answers' bound, as most end early."""
     return prefix_tokens + num_branches * max_new_tokens // 2
 
 
@@ -200,7 +200,7 @@ class BranchDecoder:
         self.state.ages[rows_B] += 1
 
     def _run_prefixes(self, ids_BT: Tensor, positions: Tensor, last_B: Tensor, images: dict[str, Tensor]) -> Tensor:
-        """Hidden states [B, T, D] of prefixes padded on the right, where only padding sees padding."""
+        """Return hidden states [B, T, D] of prefixes padded on the right, where only padding sees padding."""
         places_BT = torch.arange(ids_BT.shape[1], device=self.device).expand_as(ids_BT)
         if self.separately:
             arguments = stock_arguments(self.model, ids_BT, places_BT <= last_B[:, None])
@@ -229,7 +229,7 @@ class BranchDecoder:
             state.ages += 1
 
     def finished(self) -> Iterator[tuple[int, list[Sampled]]]:
-        """Index and answers of each prompt whose branches have all ended; its row is free from now on."""
+        """Yield the index and answers of each prompt whose branches have all ended; its row is free from now on."""
         state = self.state
         was_closed, state.closed = state.closed, state.ended.cpu().numpy().copy()
         if self.decoding.stop:
@@ -308,7 +308,7 @@ class BranchDecoder:
         self.cache.keep_rows(torch.from_numpy(rows).to(self.device))
 
     def _answer(self, row: int, branch: int, emitted: list[int]) -> list[int]:
-        """What a branch emitted so far after its question, the end token and what followed it included."""
+        """Return what a branch emitted so far after its question, the end token and what followed it included."""
         begin = self.state.questions[row, branch]
         return emitted[begin : min(self.state.age[row], begin + self.decoding.max_new_tokens)]
 

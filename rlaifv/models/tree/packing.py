@@ -81,7 +81,7 @@ class Tree:
         return cls(sequences[0][:shared], branches)
 
     def split(self, max_tokens: int) -> "Iterator[Tree]":
-        """Trees of at most `max_tokens` tokens that share out the branches (one branch at least each)."""
+        """Return trees of at most `max_tokens` tokens that share out the branches (one branch at least each)."""
         some: list[Branch] = []
         size = len(self.prefix)
         for branch in self.branches:
@@ -210,7 +210,7 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0, share_rows
 
 
 def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
-    """The slow path: every branch is a row of its own, prefix and images included, and the model's stock mask holds.
+    """Return the slow path: every branch is a row of its own, prefix and images included, and the model's stock mask holds.
 
     Whatever reads packed trees reads these too, with the same results.
     """
@@ -235,15 +235,15 @@ class Packer:
     separately: bool = False
 
     def __call__(self, trees: Sequence[Tree], row_tokens: int = 0) -> PackedTrees:
-        """Rows of trees, as `pack`; or rows of sequences, which are never joined."""
+        """Return rows of trees, as `pack`; or rows of sequences, which are never joined."""
         return separate(trees, self.pad_id) if self.separately else pack(trees, row_tokens, self.pad_id)
 
     def num_tokens(self, tree: Tree) -> int:
-        """What a tree takes in its rows."""
+        """Return what a tree takes in its rows."""
         return tree.num_tokens + self.separately * len(tree.prefix) * (len(tree.branches) - 1)
 
     def split(self, tree: Tree, max_tokens: int) -> Iterator[Tree]:
-        """Trees that take at most `max_tokens` tokens each (one branch at least) and share out the branches."""
+        """Yield trees that take at most `max_tokens` tokens each (one branch at least) and share out the branches."""
         if not self.separately:
             yield from tree.split(max_tokens)
             return
@@ -286,7 +286,7 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any], pl
 
 
 def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
-    """Position ids as the family numbers tokens: int64[B, L], or int64[3, B, L] with M-RoPE."""
+    """Return position ids as the family numbers tokens: int64[B, L], or int64[3, B, L] with M-RoPE."""
     if not uses_mrope(model):
         return packed.position_ids
     positions = packed.position_ids.repeat(3, 1, 1)
@@ -299,7 +299,7 @@ def _positions(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Te
 
 
 def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> Tensor:
-    """Log-prob of every completion token of every branch.
+    """Return the log-prob of every completion token of every branch.
 
     The vocabulary projection sees completion tokens only, `HEAD_CHUNK_TOKENS` at a time. Where one chunk does not hold them
     all, chunks are recomputed in the backward pass, so that memory does not grow with vocabulary times length.
@@ -320,7 +320,7 @@ def _target_logps(head: torch.nn.Module, hidden: Tensor, targets: Tensor) -> Ten
 
 
 def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any], token_ids: Tensor) -> Tensor:
-    """Log-prob of each of `token_ids` [T] as the token that follows each branch.
+    """Return the log-prob of each of `token_ids` [T] as the token that follows each branch.
 
     Returns:
         float32[N, T].
@@ -331,7 +331,7 @@ def next_token_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any],
 
 
 def batches_by_tokens(sizes: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Consecutive indices whose padded size, rows times longest row, stays within `max_tokens` (at least one each)."""
+    """Yield consecutive indices whose padded size, rows times longest row, stays within `max_tokens` (at least one each)."""
     batch: list[int] = []
     longest = 0
     for k, size in enumerate(sizes):

@@ -173,7 +173,7 @@ class Lanes:
 
     @classmethod
     def of(cls, closed: NDArray[np.bool_], device: torch.device) -> "Lanes":
-        """Lanes for all branches that are not closed, which is bool[P, K]."""
+        """Return lanes for all branches that are not closed, which is bool[P, K]."""
         rows, branches = np.nonzero(~closed)
         lane = (np.cumsum(~closed, 1) - 1)[rows, branches]
         num_live = (~closed).sum(1)

@@ -146,13 +146,13 @@ class ChatDivider:
 
 
 def to_message(prompt: Prompt, response: Response) -> str:
-    """What a model is asked about an answer; question and answer are JSON strings, out of which no text leads."""
+    """Return what a model is asked about an answer; question and answer are JSON strings, out of which no text leads."""
     pair = json.dumps({"question": prompt.question, "answer": response.text}, ensure_ascii=False)
     return PROMPT + pair.encode("utf-8", "replace").decode()
 
 
 def parse_reply(reply: str, about: str, max_claims: int) -> list[tuple[str, str]]:
-    """Claims and their questions, in the order of their ids.
+    """Return claims and their questions, in the order of their ids.
 
     Args:
         reply: what the model wrote.

@@ -80,7 +80,7 @@ def split_clauses(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _shared(left: Sequence[str], right: Sequence[str], joined: bool) -> list[str] | None:
-    """The opening words of `left` that `right` goes without, or None where the two are no separate clauses."""
+    """Return the opening words of `left` that `right` goes without, or None where the two are no separate clauses."""
     before, after, verbs = bare_words(left), bare_words(right), finite(left)
     if not after or len(verbs) <= num_relatives(left) or before[0] in PREPOSITIONS | RELATIVES:
         return None
@@ -105,7 +105,7 @@ def _shared(left: Sequence[str], right: Sequence[str], joined: bool) -> list[str
 
 
 def _is_clause(words: Sequence[str]) -> bool:
-    """Whether the words open with a subject of their own that agrees with its verb."""
+    """Return whether the words open with a subject of their own that agrees with its verb."""
     bare, verbs = bare_words(words), finite(words)
     subject = bare[: verbs[0]] if verbs else []
     if not subject or not is_simple(words[: len(subject)]) or "them" in subject:
@@ -186,7 +186,7 @@ def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
 
 
 def _antecedent(words: Sequence[str]) -> list[str]:
-    """The noun phrase that the words end with, from its article on; empty where that is not clear."""
+    """Return the noun phrase that the words end with, from its article on; empty where that is not clear."""
     found = bare_words(words)
     for k in range(len(words) - 1, max(len(words) - 6, -1), -1):
         if found[k] in QUANTIFIERS | {"the", "his", "her", "its", "their"}:

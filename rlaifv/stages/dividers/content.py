@@ -15,7 +15,7 @@ _DIGITS = _table("zero one two three four five six seven eight nine ten eleven t
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words of a statement that carry it: stems, numbers as digits; articles, auxiliaries and pronouns left out.
+    """Return the words of a statement that carry it: stems, numbers as digits; articles, auxiliaries and pronouns left out.
 
     Prepositions stay, as "on the table" and "under the table" differ by them alone.
     """
@@ -37,12 +37,12 @@ def _stem(word: str) -> str:
 
 
 def numbers(words: frozenset[str]) -> set[str]:
-    """The numbers among content words, as digits."""
+    """Return the numbers among content words, as digits."""
     return {word for word in words if word[0].isdigit()}
 
 
 def is_negated(text: str) -> bool:
-    """Whether a statement or a question denies something."""
+    """Return whether a statement or a question denies something."""
     return any(word in _NEGATIONS for word in re.findall(r"\w+", _spelled_out(text)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def table(words: str) -> frozenset[str]:
-    """The words of a text, as a set."""
+    """Return the words of a text, as a set."""
     return frozenset(words.split())
 
 
@@ -60,12 +60,12 @@ QUOTES = '"“”„«»'
 
 
 def bare_words(words: Sequence[str]) -> list[str]:
-    """Words in lower case, without punctuation and quotation marks around them."""
+    """Return words in lower case, without punctuation and quotation marks around them."""
     return [word.strip(EDGE + QUOTES + "()[]'").lower() for word in words]
 
 
 def base_form(verb: str) -> str:
-    """What follows "does": "carry" for "carries"; a verb that is no third person stays.
+    """Return what follows "does": "carry" for "carries"; a verb that is no third person stays.
 
     >>> base_form("carries"), base_form("watches"), base_form("has"), base_form("stand")
     ('carry', 'watch', 'have', 'stand')
@@ -92,40 +92,40 @@ def _is_finite(words: Sequence[str], k: int) -> bool:
 
 
 def opens_predicate(words: Sequence[str]) -> bool:
-    """Whether the first of these words is a verb by itself, whatever its subject: a form of be, or a third person."""
+    """Return whether the first of these words is a verb by itself, whatever its subject: a form of be, or a third person."""
     word, after = words[0], words[1:2]
     return word in BE or word in _BASES or (word in _DOUBTFUL_BASES and not _OBJECTS.isdisjoint(after))
 
 
 def opens_plural_predicate(words: Sequence[str]) -> bool:
-    """Whether the first of these words is a verb behind "and", where a plural subject has another verb before it."""
+    """Return whether the first of these words is a verb behind "and", where a plural subject has another verb before it."""
     return words[0] == "have" or (words[0] in _PLURAL_BASES and not _OBJECTS.isdisjoint(words[1:2]))
 
 
 def num_relatives(words: Sequence[str]) -> int:
-    """How many words open a clause inside the clause, the first word not counted."""
+    """Return how many words open a clause inside the clause, the first word not counted."""
     return sum(word in RELATIVES for word in bare_words(words)[1:])
 
 
 def is_simple(words: Sequence[str]) -> bool:
-    """Whether there is neither clause nor insertion in the words."""
+    """Return whether there is neither clause nor insertion in the words."""
     return not num_relatives(words) and not any(word.endswith((",", ")")) for word in words)
 
 
 def is_participle(word: str) -> bool:
-    """Whether a word says what something does or is, behind a form of be or a noun."""
+    """Return whether a word says what something does or is, behind a form of be or a noun."""
     return word in PARTICIPLES or (word.endswith("ing") and len(word) > 4 and word not in _NOUNS_IN_ING | PREPOSITIONS)
 
 
 def is_plural(word: str) -> bool:
-    """Whether a noun is more than one."""
+    """Return whether a noun is more than one."""
     return word in ("people", "men", "women", "children", "sheep", "deer", "cattle") or (
         word.endswith("s") and not word.endswith(("ss", "us", "is")) and word != "its"
     )
 
 
 def is_many(words: Sequence[str]) -> bool:
-    """Whether a noun phrase takes "are"."""
+    """Return whether a noun phrase takes "are"."""
     if words[0] in ("no", "the", "its", "his", "her", "their"):
         return is_plural(head(words)[-1])
     return words[0] not in ("a", "an", "one", "half") or words[1:2] in (
@@ -138,7 +138,7 @@ def is_many(words: Sequence[str]) -> bool:
 
 
 def head(words: Sequence[str]) -> list[str]:
-    """A noun phrase up to what is said of it: its place, what it does, what it is joined with; never empty."""
+    """Return a noun phrase up to what is said of it: its place, what it does, what it is joined with; never empty."""
     for k, word in enumerate(words):
         if k and (word in PREPOSITIONS | CONJUNCTIONS | RELATIVES or is_participle(word)):
             return list(words[:k])
@@ -146,7 +146,7 @@ def head(words: Sequence[str]) -> list[str]:
 
 
 def definite(words: Sequence[str]) -> list[str]:
-    """A noun phrase that was introduced, as it is spoken of afterwards.
+    """Return a noun phrase that was introduced, as it is spoken of afterwards.
 
     >>> " ".join(definite(["a", "red", "kite"])), " ".join(definite(["two", "men"])), " ".join(definite(["his", "hat"]))
     ('the red kite', 'the two men', 'his hat')

@@ -140,7 +140,7 @@ class Llama3SplitDivider:
 
 
 def parse_bullets(reply: str, header: str) -> list[str]:
-    """The bullets of a reply, each in one line.
+    """Return the bullets of a reply, each in one line.
 
     Args:
         reply: a header, which may be missing, and lines that start with "-"; blank lines do not count.

@@ -250,7 +250,7 @@ def _objects(clause: str) -> list[str]:
 
 
 def _items(phrase: str) -> list[str]:
-    """The items of a list where each of them stands alone, else the whole phrase."""
+    """Return the items of a list where each of them stands alone, else the whole phrase."""
     items = [item for item in re.split(r",? (?:and|but) |, ", phrase) if item]
     found = [bare_words(item.split()) for item in items]
     # "a man with a hat and a cane" and "a ball between a cat and a dog" are one thing each.
@@ -276,12 +276,12 @@ def _items(phrase: str) -> list[str]:
 
 
 def _is_plain_plural(words: Sequence[str]) -> bool:
-    """Whether the words are a noun in the plural with nothing but adjectives before it."""
+    """Return whether the words are a noun in the plural with nothing but adjectives before it."""
     return is_plural(words[-1]) and _FUNCTION_WORDS.isdisjoint(words) and not any(map(is_plural, words[:-1]))
 
 
 def _is_noun_phrase(words: Sequence[str]) -> bool:
-    """Whether a quantified phrase hides no verb that is not known, as "a man paints" and "two men paint" do."""
+    """Return whether a quantified phrase hides no verb that is not known, as "a man paints" and "two men paint" do."""
     nouns = head(words)[1:]
     if is_many(words):
         return bool(nouns) and [is_plural(word) for word in nouns] == [False] * (len(nouns) - 1) + [True]
