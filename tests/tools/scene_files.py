@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.metrics.truth import BenchmarkQuestion
-from rlaifv.stages.score import QUESTION_SUFFIX
+from rlaifv.stages.score import WORDING
 from rlaifv.worlds.shapes import SHAPES, Scene, make_scenes, render
 from rlaifv.worlds.shapes_benchmark import benchmark_questions
 
@@ -45,7 +45,7 @@ def _write_pope(directory: Path, scenes: Mapping[int, Scene], asked: Iterable[Be
             {
                 "question_id": number,
                 "image": f"COCO_val2014_{int(one.prompt_id):012d}.png",
-                "text": one.text + QUESTION_SUFFIX,  # as the small model was taught to be asked
+                "text": one.text + WORDING.suffix,  # as the small model was taught to be asked
                 "label": "yes" if one.is_true else "no",
             }
             for number, one in enumerate((one for one in asked if one.kind == f"pope/{split}"), start=1)
@@ -66,7 +66,7 @@ def _write_amber(directory: Path, scenes: Mapping[int, Scene], asked: Iterable[B
         _, _, about = one.kind.partition("amber/")
         if about:
             number = len(queries) + 1
-            queries.append({"id": number, "image": f"AMBER_{one.prompt_id}.png", "query": one.text + QUESTION_SUFFIX})
+            queries.append({"id": number, "image": f"AMBER_{one.prompt_id}.png", "query": one.text + WORDING.suffix})
             truth = "yes" if one.is_true else "no"
             annotations.append({"id": number, "type": TYPES[about, one.is_true], "truth": truth})
     parts = {"generative": queries[: len(scenes)], "discriminative": queries[len(scenes) :], "all": queries}

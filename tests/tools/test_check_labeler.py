@@ -10,7 +10,7 @@ import torch
 from rlaifv.engines.local import LocalEngine
 from rlaifv.models.loading import load_model
 from rlaifv.records import Prompt
-from rlaifv.stages.score import QUESTION_SUFFIX
+from rlaifv.stages.score import WORDING
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tools.check_labeler import main, read_exam
 
@@ -46,7 +46,7 @@ def test_further_wordings_are_asked_too(
     num_questions = json.loads(found.read_text())["num_questions"]
     assert len(asked) == 2 * num_questions
     assert sum(question.startswith("No or yes: ") for question in asked) == num_questions
-    assert sum(question.endswith(QUESTION_SUFFIX) for question in asked) == num_questions
+    assert sum(question.endswith(WORDING.suffix) for question in asked) == num_questions
 
 
 def test_models_are_loaded_as_told(

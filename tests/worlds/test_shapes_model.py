@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from rlaifv.models.digests import weights_digest
 from rlaifv.models.loading import load_model
 from rlaifv.models.prompting import Prompter
-from rlaifv.stages.score import QUESTION_SUFFIX
+from rlaifv.stages.score import WORDING
 from rlaifv.worlds.shapes import COLOURS, POSITIONS, QUESTIONS, SHAPES, Thing, polar_question
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR, build_model, build_processor, save_small
 
@@ -19,7 +19,7 @@ THINGS = [Thing(cell, colour, shape) for cell in range(9) for colour in COLOURS 
 TEXTS = [
     *QUESTIONS,
     *(thing.sentence for thing in THINGS),
-    *(polar_question(thing) + QUESTION_SUFFIX for thing in THINGS),
+    *(polar_question(thing) + WORDING.suffix for thing in THINGS),
     *(f"What is at the {position}?" for position in POSITIONS),
     *(f"A {colour} {shape}." for colour in COLOURS for shape in SHAPES),
     " ".join(thing.caption_sentence for thing in THINGS),

@@ -12,7 +12,7 @@ from rlaifv.models.prompting import Prompter
 from rlaifv.models.tree.packing import PackedTrees, Tree
 from rlaifv.records import Prompt
 from rlaifv.stages.dividers.rules import to_claims
-from rlaifv.stages.score import QUESTION_SUFFIX
+from rlaifv.stages.score import WORDING
 from rlaifv.worlds import shapes_pretrain
 from rlaifv.worlds.shapes import QUESTIONS, parse_claim
 from rlaifv.worlds.shapes_pretrain import PretrainSettings, StepReport, pretrain
@@ -106,6 +106,6 @@ def test_it_is_trained_on_what_it_will_be_asked(
         assert question in QUESTIONS
         assert all(map(parse_claim, to_claims(caption)))
         assert [answer for _, answer in polar] == ["Yes", "No"]
-        assert all(text.startswith("Is there a ") and text.endswith("?" + QUESTION_SUFFIX) for text, _ in polar)
+        assert all(text.startswith("Is there a ") and text.endswith("?" + WORDING.suffix) for text, _ in polar)
         assert short.startswith("What is at the ")
         assert place.startswith(("A ", "Nothing"))
