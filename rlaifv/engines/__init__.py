@@ -1,1 +1,1 @@
-"""Who runs a model for the stages."""
+"""Engines: who runs a model for the stages."""

@@ -1,4 +1,4 @@
-"""Who replies to conversations of plain text: a transformers model in this process, or an OpenAI-compatible server."""
+"""Text chat engines: a transformers model in this process, or an OpenAI-compatible server."""
 
 import json
 import logging
@@ -29,17 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class NoReply(Exception):
-    """Why a conversation got no reply; returned in its place, so that the others keep theirs."""
+    """The reason why a conversation got no reply, returned in the reply's place."""
 
 
 class Chat(Protocol):
-    """Replies to conversations, each for itself, in their order."""
+    """Replies to independent conversations, in their order."""
 
     def reply_all(self, conversations: Sequence[Conversation]) -> list[str | NoReply]: ...
 
 
 class LocalChat:
-    """A transformers model where its weights are, greedy, in batches of left-padded prompts; loaded on its first use.
+    """A transformers model in this process: greedy, in batches of left-padded prompts, loaded on first use.
 
     Args:
         path: directory or hub id of a language model or an image-text-to-text model.
@@ -47,7 +47,7 @@ class LocalChat:
         dtype: of the weights.
         batch_size: conversations run at a time; those of similar length go together.
         max_new_tokens: of a reply.
-        keeps_cut: whether a reply that had not ended by then counts.
+        keeps_cut: whether replies cut at `max_new_tokens` count.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class LocalChat:
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end a reply: those of the checkpoint, and of a turn where its configuration does not say so."""
+    """Return the tokens that end a reply: the checkpoint's, plus end-of-turn tokens that its configuration lacks."""
     listed = model.generation_config.eos_token_id
     ends = {*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id} - {None}
     vocabulary = tokenizer.get_added_vocab()
@@ -132,12 +132,12 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """Return a row up to its first end, without what fills it up beside longer ones."""
+    """Return a row up to its first end token, without padding."""
     return next((ids[: k + 1] for k, token in enumerate(ids) if token in ends), ids)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key goes to the address that was given, and nowhere else."""
+    """Refuse redirects, so that the key reaches only the given address."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -146,7 +146,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class ServerChat:
     """An OpenAI-compatible server (vLLM, SGLang, …): `POST <url>/chat/completions`, temperature 0.
 
-    The key, where the server wants one, is taken from an environment variable for each request, and kept nowhere else.
+    A key, if needed, is read from an environment variable for each request and stored nowhere.
 
     Args:
         url: up to and including the version, as in http://localhost:8000/v1.

@@ -1,4 +1,4 @@
-"""A transformers model in this process, run on the tree: sampling, claim checking and reference log-probs."""
+"""A transformers model in this process, run on prefix trees: sampling, claim checking and reference log-probs."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -45,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 class LocalEngine:
-    """Runs a policy or a labeler where its weights are.
+    """Runs a model, as a policy or a labeler, on its own device.
 
     Args:
-        model: Hugging Face image-text-to-text model, or a PEFT model around one. It is borrowed: whatever mode it was in is
-            restored after every call.
+        model: Hugging Face image-text-to-text model, or a PEFT model around one. Its train/eval mode is restored
+            after every call.
         prompter: encodes prompts with the model's processor.
-        batch_tokens: upper bound of the tokens run at a time, padding included. Where memory runs out it is halved, and the
-            call begins again: what comes out depends on it no more than on the order of the batches.
+        batch_tokens: upper bound of the tokens run at a time, padding included. When memory runs out, it is halved and
+            the call starts over; results do not depend on it.
         autocast: run under `torch.autocast` to this type, as the model trains; None computes in the type of its weights.
     """
 
@@ -72,11 +72,11 @@ class LocalEngine:
         self._is_checked = not is_known
 
     def check(self, prompt: Prompt) -> None:
-        """Compare a tree with separate sequences, once for an engine, before its first use of trees.
+        """Compare a tree with separate sequences, once per engine, before it first uses trees.
 
-        Where they differ by more than rounding, the packer takes the slow path from then on, and a warning says so. Every
-        use of the engine does this by itself; call it where something else is about to use the packer. A prompt without an
-        image says nothing of images, so one that has some is still compared then.
+        If they differ by more than rounding, a warning is logged and the packer takes the slow path from then on. The engine
+        does this by itself; call it before something else uses the packer. A prompt without an image does not test images,
+        so the first one with images is compared again.
         """
         if not self._is_checked:
             self._check(prompt)
@@ -110,13 +110,13 @@ class LocalEngine:
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens that the model was made for, those of a prompt, its images and an answer together; None for any number."""
+        """Maximum tokens of prompt, images and answer together; None if unlimited."""
         text: Any = backbone(self.model).config.get_text_config()
         found: int | None = getattr(text, "max_position_embeddings", None)
         return found or None
 
     def check_lengths(self, prompts: Sequence[Prompt], num_new_tokens: int, sizes: Sizes | None = None) -> None:
-        """Refuse prompts that leave no room for an answer: nothing is ever cut off, least of all an image.
+        """Refuse prompts that leave no room for an answer; nothing is ever truncated.
 
         Args:
             prompts: to be answered.
@@ -136,10 +136,10 @@ class LocalEngine:
                 )
 
     def _within_memory(self, work: Callable[[Advance], T], advance: Advance) -> T:
-        """Do the work, again with half as many tokens at a time where memory runs out; progress is taken back then.
+        """Run `work`, and retry with half as many tokens per batch when memory runs out; progress is reset then.
 
         Raises:
-            ValueError: a few prompts at a time are too many.
+            ValueError: memory is too small even for the smallest batches.
         """
         allowed = self.batch_tokens
         for halvings in range(MOST_HALVINGS + 1):
@@ -155,7 +155,7 @@ class LocalEngine:
                 if not _is_out_of_memory(error):
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            # Outside the clause above, whose traceback held on to the tensors.
+            # Outside the except clause, whose traceback keeps the tensors alive.
             advance(-sum(finished))
             torch.cuda.empty_cache()
             if halvings < MOST_HALVINGS and self.batch_tokens > 1:
@@ -213,10 +213,10 @@ class LocalEngine:
         decoding: Decoding,
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
-        """Return an answer to each question about each prompt's images, which hang from one prefix; `advance` counts answers.
+        """Return an answer to each question about each prompt's images, on one prefix; `advance` counts answers.
 
-        Each is a conversation of its own: what comes out is that of `sample` for a prompt with this question and this seed.
-        Where branches are run separately, or a chat template puts text before the images, so is every question.
+        Each question is a conversation of its own, with the same answer as `sample` gives for such a prompt and seed. Questions
+        run separately if branches do, or if the chat template puts text before the images.
         """
         return self._within_memory(partial(self._sample_questions, asked, seeds, decoding), advance)
 
@@ -253,7 +253,7 @@ class LocalEngine:
         return results
 
     def _question_trees(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[tuple[int, Tree]] | None:
-        """Return trees with the index of their prompt; None where images stand behind what differs."""
+        """Return trees with the index of their prompt, or None if images come after the questions' first difference."""
         trees = []
         for k, (prompt, questions) in enumerate(asked):
             sequences = [self.prompter.question_ids(prompt, question) for question in questions]
@@ -290,7 +290,7 @@ class LocalEngine:
     def answer_probabilities(
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
     ) -> list[list[tuple[float, float]]]:
-        """See `protocol.Labeler`. All questions about a prompt's images hang from one prefix."""
+        """See `protocol.Labeler`. All questions about a prompt's images share one prefix."""
         return self._within_memory(partial(self._answer_probabilities, asked), advance)
 
     def _answer_probabilities(
@@ -315,7 +315,7 @@ class LocalEngine:
                 pairs = iter(zip(p_yes.tolist(), p_no.tolist(), strict=True))
                 for k in batch:
                     results[owners[k]] += islice(pairs, len(trees[k].branches))
-                # A prompt is finished with the last of its trees.
+                # A prompt is finished when the last of its trees is.
                 advance(sum(k + 1 == len(trees) or owners[k + 1] != owners[k] for k in batch))
         return results
 
@@ -353,7 +353,7 @@ class LocalEngine:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU an error of its own; on a CPU a RuntimeError that only its words tell."""
+    """Return whether an error means out of memory: its own type on a GPU, a RuntimeError known by its words on a CPU."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "not enough memory" in words or "can't allocate memory" in words or "out of memory" in words

@@ -1,4 +1,4 @@
-"""What the stages ask of a model, whoever runs it: sample answers, and answer yes/no questions."""
+"""What stages need of a model: sample answers, and answer yes/no questions."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,11 +7,11 @@ from rlaifv.models.sampling import Decoding, Sampled
 from rlaifv.records import Prompt
 
 Advance = Callable[[int], None]
-"""Told how many prompts were finished, as they are."""
+"""Progress callback; takes the number of prompts that were just finished."""
 
 
 def ignore_progress(num_finished: int) -> None:
-    """An `Advance` for callers that show no progress."""
+    """Show no progress."""
 
 
 class Sampler(Protocol):

@@ -1,4 +1,4 @@
-"""A model's chat template: what text it makes of a conversation. Texts are trusted here; `models.quoting` makes them so."""
+"""Render conversations with a model's chat template. Texts must be quoted already, see `models.quoting`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from rlaifv.models.quoting import STAND_IN
 class ChatTemplate:
     """Renders conversations with a processor's own template.
 
-    Images stand before the first user turn's words. A system message is a turn of its own where the template has one; where
-    it has none, the message stands before those words too, parted from them by an empty line.
+    Images come before the text of the first user turn. A system message is a turn of its own if the template has one; else it
+    is put before that text, separated by an empty line.
 
     Args:
         processor: of the model.
@@ -39,7 +39,7 @@ class ChatTemplate:
         system: str = "",
         history: Sequence[str] = (),
     ) -> str:
-        """Return the conversation as text, up to where the answer starts, or to its end where there is one.
+        """Return the conversation as text: up to where the answer starts, or through the answer if given.
 
         Args:
             question: of the last user turn.
@@ -66,7 +66,7 @@ class ChatTemplate:
 
     @property
     def sample(self) -> str:
-        """What the template writes around texts: a conversation with a turn of every kind, `STAND_IN` as every text."""
+        """The template's own text: a conversation with a turn of every kind, and `STAND_IN` as every text."""
         history = (STAND_IN, STAND_IN) if self.has_history else ()
         return self.render(STAND_IN, 0, STAND_IN, STAND_IN if self.has_system_turn else "", history)
 
@@ -75,7 +75,7 @@ class ChatTemplate:
         return rendered
 
     def _tells_system_from_others(self) -> bool:
-        """Templates that know no system turn refuse one, leave it out, or write it as if somebody else had said it."""
+        """Return whether the template has a system turn. Others refuse it, drop it, or give it to another role."""
         question = _message("user", "?")
         rendered = self._try([_message("system", STAND_IN), question])
         others = [self._try([_message(role, STAND_IN), question]) for role in ("user", "assistant")]
@@ -86,7 +86,7 @@ class ChatTemplate:
         return self._try([_message(role, STAND_IN) for role in roles]).count(STAND_IN) == len(roles)
 
     def _try(self, messages: list[dict[str, Any]]) -> str:
-        """Return what the template makes of messages; nothing where it refuses them."""
+        """Render messages; return an empty text if the template refuses them."""
         try:
             return self._apply(messages)
         except (TemplateError, TypeError):

@@ -1,9 +1,9 @@
 """Digests of weights: SHA-256 of every tensor, several at a time, and one over these by name.
 
-Tensors are hashed apart, so that all cores work, and so that a run hashes what is frozen once: `is_cached` takes the digest
-of a tensor that is what it was. It is so while storage, place in it, type, shape and version counter are the same, and, of
-what trains, while no optimizer of torch has made a step: fused ones write without counting a version. A write through
-`.data` is not seen; of that, only loading and merging make use, before and after a run takes digests.
+Tensors are hashed separately, to use all cores and to hash frozen weights once: `is_cached` reuses the digest of an unchanged
+tensor. A tensor counts as unchanged while its storage, offset, dtype, shape and version counter are the same and, if it
+trains, no torch optimizer has made a step (fused optimizers do not increment the version). Writes through `.data` are not
+noticed; only loading and merging do that, outside the time in which a run takes digests.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 26
 
 
 class _Known:
-    """Digests of tensors by what they were then. Optimizers are of the process, so there is one of these."""
+    """Cached digests of tensors. One per process, as are optimizer hooks."""
 
     digests: Any = WeakTensorKeyDictionary()
     num_steps = 0
@@ -55,9 +55,9 @@ def tensors_digest(
     """Return SHA-256, in hexadecimal, over names, shapes and SHA-256 of the bytes of tensors, in the order of the names.
 
     Args:
-        tensors: by name. One that has two names is hashed once.
+        tensors: by name. A tensor with two names is hashed once.
         is_cached: see `weights_digest`.
-        copies: of the tensors on the host, where there are some; they are hashed in their place.
+        copies: copies of tensors on the host, hashed in their place.
     """
     found = {id(one): _look_up(one) if is_cached else None for one in tensors.values()}
     missing = {id(one): name for name, one in tensors.items() if found[id(one)] is None}

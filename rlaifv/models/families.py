@@ -1,4 +1,4 @@
-"""What differs between families of vision-language models, and which models cannot be run at all."""
+"""Model families: what differs between them, and which models cannot be run."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the tree has to know of a family whose models it runs exactly (the tests compare each with its own forward).
+    """What prefix trees need to know of a model family. Tests compare each family with its own forward.
 
     vision, projector, language_model, head: prefixes of the parameter names of each part, no two of which overlap. The
         input embedding belongs to the language model; a head that is tied to it has no parameters of its own.
@@ -97,7 +97,7 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def missing_architecture(path: str) -> str | None:
-    """Return what is needed to run a model of which transformers has no architecture; None for all others.
+    """Return what is needed to run a model whose architecture transformers lacks; None for all others.
 
     Args:
         path: a directory, of which config.json is read, or a hub id.
@@ -120,7 +120,7 @@ def missing_architecture(path: str) -> str | None:
 
 
 def check_family(config: PretrainedConfig) -> None:
-    """Refuse what could only fail later.
+    """Refuse models that would fail later.
 
     Raises:
         ValueError: the model takes no images, keeps a state that branches would share, or its processor lacks a package.

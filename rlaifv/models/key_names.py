@@ -1,4 +1,4 @@
-"""Names of LLaVA's weights: as transformers writes them now, as the hub's checkpoints have them, and as LLaVA's authors do.
+"""Names of LLaVA's weights: transformers' current names, the hub checkpoints' names, and the LLaVA authors' names.
 
     authors (liuhaotian/llava-v1.5-7b)                    hub (llava-hf/llava-1.5-7b-hf)
     model.vision_tower.vision_tower.vision_model.…        vision_tower.vision_model.…       now: vision_tower.…

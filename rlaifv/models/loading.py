@@ -1,4 +1,4 @@
-"""The only place that loads weights: safetensors, a pinned revision, a dtype, adapters; and a model's code, if it may run."""
+"""Load and export weights. This is the only module that loads weights, or runs a model's own code if allowed."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ Part = Literal["vision", "projector", "language_model"]
 def load_config(
     path: str, revision: str | None = None, trust_remote_code: bool = False, is_offline: bool = False
 ) -> PretrainedConfig:
-    """Return the config of a model whose files ask for nothing that `trust.check_files` refuses.
+    """Return the config of a model, after `trust.check_files`.
 
     Args:
         path: a local directory in the hub's layout, or a hub id.
@@ -197,7 +197,7 @@ def select_trainable(model: Any, parts: Sequence[Part], lora: Mapping[str, Any] 
 
 
 def _prefixes(config: PretrainedConfig, parts: Sequence[Part]) -> tuple[str, ...]:
-    """Return how the names of the parameters of some parts start; the head goes with the language model."""
+    """Return the parameter-name prefixes of some parts; the head belongs to the language model."""
     if set(parts) == set(get_args(Part)):
         return ("",)
     if config.model_type not in FAMILIES:
@@ -216,7 +216,7 @@ def backbone(model: nn.Module) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, safetensors or PyTorch's own, of which nothing but tensors is read.
+    """Return the tensors of a safetensors or PyTorch file; nothing but tensors is read.
 
     Raises:
         ValueError: the file is damaged, or holds more.

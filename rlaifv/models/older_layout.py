@@ -1,4 +1,4 @@
-"""The small files of a model as transformers 4 and what builds on it read them: the same values under the older names."""
+"""Write an exported model's config and tokenizer files under the names that transformers 4 expects."""
 
 import json
 from pathlib import Path

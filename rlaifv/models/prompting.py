@@ -1,4 +1,4 @@
-"""Chat templates: how a question about images becomes token ids. Texts of others are quoted (`models.quoting`)."""
+"""Encode questions about images as token ids. Untrusted texts are quoted (`models.quoting`)."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence

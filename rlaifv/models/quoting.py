@@ -1,4 +1,4 @@
-"""Untrusted text is quoted here and nowhere else: it cannot open a turn, end one, or add an image.
+"""Quote untrusted text, so that it cannot open a turn, end one, or add an image. Nothing else does this.
 
 Questions, claims and answers come out of data sets and models. What would be a special token in them, or the words with which
 a template opens a turn, is taken apart, and the tokenizer is asked whether it agrees.

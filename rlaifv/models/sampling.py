@@ -1,4 +1,4 @@
-"""How a token is drawn: temperature, top-k, top-p, a repetition penalty, and where an answer ends.
+"""Token sampling: temperature, top-k, top-p, repetition penalty, stop strings.
 
 Shapes: R branches being decoded, V vocabulary.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are drawn. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 leave the distribution whole.
+    """Decoding settings. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution.
 
     repetition_penalty: divides the positive logits of tokens in the prompt or the answer so far, and multiplies their
         negative ones (CTRL, arXiv 1909.05858, section 4.1), as in transformers; 1 is none

@@ -1,4 +1,4 @@
-"""What trains of a model, apart from the rest: into a file, and from it into the same model. What is frozen stays."""
+"""Save and load the trainable weights of a model; frozen weights stay as they are."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def on_host(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Publish what `on_host` gave as safetensors; or float32 masters of it, which round to it.
+    """Publish tensors from `on_host`, or their float32 masters, as a safetensors file.
 
     Raises:
         OSError: the file cannot be written; what was there before is still there.
@@ -39,7 +39,7 @@ def write_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_trained(model: nn.Module, path: Path, digest: str) -> dict[str, Tensor]:
-    """Put the weights of a file in the place of those that train, bit by bit, and return what the file holds.
+    """Load the trainable weights from a file, bit by bit, and return the file's tensors.
 
     Raises:
         ValueError: the file is missing, damaged, of another model, or not the one whose digest was recorded.
@@ -61,9 +61,9 @@ def read_trained(model: nn.Module, path: Path, digest: str) -> dict[str, Tensor]
 
 @contextmanager
 def other_weights(model: nn.Module, path: Path, digest: str) -> Iterator[None]:
-    """Inside, the model has the weights of a file; afterwards its own again, bit by bit. Raises as `read_trained`.
+    """Swap in the weights of a file inside the context, and restore the model's own afterwards. Raises as `read_trained`.
 
-    Its own wait in the host's memory.
+    Its own weights are kept in host memory.
     """
     own = {name: _copy(tensor) for name, tensor in trained_tensors(model).items()}
     try:

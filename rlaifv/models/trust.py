@@ -1,4 +1,4 @@
-"""What the files of a model may ask for before any of them is loaded: settings and weights, but no code.
+"""Check a model's files before loading: they may hold settings and weights, but must not ask to run code.
 
 A model is a directory or a repository of somebody else's. Its JSON files can name Python files to run (`auto_map`), another
 repository to run them from, kernels to fetch (as in CVE-2026-4372), and another model to put its weights upon. All of that is

@@ -1,7 +1,7 @@
-"""What a frozen vision tower makes of an image is made once: on disk, bounded, and put in the tower's place.
+"""Cache a frozen vision tower's features on disk, within a size limit.
 
-The projector usually trains, so the tower's hidden states are what is kept, before it. A picture is known by the bytes of its
-preprocessed pixels: another file, resolution, processor or backend is another picture.
+The projector usually trains, so the tower's hidden states are cached. The key is the bytes of the preprocessed pixels, so
+another resolution, processor or backend has another key.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _SUFFIX = ".safetensors"
 
 
 class FeatureStore:
-    """Tensors by key in a directory of safetensors files; what was read longest ago goes first when it is full.
+    """Tensors by key in a directory of safetensors files, with least-recently-used eviction.
 
     A file's name is `<key>-<digest of its bytes>.safetensors`, so a damaged one is noticed, removed and made again. Several
     processes may share a directory.
@@ -39,7 +39,7 @@ class FeatureStore:
         self._num_bytes = sum(size for _, size, _ in self._files())
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """Return the tensors of `key`, None where there are none that are whole."""
+        """Return the tensors of `key`, or None if they are missing or damaged."""
         for path in self.directory.glob(f"{key}-*{_SUFFIX}"):
             with suppress(OSError, SafetensorError):
                 content = path.read_bytes()
@@ -50,7 +50,7 @@ class FeatureStore:
         return None
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep `tensors`, and drop others until all fit."""
+        """Store `tensors`, and evict others until all fit."""
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         with publish(self.directory / self._name(key, content)) as temporary:
             temporary.write_bytes(content)
@@ -78,7 +78,7 @@ class FeatureStore:
 
 
 def keep_features(model: Any, store: FeatureStore) -> None:
-    """From now on the frozen vision tower of a LLaVA answers from `store`, and keeps there what it had to compute.
+    """Make the frozen vision tower of a LLaVA answer from `store`, and store what it computes.
 
     Raises:
         ValueError: the tower trains, or the family has none whose hidden states are read by layer.

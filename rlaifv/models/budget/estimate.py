@@ -55,12 +55,12 @@ class MemoryBudget:
 
     @property
     def held(self) -> int:
-        """What every stage finds occupied, from the second iteration on."""
+        """Memory occupied during every stage, from the second iteration on."""
         return self.weights + self.labeler + self.other + self.optimizer
 
     @property
     def training(self) -> int:
-        """What training needs beside that."""
+        """Further memory that training needs."""
         return self.gradients + max(self.activations, self.update)
 
 
@@ -81,7 +81,7 @@ class DiskBudget:
 
     @property
     def run_dir(self) -> int:
-        """What the run directory grows to."""
+        """Final size of the run directory."""
         return self.shards + self.checkpoints + self.candidates + self.export
 
 
@@ -105,12 +105,12 @@ class RunBudget:
 
     @property
     def flops(self) -> int:
-        """Of all iterations."""
+        """FLOPs of all iterations."""
         return self.workload.num_iterations * sum(cost.flops for cost in self.stages)
 
     @property
     def peak_bytes(self) -> int:
-        """Device memory of the stage that needs most."""
+        """Peak device memory: that of the stage that needs most."""
         return max(cost.memory_bytes for cost in self.stages)
 
 
@@ -192,7 +192,7 @@ def _other_bytes(config: PretrainedConfig | None, setup: Setup) -> int:
 
 
 def _worker(config: PretrainedConfig, image: ImageLayout | None, text_tokens: int, setup: Setup) -> stage.Worker:
-    """A model whose prefixes are an image and so much text."""
+    """Build the cost model for prompts of one image and `text_tokens` text tokens."""
     cost = model_cost(config, image or image_layout(config))
     adapters = cost.adapter_weights(setup.lora_rank)
     return stage.Worker(cost, cost.image.num_tokens + text_tokens, setup.element_bytes(config), adapters)

@@ -1,4 +1,4 @@
-"""What a model computes: floating-point operations of its parts on trees, one multiply-add counting as two.
+"""Floating-point operations of a model's parts on trees; a multiply-add counts as two.
 
 Matrix products and attention count; norms, activations and softmax, below one percent together, do not. For scale,
 LLaVA-1.5-7B: 12.95 GFLOP a token in the layers, 0.26 a token in the vocabulary projection, 0.41 TFLOP an image.

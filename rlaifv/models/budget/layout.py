@@ -1,4 +1,4 @@
-"""What an image becomes on its way into the language model: tiles, patches and tokens, from configs alone."""
+"""Tiles, patches and tokens of an image, from configs alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

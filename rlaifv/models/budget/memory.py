@@ -1,4 +1,4 @@
-"""Bytes of device memory that a batch takes beside the weights: activations, logits, keys and values.
+"""Device memory of a batch besides the weights: activations, logits, keys and values.
 
 The activation formulas count the tensors that autograd saves in the Llama-like layers of transformers under "sdpa" with
 a boolean mask, and agree with it to a few percent. `element_bytes` is the size of an activation throughout.

@@ -1,4 +1,4 @@
-"""The numbers of a run that its cost follows from: what an iteration does, and how the run is set up."""
+"""The numbers that determine a run's cost: the workload of an iteration, and the setup of the run."""
 
 from dataclasses import dataclass, fields
 from math import ceil

@@ -1,6 +1,6 @@
-"""What a family's attention wants to be told: who may see whom, in its own form, and at which position a token stands.
+"""Attention masks and positions in the form that each model family expects.
 
-Trees and sampling both say who may attend as a boolean tensor; here it becomes what one model reads.
+Packing and decoding describe attention as a boolean tensor; this module converts it to what a model's forward takes.
 
 Shapes: B rows, Q new tokens of a row, K tokens of a row that may be attended to (in a tree Q = K = L; when decoding, K is
 what the cache holds with the Q new ones at its end), n tokens of a prefix.
@@ -26,7 +26,7 @@ def attention_masks(model: Any, allowed: Tensor, query_positions: Tensor, key_po
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
         allowed: bool[B, 1, Q, K], True where a query may attend; at least one key for every query.
         query_positions: int64[B, Q], which token of its own sequence (prefix and branch) each query is, counted from 0.
-            M-RoPE plays no part in it.
+            Independent of M-RoPE.
         key_positions: int64[B, K], the same of the keys. Only layers with a sliding window look at them.
 
     Returns:
@@ -67,7 +67,7 @@ def _in_the_form_of(attention: str, allowed: Tensor, dtype: torch.dtype) -> Any:
 
 
 def open_images(model: Any, allowed: Tensor, input_ids: Tensor, positions: Tensor) -> Tensor:
-    """Let the tokens of an image see one another in both directions, in families that were trained so (Gemma 3).
+    """Allow bidirectional attention within images, for families that were trained with it (Gemma 3).
 
     Args:
         model: a Hugging Face image-text-to-text model.
@@ -76,7 +76,7 @@ def open_images(model: Any, allowed: Tensor, input_ids: Tensor, positions: Tenso
         positions: int64[B, L], which token of its own sequence each one is; a sequence starts where it is 0.
 
     Returns:
-        bool[B, 1, L, L], `allowed` itself in all other families.
+        bool[B, 1, L, L]; `allowed` itself for all other families.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None or not family.sees_whole_images:
@@ -98,10 +98,10 @@ def image_arguments(model: Any, images: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapping[str, Any]) -> list[Tensor]:
-    """Return position ids of prompts, numbered as the model's own forward would number each of them alone.
+    """Return position ids of prompts, as the model's own forward numbers each of them alone.
 
     Args:
-        model: a Hugging Face image-text-to-text model (not wrapped in PEFT). Nothing is left behind in it.
+        model: a Hugging Face image-text-to-text model (not wrapped in PEFT). It is left unchanged.
         prefixes: the ids of each prompt, image placeholders expanded.
         images: the image arguments of the model's forward, images in the order of the prefixes.
 
@@ -130,7 +130,7 @@ def prefix_positions(model: Any, prefixes: Sequence[Sequence[int]], images: Mapp
 
 
 def stock_arguments(model: Any, input_ids: Tensor, seen: Tensor) -> dict[str, Tensor]:
-    """Return what a processor gives beside ids and images; the model derives its own mask and positions from it.
+    """Return a processor's further outputs (masks, token types), from which the model derives its own mask and positions.
 
     Args:
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
@@ -144,12 +144,12 @@ def stock_arguments(model: Any, input_ids: Tensor, seen: Tensor) -> dict[str, Te
 
 
 def _placeholder(model: Any) -> int:
-    """Return the id that image features replace; -1, which no token has, where the config names none."""
+    """Return the id that image features replace, or -1 if the config names none."""
     config = model.config
     found = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
     return -1 if found is None else found
 
 
 def uses_mrope(model: Any) -> bool:
-    """Return whether positions have three axes, which the model works out from the images' grids."""
+    """Return whether the model uses M-RoPE: three-axis positions computed from the images' grids."""
     return hasattr(model.base_model, "get_rope_index")

@@ -1,4 +1,4 @@
-"""Attention over a tree's mask that leaves out what the mask rules out: queries in blocks, each with the keys it may see.
+"""Block-sparse attention for tree masks: blocks of queries, each with only the keys that it may attend to.
 
 A dense mask makes every branch pay for all its siblings: a hundred questions about an image cost five times the attention
 that they need. Here a block of queries is given its prefix, itself, and nothing between. The mask alone decides, so this
@@ -62,7 +62,7 @@ def _chosen(stretches: Sequence[Tensor], places: Sequence[int], dim: int) -> Ten
 def blocked_sdpa(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return what transformers calls for "sdpa": query, key, value float[B, H, L, E] to float[B, L, H, E]."""
+    """Compute attention as transformers' "sdpa" function: query, key, value float[B, H, L, E] to float[B, L, H, E]."""
     blocks: Blocks | None = getattr(attention_mask, "blocks", None)
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -3,7 +3,7 @@
     row     prefix │ first tokens of the branches │ second tokens │ …     branches that ended take no more slots
     slot    0 …    │ n n+1 n+2 …                  │ …
 
-Which branch a slot belongs to is not the cache's business: a mask says who may read it.
+The cache does not know which branch a slot belongs to; the mask decides who may read it.
 
 Shapes: P rows, S slots a row, B rows of a forward pass and T tokens in each, H key-value heads, D head size.
 """
@@ -26,14 +26,14 @@ class BranchLayer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room for all rows, in zeros: what a mask hides is still multiplied by zero, and must not be NaN."""
+        """Allocate all rows with zeros: masked values are still multiplied by zero, so they must not be NaN."""
         rows, slots = self.cache.num_rows, self.cache.num_slots
         for name, states in (("keys", key_states), ("values", value_states)):
             setattr(self, name, states.new_zeros(rows, slots, states.shape[1], states.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store the states [B, H, T, D] of the tokens at hand, and give back those that attention reads."""
+        """Store the states [B, H, T, D] of the new tokens, and return those that attention reads."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.keys.shape[1] < self.cache.num_slots:
@@ -46,15 +46,15 @@ class BranchLayer(CacheLayerMixin):
         return self.keys[:, view].transpose(1, 2), self.values[:, view].transpose(1, 2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys, and the first of them."""
+        """Return `(kv_length, kv_offset)` for the attention mask."""
         return self.cache.view_slots or query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return slots before those of the tokens at hand; 0 while prefixes run, which see themselves only."""
+        """Return the number of slots before the new tokens; 0 while prefixes run, which attend to themselves only."""
         return self.cache.slots_before
 
     def get_max_length(self) -> int:
-        """No maximum."""
+        """Return -1: there is no maximum."""
         return -1
 
 
@@ -88,23 +88,23 @@ class BranchCache(Cache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def reserve(self, num_slots: int) -> None:
-        """Have at least so many slots a row; grows by a quarter at least, so that all copies cost five passes at most."""
+        """Grow to at least so many slots per row, by at least a quarter: all copies cost at most five passes."""
         if num_slots > self.num_slots:
             self.num_slots = max(num_slots, self.num_slots * 5 // 4)
 
     def place(self, rows_B: Tensor, slots_BT: Tensor, view_slots: int) -> None:
-        """Where the next tokens go, and how many slots of every row they look at.
+        """Set where the next tokens are stored, and how many slots of every row they attend to.
 
         Args:
             rows_B: int64[B], all rows in order unless `view_slots` is 0.
             slots_BT: int64[B, T].
-            view_slots: 0 for tokens that see each other alone: prefixes.
+            view_slots: 0 for prefixes, which attend to themselves only.
         """
         self.index = (rows_B[:, None] * self.num_slots + slots_BT).flatten()
         self.view_slots, self.slots_before = view_slots, max(0, view_slots - slots_BT.shape[1])
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order. Those among the first len(rows) stay where they are, and are not copied."""
+        """Keep only these rows, in this order. Those among the first len(rows) stay in place and are not copied."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
         self.num_rows = len(rows)
         for layer in self.layers:

@@ -9,7 +9,7 @@ branches of a row have ended, the row is given to a waiting prompt. Within a rou
 which branches have ended is read between rounds, and what they said after their end is cut off.
 
 A branch draws with random numbers of its own seed, so that its text depends on neither its neighbours nor their order.
-A model that cannot be run on trees gets a row for each answer, and makes its masks itself.
+A model that cannot run on trees gets one row per answer and makes its own masks.
 
 Shapes: as in `branch_state`; B prompts that start, T tokens of the longest of them, D hidden size.
 """
@@ -48,7 +48,7 @@ VIEW_SLOTS = 16
 
 
 def expected_slots(prefix_tokens: int, num_branches: int, max_new_tokens: int) -> int:
-    """Return slots that a prompt is reckoned to take: half of its answers' bound, as most end early."""
+    """Return the slots that a prompt is expected to take: half of its answers' maximum, since most end early."""
     return prefix_tokens + num_branches * max_new_tokens // 2
 
 
@@ -229,7 +229,7 @@ class BranchDecoder:
             state.ages += 1
 
     def finished(self) -> Iterator[tuple[int, list[Sampled]]]:
-        """Yield the index and answers of each prompt whose branches have all ended; its row is free from now on."""
+        """Yield index and answers of each prompt whose branches have all ended, and free its row."""
         state = self.state
         was_closed, state.closed = state.closed, state.ended.cpu().numpy().copy()
         if self.decoding.stop:
@@ -300,7 +300,7 @@ class BranchDecoder:
         self.state.widen(self.cache.num_slots)
 
     def drop_free_rows(self) -> None:
-        """Go on with fewer rows: those at the end move to free ones before."""
+        """Drop free rows: rows at the end move into them."""
         busy = self.state.busy
         rows = np.arange(len(busy))
         rows[self.state.prompt[: len(busy)] < 0] = busy[busy >= len(busy)]
@@ -308,7 +308,7 @@ class BranchDecoder:
         self.cache.keep_rows(torch.from_numpy(rows).to(self.device))
 
     def _answer(self, row: int, branch: int, emitted: list[int]) -> list[int]:
-        """Return what a branch emitted so far after its question, the end token and what followed it included."""
+        """Return the ids that a branch has emitted after its question, including the end token and anything after it."""
         begin = self.state.questions[row, branch]
         return emitted[begin : min(self.state.age[row], begin + self.decoding.max_new_tokens)]
 
@@ -319,7 +319,7 @@ class BranchDecoder:
         return Sampled(tuple(ids[:length] if length else ids), finished=bool(length))
 
     def _find_stops(self, was_closed: NDArray[np.bool_]) -> None:
-        """Close branches whose text has come to hold a stop string."""
+        """Close branches whose text now contains a stop string."""
         assert self.decode is not None
         state = self.state
         emitted = state.emitted.cpu()

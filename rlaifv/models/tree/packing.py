@@ -212,7 +212,7 @@ def pack(trees: Sequence[Tree], row_tokens: int = 0, pad_id: int = 0, share_rows
 def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
     """Return the slow path: every branch is a row of its own, prefix and images included, and the model's stock mask holds.
 
-    Whatever reads packed trees reads these too, with the same results.
+    All functions on packed trees accept these, with the same results.
     """
     single = [(k, Tree(tree.prefix, (branch,))) for k, tree in enumerate(trees) for branch in tree.branches]
     packed = pack([tree for _, tree in single], pad_id=pad_id, share_rows=False)
@@ -225,7 +225,7 @@ def separate(trees: Sequence[Tree], pad_id: int = 0) -> PackedTrees:
 
 @dataclass(slots=True)
 class Packer:
-    """How one model reads trees. Whoever runs the model shares its packer, so that all of them take the same path.
+    """How one model reads trees. All users of a model share its packer, so that all take the same path.
 
     pad_id: fills rows.
     separately: whether branches become plain sequences: the model is of no known family, or its trees were found to differ.
