@@ -1,1 +1,1 @@
-"""Prompts and images in, batches of preference pairs out."""
+"""Prompts, images, preference data of others, and the DataModule."""

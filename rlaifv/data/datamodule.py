@@ -1,4 +1,4 @@
-"""The DataModule of every learner: it regenerates its data when the first loader of an iteration is asked for."""
+"""The DataModule of every learner, which regenerates its data for each iteration."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from rlaifv.store.manifest import Manifest
 
 
 class Collator(Protocol):
-    """What a learner makes of its records.
+    """Builds batches of a learner's records.
 
     Attributes:
         table: the records that it trains on, a table of the iteration.
@@ -26,7 +26,7 @@ class Collator(Protocol):
     table: str
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Get ready to train on an iteration's prompts."""
+        """Prepare to train on an iteration's prompts."""
         ...
 
     def check_record(self, record: Any) -> None:
@@ -108,7 +108,7 @@ class IterationDataModule(LightningDataModule):
         return batch.to(device)
 
     def advance(self) -> None:
-        """Count an epoch as done, and its iteration with the last one."""
+        """Count an epoch as done, and after the last epoch its iteration."""
         self.epoch, self.batch = self.epoch + 1, 0
         if self.epoch == self.epochs:
             self.iteration, self.epoch = self.iteration + 1, 0
@@ -117,7 +117,7 @@ class IterationDataModule(LightningDataModule):
         return {"iteration": self.iteration, "epoch": self.epoch, "batch": self.batch, "num_ranks": world_size()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError in the middle of an epoch that another number of ranks began."""
+        """Restore the counters. Raises ValueError within an epoch that another number of ranks began."""
         begun_by = state_dict["num_ranks"]
         if state_dict["batch"] and begun_by != world_size():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: counted by reason, each with what to do about it, and too many of them refused."""
+"""Count unusable rows by reason, say what to do about each, and refuse too many of them."""
 
 import logging
 from collections import Counter
@@ -34,7 +34,7 @@ OTHER_REMEDY = "an image cannot be used; replace the file"
 
 @dataclass
 class Drops:
-    """What was dropped so far: counts by reason, and the first message of each."""
+    """Dropped rows: counts by reason, and the first message of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Drops:
 
 
 def lines(counts: Counter[str]) -> dict[str, str]:
-    """For each reason, the most frequent one first, how many rows it cost, what it means and what to do.
+    """Return a line per reason, most frequent first: how many rows it cost, what it means and what to do.
 
     >>> lines(Counter(outside_root=312))
     {'outside_root': "312 rows: an image lies outside the data's folder; set data.image_root=DIR"}

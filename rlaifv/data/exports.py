@@ -1,4 +1,4 @@
-"""Pairs of a run in the formats of others, each with where it comes from.
+"""Export a run's pairs to other formats, with provenance.
 
     rlaifv         data/train-*.parquet in RLAIF-V's schema; provenance in `origin_split`
     trl            data/train-*.parquet, conversations and images; provenance in a column of that name

@@ -1,4 +1,4 @@
-"""Bounded decoding of image files that nobody vouches for: an upright RGB image, or one sentence that says why not."""
+"""Decode untrusted image files within limits: an upright RGB image, or an error of one sentence."""
 
 import hashlib
 import stat
@@ -32,8 +32,8 @@ class ImageError(ValueError):
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
     """Decode the first frame of a file to an RGB image, turned as its EXIF orientation says.
 
-    What is transparent is laid over white. Of 16-bit channels the high byte is kept, as Pillow itself does for colour
-    PNGs; CMYK is converted without its colour profile.
+    Transparent pixels are put on white. 16-bit channels keep their high byte, as Pillow does for colour PNGs. CMYK is
+    converted without its colour profile.
 
     Args:
         path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, whatever its name ends with.
@@ -51,7 +51,7 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = 
 
 
 def check_header(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
-    """Refuse what `load_image` refuses, as far as that shows without decoding, which is fast enough for a data set.
+    """Refuse what `load_image` refuses, as far as the header shows; fast enough for a whole data set.
 
     Raises:
         ImageError: see `load_image`.

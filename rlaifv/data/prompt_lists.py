@@ -1,4 +1,4 @@
-"""Entries of a prompt list, whatever its form: JSON Lines, a JSON array, CSV or TSV with a header, LLaVA's conversations.
+"""Read prompt lists: JSON Lines, a JSON array, CSV or TSV with a header, LLaVA's conversations.
 
 A name that ends with .csv or .tsv has rows; a file that begins with a bracket is an array; any other has one object per line.
 In a table, several images are a JSON list in the cell of `image`, and an empty `id` counts as none.
@@ -88,7 +88,7 @@ def _is_conversation(fields: dict[str, Any]) -> bool:
 
 
 def _asked(fields: dict[str, Any], number: int, where: str, turns: Turns) -> Iterator[dict[str, Any]]:
-    """Yield what people ask in a conversation, without the markers of images."""
+    """Yield the user turns of a conversation, without image markers."""
     said = fields["conversations"]
     if not isinstance(said, Sequence) or not all(isinstance(turn, dict) for turn in said):
         raise ValueError(f"Field 'conversations' in {where} has to be a list of turns with 'from' and 'value'.")

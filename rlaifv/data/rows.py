@@ -1,4 +1,4 @@
-"""One schema for the preference data of others: what a row is, and how the rows of five published formats become one.
+"""One schema for preference data, and parsers from five published formats to it.
 
     rlaifv         columns question, chosen, rejected, image (bytes inside); idx, origin_* if there
     rlhfv          columns text (JSON: question, chosen, rejected) and image; or seven tab-separated fields, base64 inside

@@ -1,4 +1,4 @@
-"""Published preference data as a source: of prompts, and of the pairs that come with them."""
+"""Published preference data as a source of prompts and of pairs."""
 
 import hashlib
 import logging
@@ -24,8 +24,8 @@ class RowsSource(SharedPrompts):
     """Prompts, and pairs, from data in one of the formats of `data.rows`.
 
     All rows are read and checked when the source is made; rows that cannot be used are dropped and counted, up to a share of
-    them. Rows with the same conversation about the same images are one prompt, so none is used twice. Embedded images are told
-    apart by SHA-256 then, and written to `directory/<sha256>.<ending>` only when a prompt that has them is asked for.
+    them. Rows with the same conversation about the same images are one prompt, so none is used twice. Embedded images are
+    identified by SHA-256, and written to `directory/<sha256>.<ending>` only when a prompt that has them is asked for.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RowsSource(SharedPrompts):
         return self._written(super().held_out())
 
     def answers(self, prompt: Prompt) -> list[Row]:
-        """Return the rows of a prompt, whose ids are unique; without images, which are the prompt's.
+        """Return the rows of a prompt, with unique ids and without its images.
 
         Raises:
             ValueError: a row of the data has no chosen and rejected answer.
@@ -136,7 +136,7 @@ class RowsSource(SharedPrompts):
         return list(prompts.values()), digest.hexdigest()
 
     def _usable(self, row: Row, number: int) -> Row | RowError:
-        """Return the row, or why it cannot be used in this kind of run."""
+        """Return the row, or an error if this kind of run cannot use it."""
         where = f"row {number} of {self.table.name}"
         if self.run == "train" and row.chosen is None:
             return RowError(
@@ -147,7 +147,7 @@ class RowsSource(SharedPrompts):
         return row
 
     def _tell(self, drops: Drops, prompts: Collection[Prompt]) -> None:
-        """Count what was dropped, and what is of text alone. Raises ValueError where too much was."""
+        """Report dropped rows and text-only rows. Raises ValueError if too many were dropped."""
         if not len(self.table):
             raise ValueError(f"{self.table.name} has no rows.")
         drops.check(self.table.name, len(self.table), self.max_drop_rate)

@@ -1,11 +1,11 @@
-"""Where prompts come from: the protocol of a source, and the one that reads a user's own files.
+"""Sources of prompts: the protocol, and a source for a user's own files.
 
 A list is JSON Lines, one object per line, or of another form that `prompt_lists` reads:
 
     {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
 
 `image` is a path or a list of paths, relative to the image root, which is the list's folder unless another is given. Images
-have to lie in it, links followed: a list from elsewhere cannot have other files of this machine opened. `id` is a string or an
+must lie inside it, with links resolved, so that a foreign list cannot open other files. `id` is a string or an
 integer, the line number by default; other fields are ignored.
 """
 
@@ -30,17 +30,17 @@ MAX_ID_CHARS = 200
 
 
 class PromptSource(Protocol):
-    """What gives each iteration its prompts. The same arguments give the same prompts, in any process."""
+    """Gives each iteration its prompts: the same arguments give the same prompts in any process."""
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Return prompts to train on in one iteration, with distinct ids; None for an equal share of all."""
+        """Return an iteration's prompts, with distinct ids; `num_prompts` of None takes an equal share of all."""
 
     def held_out(self) -> list[Prompt]:
         """Return prompts that are evaluated on and never trained on."""
 
 
 class CheckedImages(NamedTuple):
-    """What decoding every image of some prompts found.
+    """Result of decoding every image of some prompts.
 
     good: the prompts whose images can all be decoded, in order
     dropped: how many of the others were dropped, by `ImageError.reason`
@@ -53,9 +53,9 @@ class CheckedImages(NamedTuple):
 
 
 def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> CheckedImages:
-    """Decode every image once, and split the prompts into the usable ones and counts of why the others are not.
+    """Decode every image once; keep the prompts with readable images and count the others by reason.
 
-    Every unusable prompt is logged as a warning of one sentence, and dropped: none is replaced by another.
+    Each dropped prompt is logged as a warning; none is replaced.
     """
     checked = CheckedImages([], Counter(), {})
     for prompt in prompts:
@@ -72,7 +72,7 @@ def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_by
 
 
 def check_images_of(source: PromptSource, prompts: Sequence[Prompt]) -> CheckedImages:
-    """Check images by the limits of their source, where it has its own."""
+    """Check images by their source's limits, if it has any, else by the default limits."""
     check: Callable[[Sequence[Prompt]], CheckedImages] = getattr(source, "check_images", check_images)
     return check(prompts)
 
@@ -166,7 +166,7 @@ class SharedPrompts:
         return self._slice(wanted * iteration, wanted * (iteration + 1))
 
     def check_images(self, prompts: Sequence[Prompt]) -> CheckedImages:
-        """Call the function of this name with the limits of this source."""
+        """Check images by the limits of this source, see the function `check_images`."""
         return check_images(prompts, self.max_pixels, self.max_bytes)
 
     def _slice(self, start: int, stop: int) -> list[Prompt]:
@@ -297,7 +297,7 @@ def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Pro
 
 
 def _image_path(image: str, folder: Path, where: str) -> str:
-    """Return the real path of an image in `folder`; where it leads is known before anything is opened, or even looked for."""
+    """Return the real path of an image in `folder`; its place is checked before anything is opened."""
     named, found = folder / image, path_inside(folder, image)
     if found is None:
         raise ValueError(

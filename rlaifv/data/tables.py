@@ -1,4 +1,4 @@
-"""Preference data where they lie, read with `datasets`: a hub id, a directory, a file, or a stream of the first rows."""
+"""Read preference data with `datasets`: from a hub id, a directory, a file, or as a stream of the first rows."""
 
 import json
 import warnings
@@ -121,7 +121,7 @@ class Table(Sequence[Row]):
             yield self._parse(fields, number)
 
     def rows_and_errors(self) -> Iterator[Row | RowError]:
-        """Yield every row in order, or what is wrong with it."""
+        """Yield every row in order, or its error."""
         for number, fields in enumerate(self._data):
             try:
                 yield self._parse(fields, number)
@@ -140,7 +140,7 @@ class Table(Sequence[Row]):
 
 
 def _files(directory: Path, split: str) -> list[Path]:
-    """Return the data files of a directory, one kind of them, those of the split where they are named by split."""
+    """Return a directory's data files of one type, and of the split if files are named by split."""
     for suffix in LOADERS:
         found = [
             path
@@ -155,7 +155,7 @@ def _files(directory: Path, split: str) -> list[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Return rows of a file or directory on this disk, as far as that shows without reading them; None where it does not."""
+    """Return the number of rows of a local file or directory if it is known without reading them, else None."""
     found = [path] if path.is_file() else [file for file in sorted(path.rglob("*.parquet")) if path.is_dir()]
     if found and all(file.suffix == ".parquet" for file in found):
         return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in found)
@@ -197,7 +197,7 @@ def _read_lines(files: Sequence[Path], num_rows: int | None) -> tuple[Sequence[d
 
 
 def _undecoded(data: Any, features: datasets.Features | None) -> Any:
-    """Return the same data with every image as its bytes and path, whatever holds it."""
+    """Return the data with every image as undecoded bytes and path."""
     for name, feature in (features or {}).items():
         undecoded = _without_decoding(feature)
         if undecoded is not feature:

@@ -213,7 +213,7 @@ class LocalEngine:
         decoding: Decoding,
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
-        """Return an answer to each question about each prompt's images, on one prefix; `advance` counts answers.
+        """Return an answer to each question about each prompt's images; `advance` counts answers.
 
         Each question is a conversation of its own, with the same answer as `sample` gives for such a prompt and seed. Questions
         run separately if branches do, or if the chat template puts text before the images.

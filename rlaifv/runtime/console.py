@@ -32,9 +32,9 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """One-line messages on the console; libraries speak up from warnings on.
+    """Show one-line messages on the console; libraries log warnings and errors only.
 
-    Known harmless warnings of libraries are silenced here, each with its reason, and nowhere else.
+    This is the only place that silences harmless warnings of libraries, each with its reason.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -73,11 +73,11 @@ class _Rate(ProgressColumn):
 
 
 class StageBars:
-    """The bars of a piece of work in stages, one below the other; `seconds` holds what each stage took.
+    """Progress bars of work in stages, one below the other. `seconds` holds each stage's duration.
 
     Args:
         title: in front of the name of each stage.
-        phase: what the stages are to the clock of the run; otherwise each is a phase of its own.
+        phase: name under which the clock counts all stages; by default each counts under its own name.
     """
 
     def __init__(self, title: str, phase: str | None = None) -> None:
@@ -104,7 +104,7 @@ class StageBars:
 
 
 def progress_bar() -> Progress:
-    """The one look of all long work: description, bar, count, rate, time gone and time left."""
+    """Return the progress bar of this project: description, bar, count, rate, time elapsed and time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),

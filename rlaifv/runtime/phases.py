@@ -1,4 +1,4 @@
-"""What a run spends its time on: one clock of the process, phases by name, and a file that a resumed run adds to.
+"""Where a run's time goes: a clock per process, phases by name, and a file that resumed runs add to.
 
     with measured():                    from the start of the process
         with kept(run_dir):             seconds.json, which is read where there is one, and written by `save` and at the end
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Clock:
-    """Seconds by phase. What runs is on a stack, and its top alone grows."""
+    """Seconds by phase. Phases nest, and only the innermost one counts."""
 
     def __init__(self, seconds_before: float) -> None:
         self.seconds = {START: seconds_before, OTHER: 0.0}
@@ -60,7 +60,7 @@ class _Clock:
         self.path: Path | None = None
 
     def count(self) -> None:
-        """Give what has passed to the phase that runs."""
+        """Add the elapsed time to the current phase."""
         now = time.perf_counter()
         name = self.running[-1]
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.since
@@ -68,7 +68,7 @@ class _Clock:
 
 
 class _Process:
-    """A process has one clock, and started once, however many runs it makes."""
+    """The process's clock, and whether its start was counted."""
 
     clock: _Clock | None = None
     start_is_counted = False
@@ -76,7 +76,7 @@ class _Process:
 
 @contextmanager
 def measured() -> Iterator[None]:
-    """Inside, phases are timed; the first time in a process, from its start."""
+    """Time phases inside the context; the first time in a process, from the start of the process."""
     _Process.clock = _Clock(0.0 if _Process.start_is_counted else seconds_since_start())
     _Process.start_is_counted = True
     try:
@@ -87,7 +87,7 @@ def measured() -> Iterator[None]:
 
 @contextmanager
 def kept(run_dir: Path | None) -> Iterator[None]:
-    """Inside, `save` writes to a run directory what the run has taken, earlier processes included; so does the end.
+    """Write the run's seconds, earlier processes included, to its directory at each `save` and at the end.
 
     Args:
         run_dir: None where another rank keeps the time.
@@ -110,7 +110,7 @@ def kept(run_dir: Path | None) -> Iterator[None]:
 
 @contextmanager
 def timed(name: str) -> Iterator[None]:
-    """Count what goes on inside as a phase. Also a decorator."""
+    """Count the time inside as a phase. Also a decorator."""
     clock = _Process.clock
     if clock is None:
         yield
@@ -126,7 +126,7 @@ def timed(name: str) -> Iterator[None]:
 
 
 def save() -> None:
-    """Write what the run has taken so far, where it is kept. Raises OSError where that cannot be written."""
+    """Write the run's seconds so far. Raises OSError if the file cannot be written."""
     clock = _Process.clock
     if clock is not None and clock.path is not None:
         clock.count()
@@ -159,7 +159,7 @@ def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def share_beside(seconds: Mapping[str, float]) -> float:
-    """Return the share of a run that is none of the method's; the start of the process is not counted."""
+    """Return the share of a run's time beside the method, without the start of the process."""
     total = sum(taken for name, taken in seconds.items() if name != START)
     return 1 - sum(seconds.get(name, 0.0) for name in METHOD) / total if total else 0.0
 

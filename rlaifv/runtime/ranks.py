@@ -1,4 +1,4 @@
-"""Ranks: which process this is, how many share the run, and whether the others still live."""
+"""Ranks: this process's rank, their number, and whether the others are alive."""
 
 import os
 import socket
@@ -18,19 +18,19 @@ _partners: list[int] = []
 
 
 def rank() -> int:
-    """This process's rank, 0 where nothing is distributed; known from its launcher before the ranks have met."""
+    """Return this process's rank; 0 without distribution. Before the ranks have met, the launcher's variables tell it."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
     return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
 
 
 def world_size() -> int:
-    """Return how many ranks share the run."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def meet() -> None:
-    """Learn which processes of this host are the other ranks, for `lost_rank`.
+    """Exchange the process ids of this host's ranks, for `lost_rank`.
 
     All ranks call it together; later calls are free.
     """
@@ -53,9 +53,9 @@ def _lives(pid: int) -> bool:
 
 
 def end_with_parent(name: str = "LOCAL_RANK") -> None:
-    """Where a launcher started this process for one more rank, end it soon after that process is gone.
+    """End this process soon after the launcher that started it for a rank is gone.
 
-    It may be killed in a way that tells nobody, and ranks that wait for it would wait in vain.
+    A killed launcher tells nobody, and its ranks would wait forever.
     """
     if os.environ.get(name, "0") == "0":
         return

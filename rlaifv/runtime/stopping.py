@@ -1,4 +1,4 @@
-"""Stopping in order: a signal asks for it, and work ends where nothing is lost, between two shards or two steps.
+"""Stop after signals without losing work: between two shards or two steps.
 
 SIGTERM, SIGUSR1   preemption by a cluster; the run ends with status 143
 SIGINT             Ctrl-C; status 130. The second one ends the run at once.
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 
 
 class Stopped(SystemExit):
-    """The run ends early because a signal asked for it; all that was finished is on disk."""
+    """A signal asked the run to end; all finished work is on disk."""
 
     def __init__(self, asked_by: signal.Signals) -> None:
         super().__init__(STATUS[asked_by])
@@ -27,11 +27,11 @@ class Stopped(SystemExit):
 
 
 class RankLost(OSError):
-    """Another rank ended before it had done its part."""
+    """Another rank ended before its work was done."""
 
 
 class _Requests:
-    """What was asked for in this process. Signals are of the process, so there is one of these."""
+    """The pending request to stop. One per process, as are signal handlers."""
 
     listening = False
     asked_by: signal.Signals | None = None
@@ -40,7 +40,7 @@ class _Requests:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, signals ask for an end in order; afterwards they do what they did before."""
+    """Turn signals into requests to stop inside the context, and restore the former handlers afterwards."""
     before = {number: signal.getsignal(number) for number in STATUS}
     _Requests.listening, _Requests.asked_by, _Requests.pass_on = True, None, None
     listen()
@@ -53,10 +53,10 @@ def stoppable() -> Iterator[None]:
 
 
 def listen(pass_on: Callable[[signal.Signals], None] | None = None) -> None:
-    """Take the signals (back), where this process is stoppable: a trainer puts handlers of its own in their place.
+    """Reinstall our signal handlers; Lightning replaces them when `fit` starts. Does nothing outside `stoppable`.
 
     Args:
-        pass_on: also told of the first signal; for processes that this one started.
+        pass_on: called with the first signal, to pass it on to processes that this one started.
     """
     if _Requests.listening:
         _Requests.pass_on = pass_on or _Requests.pass_on
@@ -86,18 +86,18 @@ def stop_requested() -> bool:
 
 
 def stop_if_requested() -> None:
-    """Called between two pieces of work. Raises Stopped."""
+    """Raise Stopped if a signal asked to stop. Call it between two pieces of work."""
     if _Requests.asked_by is not None:
         raise Stopped(_Requests.asked_by)
 
 
 def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
-    """Return what to raise where the request may have reached another rank only."""
+    """Return the exception to raise when the signal may have reached another rank only."""
     return Stopped(_Requests.asked_by or number)
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
-    """Look again and again until another rank has done its part. Raises Stopped, or RankLost where it never will."""
+    """Poll until another rank has done its work. Raises Stopped, or RankLost if that rank is gone."""
     while not is_done():
         stop_if_requested()
         lost = lost_rank()

@@ -1,1 +1,1 @@
-"""What lies on disk: atomic files, parquet shards, manifests."""
+"""Files of a run: atomic writes, parquet shards, manifests, checkpoints."""

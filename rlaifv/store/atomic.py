@@ -1,8 +1,8 @@
-"""Whole files or nothing: the only place that renames or syncs.
+"""Write files atomically. This is the only module that renames or syncs.
 
-Whoever reads a published file, also after a crash or a power loss, finds the old content or the new one, never a part.
-Two syncs make it so: one of the file before the rename, which could otherwise reach the disk ahead of the bytes that it
-names, and one of the directory after it, without which the rename itself may be lost.
+A reader of a published file finds the old content or the new one, never a part, also after a crash or a power loss. Two syncs
+ensure it: one of the file before the rename, so that the rename cannot reach the disk before the content, and one of the
+directory after it, so that the rename is not lost.
 
 Every step passes a point at which `tools/dev/fault.py` can let it fail.
 """
@@ -26,7 +26,7 @@ passed: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
-    """Fail here if the environment variable RLAIFV_FAIL says so; for tests.
+    """Fail here if the environment variable RLAIFV_FAIL asks for it; for tests.
 
     It holds how to fail, a pattern of points, and at which passing of one: "eio store.* 3". The ways are crash (as by
     kill -9), eio and enospc (the error of a broken and of a full disk), and sleep (an hour, for whoever kills from outside).
@@ -120,7 +120,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create `path` and its parents as durably as what will be published in them. Existing ones stay."""
+    """Create `path` and its missing parents, synced to disk."""
     for directory in (*reversed(path.parents), path):
         if not directory.is_dir():
             with _naming(directory):
@@ -131,9 +131,9 @@ def make_directory(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path, pattern: str = "*") -> None:
-    """Delete what killed processes left, here and below, of unfinished files whose names match the glob `pattern`.
+    """Delete unfinished files that killed processes left in a directory and below, if their names match the glob `pattern`.
 
-    Only for when nobody writes such a file any more: the temporaries of living processes look the same.
+    Call it only when nobody writes such files: temporary files of living processes look the same.
     """
     for leftover in directory.rglob(f".{pattern}.*.tmp"):
         failpoint("store.remove")

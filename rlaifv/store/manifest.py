@@ -1,4 +1,4 @@
-"""One iteration's index: what was planned, what is done, and the commit after which it is final.
+"""The index of one iteration: planned shards, finished shards, and the commit after which it is final.
 
     iterations/000/manifest.json             who produces the iteration; once committed, all of its shards with digests
                    plan-responses.json       how many shards a stage has
@@ -41,7 +41,7 @@ class TooFewPairs(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What is known of a shard: SHA-256 of its file, number of records, and what was dropped on the way, by reason."""
+    """A finished shard: SHA-256 of its file, number of records, and drops by reason."""
 
     sha256: str
     num_records: int
@@ -65,7 +65,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A handle on the directory of an iteration. It remembers nothing: what it says is what is on disk."""
+    """A handle on an iteration's directory. It caches nothing: every property reads the disk."""
 
     directory: Path
 
@@ -104,7 +104,7 @@ class Manifest:
 
     @property
     def producer(self) -> dict[str, str]:
-        """What the iteration was begun by."""
+        """What the iteration's records depend on, as `open` recorded it."""
         return self._index().producer
 
     @property
@@ -122,11 +122,11 @@ class Manifest:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def shard_path(self, stage: str, shard: int) -> Path:
-        """Where a shard is, or will be."""
+        """Return the path of a shard, finished or not."""
         return self.directory / f"{stage}-{shard:05d}.parquet"
 
     def shards(self, stage: str) -> list[Shard | None]:
-        """Return what is known of a stage's shards, None for one that is not done. Raises ValueError if it is not planned."""
+        """Return a stage's shards, None for unfinished ones. Raises ValueError if it is not planned."""
         index = self._index()
         if stage not in index.stages:
             raise ValueError(f"{self.directory}: stage {stage!r} is not planned.")
@@ -258,7 +258,7 @@ class Manifest:
 
 
 def _load(path: Path, parse: Callable[..., T]) -> T:
-    """Return what `parse` makes of the members of a JSON file."""
+    """Parse the members of a JSON file. Raises ValueError that names the file."""
     try:
         return parse(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
@@ -313,7 +313,7 @@ def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
 
 
 def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Iterator[str]:
-    """Yield what the records of an iteration say of each other that cannot be."""
+    """Yield a sentence for every contradiction between records of an iteration."""
     keys = {stage: [_key(record) for record in some] for stage, some in records.items()}
     for stage, some in keys.items():
         for key in [key for key, count in Counter(some).items() if count > 1][:1]:
@@ -338,12 +338,12 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
 
 
 def _key(record: Any) -> str:
-    """Return what names a record; a judgement is named by its claim."""
+    """Return a record's id; a judgement has its claim's."""
     return str(record.claim_id if isinstance(record, Judgement) else record.id)
 
 
 def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield every iteration of a run: its number, what it holds in one line, and a sentence for everything that is wrong."""
+    """Yield number, summary and faults of every iteration of a run."""
     found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
     before: dict[str, str] = {}
     for iteration in range(max(found, default=-1) + 1):

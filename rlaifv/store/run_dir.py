@@ -1,4 +1,4 @@
-"""A run's directory while somebody works in it: one run at a time, and only while its disk has room."""
+"""Lock a run's directory, and check its free disk space."""
 
 import errno
 import fcntl
@@ -24,10 +24,10 @@ class DirectoryInUse(OSError):
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a directory for this process; the file inside says which process that is, and on which host.
+    """Lock a directory for this process; the lock file names process and host.
 
-    The system lets go of the lock with the process, however that ends. What a dead one left behind is taken over with a
-    warning where it was on this host; of another host nobody here can tell.
+    The system releases the lock when the process ends. The lock of a dead process is taken over with a warning if it was on
+    this host; other hosts' processes cannot be checked.
 
     Raises:
         DirectoryInUse: another process holds it, or one on another host may.
@@ -79,7 +79,7 @@ def _refuse_other_host(path: Path) -> None:
 
 
 def _holder(path: Path) -> tuple[int | None, str]:
-    """Return process and host; None where the file does not say, since its process is just starting or was killed then."""
+    """Return process and host; None if the file is empty because its process is starting or was killed then."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["pid"]), str(content["host"])
@@ -88,12 +88,12 @@ def _holder(path: Path) -> tuple[int | None, str]:
 
 
 def _lives(pid: int | None, host: str) -> bool:
-    """Return whether a process of this host, other than this one, is there."""
+    """Return whether another process of this host is alive."""
     return pid not in (None, os.getpid()) and host == socket.gethostname() and Path(f"/proc/{pid}").exists()
 
 
 def require_space(directory: Path, min_free_bytes: int) -> None:
-    """Raises OSError where the disk of a directory, or of the nearest that exists above it, has less room than that."""
+    """Raise OSError if the disk of a directory (or of its nearest existing parent) has too little free space."""
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free

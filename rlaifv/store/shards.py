@@ -7,7 +7,7 @@ The schema follows from the fields of the record's class, in their order, and no
     float          float64       tuple[float, ...]   list<float32>   log-probs, which are computed in this precision
     bool           bool
 
-Fields that a class has gained since, at its end and with defaults, may be missing in a file: it was written before.
+Files of earlier versions may lack fields that a class has gained at its end, with defaults.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def write_shard(path: Path, records: Sequence[RecordT], record_type: type[Record
     """Publish `records` as a parquet file; equal records give equal bytes.
 
     Returns:
-        The file's SHA-256 in hex, taken from the bytes that were meant and not from what the disk made of them.
+        The file's SHA-256 in hex, of the bytes in memory rather than of those read back.
 
     Raises:
         ValueError: a record is of another class, or one of its values is not what the class declares.

@@ -1,1 +1,1 @@
-"""How each format of preference data says what a row is."""
+"""Parsers of preference data formats."""

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's preference data, in ShareGPT's form and in Alpaca's; `<image>` stands where an image does."""
+"""LLaMA-Factory's preference data in ShareGPT's or Alpaca's form, with `<image>` markers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Images as rows hold them: bytes, base64, data URLs, or files inside the data's folder; nothing is fetched from the net."""
+"""Images in rows: bytes, base64, data URLs, or files in the data's folder; nothing is downloaded."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ _SHOWN_CHARACTERS = 200
 
 
 def ending(content: bytes) -> str:
-    """Return how the name of an image file ends, by its first bytes; "img" where they are of no known format.
+    """Return an image file's extension by its first bytes; "img" if the format is unknown.
 
     >>> ending(b"GIF89a..."), ending(b"<html>")
     ('gif', 'img')
@@ -36,7 +36,7 @@ def ending(content: bytes) -> str:
 
 
 def shown(text: str, most: int = _SHOWN_CHARACTERS) -> str:
-    r"""Return a text of others for a message: control characters escaped, its end cut off.
+    r"""Shorten an untrusted text for a message, with control characters escaped.
 
     >>> shown("a\x1b[2Jb"), shown("abcdef", 3)
     ('a\\x1b[2Jb', 'abc…')

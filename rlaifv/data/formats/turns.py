@@ -135,7 +135,7 @@ def with_system(preference: Preference, fields: Mapping[str, Any], where: str) -
 
 
 def text_of(value: Any, column: str, where: str) -> str:
-    """Return a text with something in it. Raises RowError for anything else."""
+    """Return a non-empty text. Raises RowError for anything else."""
     if not isinstance(value, str):
         raise RowError(
             f"Column {column!r} has to be a text in {where}, but it is of type {type(value).__name__}.", "wrong_type"
@@ -152,7 +152,7 @@ def text_of(value: Any, column: str, where: str) -> str:
 
 
 def marked(value: Any, column: str, where: str) -> Turn:
-    """Return a text in which markers stand for images."""
+    """Return a text with markers in the place of images."""
     first, *others = text_of(value, column, where).split(MARKER)
     pieces: list[Any] = [first]
     for piece in others:
@@ -161,7 +161,7 @@ def marked(value: Any, column: str, where: str) -> Turn:
 
 
 class _Image(NamedTuple):
-    """An image among words, and what the mark says of it itself."""
+    """An image inside a text, with the image that its marker holds, if any."""
 
     content: Any = None
 
@@ -192,7 +192,7 @@ def _without_images(message: Message, column: str, where: str) -> Message:
 
 
 def _block(block: Any, column: str, where: str) -> Any:
-    """Return the text of a block, or its image."""
+    """Return a content block's text, or its image."""
     kind = block.get("type") if isinstance(block, Mapping) else None
     if kind not in ("text", "image", "image_url"):
         raise RowError(f"Column {column!r} holds a block that is neither text nor image in {where}.", "wrong_type")
@@ -222,7 +222,7 @@ def _joined(pieces: Sequence[Any], column: str, where: str) -> Turn:
 
 
 def _whole(asked: list[Message], side: list[Message], column: str, where: str) -> list[Message]:
-    """Return the conversation that ends with an answer, of which the data may hold the end only."""
+    """Return the whole conversation that ends with an answer, of which the data may hold only the last turn."""
     if not side or side[-1].role != "assistant":
         speakers = ", ".join(message.role for message in side) or "nobody"
         raise RowError(
