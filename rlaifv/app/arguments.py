@@ -1,4 +1,4 @@
-"""Command lines of the tools: key=value, as train.py has them."""
+"""Parse command lines of tools: key=value, as for train.py."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[s
 
 
 def refuse(error: Exception) -> int:
-    """Say what is wrong with a command; its exit status."""
+    """Print a command's error, and return its exit status."""
     console.print("[bold red]error:[/]", end=" ")
     console.print(str(error), markup=False, soft_wrap=True)
     return 2

@@ -1,4 +1,4 @@
-"""What values settings may have: plain tables, by key."""
+"""Allowed values of settings, by key."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""From composed settings to objects; the last place that sees a configuration."""
+"""Build a run's objects from composed settings. Nothing below this module sees a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def callbacks(self) -> list[Callback]:
-        """What the run is made of between Lightning's steps, in the order that it needs."""
+        """The callbacks that the run needs, in their order."""
         iteration = IterationCallback(self.loop.run_dir, self.held_out.measure, self.frozen)
         benchmarks: Any = self.held_out.measurements
         return [iteration, PhaseCallback(), CandidateCallback(self.candidates), *benchmarks]

@@ -1,4 +1,4 @@
-"""What is refused after the configuration is composed, before a model loads: in full sentences, with key and value."""
+"""Check a composed configuration before a model loads. Faults are full sentences with key and value."""
 
 import math
 import re
@@ -33,11 +33,11 @@ SECTIONS = ("method", "model", "labeler", "divider", "engine", "iteration", "lea
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run; the message lists everything that is wrong with it."""
+    """A configuration that cannot run; the message lists all of its faults."""
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse what could only fail later, or would be ignored in silence.
+    """Refuse settings that would fail later, or would be ignored.
 
     Raises:
         ConfigError: one sentence per fault, each naming its key.
@@ -64,7 +64,7 @@ def config_faults(cfg: DictConfig) -> list[str]:
 
 
 def _target_faults(node: Any, key: str = "") -> Iterator[str]:
-    """Also looks inside lists, and at keys of `instantiate` that could smuggle a target in."""
+    """Check targets, also inside lists, and refuse keys of `instantiate` that could hide a target."""
     if isinstance(node, DictConfig) and not node._is_none():
         for name in node:
             if OmegaConf.is_missing(node, name):

@@ -1,4 +1,4 @@
-"""How many prompts the data of a run have, and sizes of the run that fit them."""
+"""Count the prompts of a run's data, and fit the run's sizes to them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -26,9 +26,9 @@ KEYS = {
 
 
 def size_to_data(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Put sizes that fit the data into the settings of a fresh run; sentences about what changed.
+    """Fit the sizes of a fresh run to its data. Returns sentences about what changed.
 
-    Settings that are no sizes, and data whose number of prompts is not known here, are left as they are.
+    Does nothing if the number of prompts is unknown, or a size has an impossible value.
 
     Args:
         cfg: of a run, composed.

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a run, at once: its settings, its data, and what this machine lacks."""
+"""Collect all faults of a run at once: of its settings, its data, and this machine."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from rlaifv.runtime.ranks import rank
 
 
 def size_and_check(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Fit the sizes of a fresh run to its data, say so, and refuse what cannot run.
+    """Fit the sizes of a fresh run to its data, print what changed, and refuse what cannot run.
 
     Args:
         cfg: of the run, which gets the sizes.

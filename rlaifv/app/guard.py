@@ -1,4 +1,4 @@
-"""No secret among the settings: they are written to config.yaml, to reports and to trackers, so one is refused before that."""
+"""Refuse secrets among the settings, which are written to config.yaml, reports and trackers."""
 
 import os
 import re
@@ -19,7 +19,7 @@ LEAST_CHARS = 8  # a shorter one would be found in innocent words
 
 
 class RefuseSecrets(Callback):
-    """Ends a command whose settings hold a secret, before anything is written; the message does not repeat it.
+    """Ends a command whose settings hold a secret before anything is written, without repeating it.
 
     Hydra turns exceptions of its callbacks into warnings, but lets an exit pass.
     """

@@ -1,4 +1,4 @@
-"""How a run starts: where it lives, what `resume` means, and how errors of the user reach the user."""
+"""Start a run: its directory, `resume`, and errors that a user can fix."""
 
 import json
 import os
@@ -61,7 +61,7 @@ START_VARIABLE = "RLAIFV_STARTED"
 
 
 def register_resolvers() -> None:
-    """The values that configuration files cannot know: a fresh directory, the package's, whether a key is there."""
+    """Register OmegaConf resolvers: a fresh directory, the embedded model's path, whether a W&B key exists."""
     OmegaConf.register_new_resolver("fresh_directory", _fresh_directory, replace=True)
     OmegaConf.register_new_resolver("embedded_model", lambda: str(WEIGHTS_DIR), replace=True)
     OmegaConf.register_new_resolver("offline_without_key", _tracks_offline, replace=True)
@@ -173,7 +173,7 @@ def _unread_keys() -> list[str]:
 
 @contextmanager
 def working_in(run_dir: Path) -> Iterator[None]:
-    """Make the directory and hold it against other runs. The first process does so for those that it starts.
+    """Make the run's directory and lock it. The first rank does so for all.
 
     Raises:
         OSError: the directory cannot be made or written to, or another process works in it.
@@ -188,11 +188,11 @@ def working_in(run_dir: Path) -> Iterator[None]:
 
 
 def begin_run(cfg: DictConfig, run_dir: Path) -> None:
-    """Write the settings where a resume finds them.
+    """Write the settings for a later resume.
 
-    What a resumed run had finished before it got more to do is finished no more.
+    A resumed run that gets more iterations counts as unfinished again.
 
-    References such as ${run_dir} stay as they are, so that a run which was moved is resumed where it is now.
+    References such as ${run_dir} are kept, so that a moved run is resumed in its new place.
 
     Raises:
         OSError: the directory cannot be written to.
@@ -208,7 +208,7 @@ def begin_run(cfg: DictConfig, run_dir: Path) -> None:
 
 @contextmanager
 def user_errors(cfg: DictConfig) -> Iterator[None]:
-    """Turn errors that a user can mend into one message and exit status 2, Ctrl-C into exit status 130, and SIGTERM into 143.
+    """Turn errors that a user can fix into one message and exit status 2, Ctrl-C into status 130, SIGTERM into 143.
 
     The traceback goes to error.txt, unless the run was refused before it began. In a multirun any error goes there, and
     the sweep goes on with its other jobs; `rlaifv.app.sweep` reports the failed ones and sets the exit status.
@@ -238,7 +238,7 @@ def user_errors(cfg: DictConfig) -> Iterator[None]:
 
 
 def _let_the_first_rank_end(seconds: float) -> None:
-    """Wait to be ended with the first rank, which speaks for all; who started this one takes a status for a crash."""
+    """Wait to be ended by the launcher after the first rank, which reports for all ranks."""
     if rank() > 0:
         time.sleep(seconds)
 
@@ -278,7 +278,7 @@ def checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
 
 
 def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: str | None) -> None:
-    """Train. Raises KeyboardInterrupt and Stopped as they were; the trainer would make both an exit with status 1."""
+    """Train. Raises KeyboardInterrupt and Stopped, which the trainer would turn into an exit with status 1."""
     with _as_asked(trainer):
         trainer.fit(module, data, ckpt_path=checkpoint)
 
@@ -312,7 +312,7 @@ def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
 
 
 def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
-    """The table of a run, and its last line."""
+    """Print a run's table and its last line."""
     paths = sorted(path for path in run_dir.glob("evaluations/*.json") if path.stem.isdecimal())
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir

@@ -1,4 +1,4 @@
-"""The screen before a run: what it will cost, from the composed settings alone."""
+"""Estimate and print a run's cost from its composed settings."""
 
 from dataclasses import replace
 from pathlib import Path

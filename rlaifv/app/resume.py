@@ -1,4 +1,4 @@
-"""What may differ when a run is resumed: settings given beside `resume`, and the files that the run reads.
+"""Rules for resuming: settings that may change beside `resume`, and files that must not have changed.
 
 `RULES` is the table of docs/reliability.md, section "Resume"; a test holds the two together.
 """
@@ -150,7 +150,7 @@ def _iteration_faults(stored: DictConfig, merged: DictConfig, run_dir: Path) -> 
 
 @timed("digest")
 def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
-    """Compare the files that a run reads with what they were when it began, or note that where it begins.
+    """Compare the digests of a run's input files with those of its start; record them at the start.
 
     Raises:
         ConfigError: one of them has changed; the message names the key and both digests. Or the run was begun by a version

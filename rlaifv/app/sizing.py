@@ -1,4 +1,4 @@
-"""A run's sizes where its data are smaller than its settings ask for: plain values in, plain values and sentences out."""
+"""Fit a run's sizes to small data. Works on plain values only."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ PAIRS_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How the prompts of a run are shared out.
+    """Sizes of a run.
 
     `num_prompts` of an iteration is None for an equal share of all; `per_epoch` is the number of candidates of a pass.
     """
@@ -29,7 +29,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What is there: `num_prompts` that may be used again where `reuse` is set.
+    """The data's size: `num_prompts`, which may be used again if `reuse`.
 
     Each gives at most `pairs_per_prompt` pairs; where `given` is set, the data come with them and all are used.
     """
@@ -42,11 +42,11 @@ class Data:
 
 
 class TooLarge(ValueError):
-    """A size that was asked for by name and that the data cannot give."""
+    """A size that the user gave and that the data cannot provide."""
 
 
 def fit_to_data(wanted: Sizes, data: Data, typed: Collection[str]) -> tuple[Sizes, str]:
-    """Lower sizes that the data cannot give, and use all of the data then.
+    """Lower sizes that the data cannot provide, so that all data are used.
 
     Args:
         wanted: the sizes as configured.

@@ -1,4 +1,4 @@
-"""The tables of a multirun: what was overridden in each run and how it ended, and means over seeds."""
+"""Tables of a multirun: overrides and results of each run, and means over seeds."""
 
 import csv
 import io

@@ -1,1 +1,1 @@
-"""What happens between Lightning's steps and epochs."""
+"""Callbacks: what happens between Lightning's steps and epochs."""

@@ -1,4 +1,4 @@
-"""Benchmarks beside the held-out measurement: a few questions of each, before every iteration and after the last."""
+"""Ask a few questions of benchmarks before every iteration and after the last."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ DIRECTORY = "evaluations"
 
 
 class BenchmarkCallback(Callback):
-    """Runs benchmarks where the loop measures, and logs their numbers as `benchmark/<name>/<metric>`.
+    """Runs benchmarks when the policy is measured, and logs `benchmark/<name>/<metric>`.
 
-    The loop calls `measure`, while the weights are those of an iteration's end; results lie in
-    `evaluations/NNN-benchmarks.json`, and what is there is not made again. Their questions are the same ones every time.
+    `observers.held_out.HeldOut` calls `measure`. Results are in `evaluations/NNN-benchmarks.json` and are made once. The
+    questions are the same every time.
 
     Args:
         names: of the benchmarks, without those that need reviews.

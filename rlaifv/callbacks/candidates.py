@@ -1,4 +1,4 @@
-"""Candidates of an iteration under Lightning: when they are taken, and when the best of them becomes the policy."""
+"""Take candidates within an iteration, and load the best at its end."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ from rlaifv.runtime.stopping import Stopped
 
 
 class CandidateCallback(Callback):
-    """Takes a candidate at each part of a pass, and loads the best of an iteration before its last checkpoint is written.
+    """Takes candidates within each pass, and loads the best before the iteration's last checkpoint is written.
 
-    It stands after `IterationCallback`, which opens iterations and counts batches and epochs, and runs before
-    `CheckpointCallback`. Without candidates it does nothing.
+    Place it after `IterationCallback`, which counts batches and epochs, and before `CheckpointCallback`. Without candidates it
+    does nothing.
     """
 
     def __init__(self, candidates: Candidates) -> None:
@@ -29,7 +29,7 @@ class CandidateCallback(Callback):
         self.rules = candidates.held_out.selection
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that was stopped while a candidate was measured has its weights in the checkpoint, and measures it now."""
+        """Measure a candidate whose measurement was interrupted; its weights are in the checkpoint."""
         data, module = parts(trainer, pl_module)
         if not self.rules.per_epoch or data.iteration != module.iteration:
             return
@@ -65,7 +65,7 @@ class CandidateCallback(Callback):
             # The checkpoint that is written now, or at the end of the pass, holds the weights to be measured.
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The epoch is counted already, so a 0 is the end of an iteration."""
+        """Choose and load the best candidate at an iteration's end: the epoch is counted already, so it is 0 then."""
         data, module = parts(trainer, pl_module)
         if not self.rules.per_epoch or data.epoch or not trainer.is_last_batch:
             return
@@ -94,7 +94,7 @@ class CandidateCallback(Callback):
         self._log(trainer, iteration, candidate)
 
     def _log(self, trainer: L.Trainer, iteration: int, candidate: Candidate) -> None:
-        """With the step that made it, which a run that is resumed right after it does not log again."""
+        """Log with the step that made the candidate, which a run that is resumed after it does not log again."""
         metrics = {f"candidate/{name}": value for name, value in candidate.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=candidate.step - 1)

@@ -1,4 +1,4 @@
-"""Checkpoints after every epoch and before an early end, verified before they are resumed from."""
+"""Save checkpoints after every epoch and after signals, and verify them before resuming."""
 
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ REQUIRED = {
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, with a digest; loads tensors and plain values only."""
+    """Writes checkpoints atomically with a digest; loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_checkpoint(Path(path), partial(torch.save, checkpoint))
@@ -51,7 +51,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class CheckpointCallback(Checkpoint):
-    """Saves at the end of every epoch, and at the next optimizer step once a signal has asked the run to stop.
+    """Saves at the end of every epoch, and at the next optimizer step after a signal to stop.
 
     It runs after ordinary callbacks, so a checkpoint carries the counters of what comes next.
 

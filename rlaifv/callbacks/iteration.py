@@ -1,4 +1,4 @@
-"""Iterations over Lightning's epochs: count them, start them, and say what each one brought."""
+"""Iterations over Lightning's epochs: count them, begin them, and log their results."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from rlaifv.store.manifest import Manifest
 
 
 class IterationCallback(Callback):
-    """Advances the data module between epochs, opens each iteration in the module, and logs what it found.
+    """Advances the data module between epochs, begins each iteration in the learner's module, and logs its results.
 
     Lightning runs ordinary callbacks before `CheckpointCallback` at the end of an epoch, so the checkpoint written there holds
     the advanced counters, and a resumed run starts with what comes next.
@@ -58,7 +58,7 @@ class IterationCallback(Callback):
         _go_on_from(trainer, checkpoint["global_step"])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave out the optimizer's moments between two iterations, of which the next one begins without any; not masters."""
+        """Drop the optimizer's moments between iterations, since the next one starts without any; keep masters."""
         data, module = parts(trainer, pl_module)
         if module.reset_optimizer and data.iteration != module.iteration:
             for states in checkpoint.get("optimizer_states", ()):
@@ -78,7 +78,7 @@ class IterationCallback(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Where there are no checkpoints, nobody else ends a run that a signal asked to stop."""
+        """Stop after a signal if there is no checkpoint callback, which would otherwise do it."""
         asks = not trainer.checkpoint_callbacks
         if asks and trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
             raise stop()
@@ -104,7 +104,7 @@ class IterationCallback(Callback):
             self._announce(trainer, data.iteration)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say where a loss that is no number was met, for whoever looks for the reason."""
+        """Write where a non-finite loss occurred to nonfinite.json."""
         if isinstance(exception, NonFiniteLoss):
             data, _ = parts(trainer, pl_module)
             where = {"iteration": data.iteration, "epoch": data.epoch, "batch": data.batch, "step": trainer.global_step}
@@ -127,7 +127,7 @@ class IterationCallback(Callback):
             )
 
     def _announce(self, trainer: L.Trainer, num_iterations: int) -> None:
-        """Sum up the iteration that ended on one screen; log the measurement after it and the feedback of the next one."""
+        """Print a summary of the iteration that ended; log its measurement and the next one's feedback."""
         evaluation = _read(evaluation_path(self.run_dir, num_iterations))
         statistics = _read(statistics_path(self.run_dir, num_iterations))
         if num_iterations > 0 and rank() == 0:

@@ -1,4 +1,4 @@
-"""What was trained on: one line per batch, on the disk before the next one begins."""
+"""A journal of training: one line per batch, written before the next batch begins."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""metrics.csv through crashes: nothing that was logged is lost, and no step is in it twice."""
+"""A metrics.csv that survives crashes: nothing is lost, and no step is in it twice."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from rlaifv.store.atomic import write_text
 
 
 class MetricsLogger(CSVLogger):
-    """Writes metrics.csv as Lightning does, and goes on with the file of an earlier process.
+    """Writes metrics.csv as Lightning does, and continues an earlier process's file.
 
     Args:
         save_dir: where the file lies.
@@ -25,7 +25,7 @@ class MetricsLogger(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer, which deletes an earlier file; it is put back, and its columns are known."""
+        """Lightning's writer, with the earlier file that it deletes put back, and that file's columns."""
         is_new = self._experiment is None
         writer = super().experiment
         if is_new and self._kept is not None and self._experiment is not None:
@@ -48,6 +48,6 @@ class MetricsLogger(CSVLogger):
 
 
 def _read(path: Path) -> str:
-    """With its line ends as they are."""
+    """Read the file with its line ends."""
     with path.open(newline="", encoding="utf-8") as file:
         return file.read()

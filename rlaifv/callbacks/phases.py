@@ -1,4 +1,4 @@
-"""Training as a phase of the run's clock, and the moments at which its seconds are written."""
+"""Time training as a phase of the run's clock."""
 
 from contextlib import ExitStack
 
@@ -9,7 +9,7 @@ from rlaifv.runtime.phases import save, timed
 
 
 class PhaseCallback(Callback):
-    """Counts an epoch's steps as training; what other callbacks time in between is theirs.
+    """Counts an epoch's steps as training, without the phases of other callbacks in between.
 
     It stands after `IterationCallback`, which takes a digest where an iteration begins.
     """

@@ -1,4 +1,4 @@
-"""The training bar, in the same look as the bars of the feedback stages."""
+"""The training progress bar, which looks like those of the stages."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class TrainingProgress(ProgressBar):
         self._task: TaskID | None = None
 
     def disable(self) -> None:
-        """Nothing to do: the bar is silent on all ranks but the first."""
+        """Do nothing: the bar is silent on all ranks but the first."""
 
     def enable(self) -> None:
         """See `disable`."""
@@ -27,7 +27,7 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """An epoch that is resumed has no other start than its next batch."""
+        """Start the bar of a resumed epoch, which begins with its next batch."""
         if self._bars is not None:
             return
         data, _ = parts(trainer, pl_module)

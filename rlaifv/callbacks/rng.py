@@ -32,7 +32,7 @@ class RandomStateCallback(Callback):
 
 
 def _state() -> dict[str, Any]:
-    """Of this process, as tensors and plain values."""
+    """Return this process's random state as tensors and plain values."""
     version, internal, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {

@@ -1,4 +1,4 @@
-"""Weights & Biases that cannot end a run: tracking is a convenience, training is the work."""
+"""Track with Weights & Biases without letting its failures end the run."""
 
 import logging
 from collections.abc import Callable
@@ -18,7 +18,7 @@ INIT_SECONDS = 60
 
 
 def _unless_it_fails(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave the call out where the service fails; after `MOST_FAILURES` in a row, all calls to come."""
+    """Skip a call that the service fails at; after `MOST_FAILURES` in a row, skip all further calls."""
 
     @wraps(method)
     def guarded(self: "WandbTracking", *arguments: Any, **options: Any) -> Any:
@@ -41,7 +41,7 @@ def _unless_it_fails(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class WandbTracking(WandbLogger):
-    """Lightning's logger for Weights & Biases, under an id that a resumed run has again.
+    """Lightning's logger for Weights & Biases, with an id that resumed runs keep.
 
     Args:
         save_dir: the run's directory, where the offline record lies and from which the id is derived.

@@ -215,7 +215,7 @@ class LocalEngine:
     ) -> list[list[Sampled]]:
         """Return an answer to each question about each prompt's images; `advance` counts answers.
 
-        Each question is a conversation of its own, with the same answer as `sample` gives for such a prompt and seed. Questions
+        Each question is its own conversation, with the same answer as `sample` gives for such a prompt and seed. Questions
         run separately if branches do, or if the chat template puts text before the images.
         """
         return self._within_memory(partial(self._sample_questions, asked, seeds, decoding), advance)

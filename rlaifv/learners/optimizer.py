@@ -1,4 +1,4 @@
-"""AdamW whose updates all arrive, also where the weights that train have 16 bits.
+"""AdamW that keeps small updates of 16-bit weights.
 
 A bfloat16 number has 8 significant bits. Around 0.02, where most weights of a 7B lie, neighbours are 1.2e-4 apart, and
 adding an update of 5e-7 to one gives the same number again. So 16-bit weights get float32 masters: updates are added to the
@@ -24,7 +24,7 @@ class MasterAdamW(torch.optim.AdamW):
     element: the master and two moments; gradients keep the type of their parameter.
 
     Parameter groups hold the model's own parameters, so that whoever clips, scales or resets gradients meets them there.
-    Whoever changes parameters otherwise than by `step` calls `load_masters` too, or the next step undoes the change.
+    After changing parameters other than by `step`, call `load_masters`; otherwise the next step undoes the change.
 
     Args:
         params: parameters, or groups of them.
@@ -102,13 +102,13 @@ class MasterAdamW(torch.optim.AdamW):
         return {parameter: state["master"] for parameter, state in self.state.items() if "master" in state}
 
     def load_masters(self, values: Mapping[Tensor, Tensor]) -> None:
-        """Put other values in the place of masters, by their parameter, whose own value is the caller's to change."""
+        """Replace masters, by their parameter. The caller changes the parameters themselves."""
         for parameter, master in self.masters().items():
             if parameter in values:
                 master.copy_(values[parameter])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state as it was saved; `torch.optim` would round it to the parameters' type, and wants moments in it."""
+        """Load a state unchanged; `torch.optim` would round it to the parameters' type, and requires moments."""
         super().load_state_dict(state_dict | {"state": {}})
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]

@@ -1,4 +1,4 @@
-"""Number formats of training: which there are, what the weights are loaded as, and a plugin that leaves them so.
+"""Number formats of training: supported precisions, the type of loaded weights, and a plugin that does not convert them.
 
     32-true      computes in the type of the weights, model.dtype
     bf16-true    loads the weights in bfloat16 and computes in it
@@ -31,7 +31,7 @@ def dtype_of_weights(precision: str, dtype: str) -> str:
 
 
 def prepare_trained(policy: nn.Module, precision: str) -> None:
-    """Make what trains float32 where the precision is mixed.
+    """Convert trainable parameters to float32 if the precision is mixed.
 
     Raises:
         ValueError: weights of float16 would train without loss scaling, which loses small gradients.

@@ -1,1 +1,1 @@
-"""What watches the loop: held-out measurements, canaries, statistics, candidates."""
+"""Observers of the loop: held-out measurement, canaries, statistics, candidates."""

@@ -41,10 +41,10 @@ class Canary:
 
 @runtime_checkable
 class HasCanaries(Protocol):
-    """A source of prompts whose images are of a kind of their own, and which knows canaries of that kind."""
+    """A source of prompts that brings its own canaries."""
 
     def canaries(self) -> list[Canary]:
-        """Return the same ones every time, in any process."""
+        """Return the canaries, the same every time and in any process."""
         ...
 
 

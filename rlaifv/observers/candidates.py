@@ -1,4 +1,4 @@
-"""Checkpoints within an iteration, of which the best goes on: the weights that train, each measured on held-out prompts.
+"""Candidates: trainable weights stored within an iteration and measured on held-out prompts, of which the best goes on.
 
     iterations/000/candidates/start.safetensors           what the iteration began with, where the policy labels itself
                               start.json                  what was measured of it
@@ -43,7 +43,7 @@ START = "start"
 
 @dataclass(frozen=True, slots=True)
 class AtStart:
-    """A policy that labels itself, with the weights that its iteration began with."""
+    """A policy as labeler, with the weights that its iteration began with."""
 
     engine: Labeler
     model: Any
@@ -71,17 +71,17 @@ class Candidates:
     min_free_bytes: int = 0
 
     def directory(self, iteration: int) -> Path:
-        """Where an iteration's candidates are."""
+        """Return the directory of an iteration's candidates."""
         return iteration_directory(self.held_out.run_dir, iteration) / "candidates"
 
     def begin(self, iteration: int, step: int) -> Candidate:
-        """Measure what an iteration begins with, and keep its weights where they will judge the candidates."""
+        """Measure the policy at an iteration's start, and store its weights if they will judge the candidates."""
         return self._take(iteration, START, step, 0.0, self.held_out.labeler, self._labels_itself)
 
     def take(
         self, iteration: int, step: int, epoch: float, previous: int, masters: Mapping[str, Tensor] | None = None
     ) -> Candidate:
-        """Store and measure the policy as it is, or find that done. Idempotent.
+        """Store and measure the current policy, unless that was done before.
 
         Args:
             iteration: counted from 0.
@@ -108,7 +108,7 @@ class Candidates:
         return sorted(map(_read, paths), key=lambda candidate: candidate.step)
 
     def choose(self, iteration: int, step: int) -> Candidate:
-        """Which candidate of an iteration that ends at `step` goes on; candidates.json says so. For the first rank."""
+        """Choose the candidate that goes on after an iteration ending at `step`; write candidates.json. First rank only."""
         start = _read(self.directory(iteration) / f"{START}.json")
         taken = [candidate for candidate in self.taken(iteration) if candidate.step <= step]
         there = [c for c in taken if self._weights(iteration, _name(c.step)).exists()]
@@ -128,7 +128,7 @@ class Candidates:
 
     @timed("candidates")
     def load(self, iteration: int, step: int) -> dict[str, Tensor]:
-        """Make a candidate the policy; on every rank. Returns what was stored of it, masters where there were any.
+        """Load a candidate into the policy, on every rank. Returns its stored tensors, masters included.
 
         Raises:
             ValueError: its weights are not those that were measured.
@@ -137,7 +137,7 @@ class Candidates:
         return read_trained(self.held_out.policy.model, self._weights(iteration, _name(step)), digest)
 
     def tidy(self, iteration: int, is_over: bool = False) -> None:
-        """Remove weights that no resumed run can need, once `iteration` has chosen and a checkpoint holds its choice.
+        """Remove weights that no resumed run needs, once a checkpoint holds the choice of `iteration`.
 
         Those are all of earlier iterations, and of this one all but its start and its choice; these too where the run is
         over.
@@ -203,7 +203,7 @@ class Candidates:
         return measured
 
     def _prune(self, iteration: int, some: Sequence[Candidate]) -> None:
-        """Of some candidates, remove the weights of all but the best."""
+        """Remove the weights of all but the best of some candidates."""
         there = [c for c in some if self._weights(iteration, _name(c.step)).exists()]
         if len(there) > 1:
             best = choose(there, _read(self._record(iteration, START)), self.held_out.selection)

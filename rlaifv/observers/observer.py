@@ -1,4 +1,4 @@
-"""What an observer is: something that watches the loop and changes none of its records."""
+"""The interface of observers, which watch the loop and change none of its records."""
 
 from rlaifv.stages.stage import Stage
 from rlaifv.store.iteration import Iteration

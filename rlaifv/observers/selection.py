@@ -1,4 +1,4 @@
-"""Which of an iteration's checkpoints goes on: where in training they are taken, and which of them is the best.
+"""Rules for candidates: when they are taken, and which one goes on.
 
 The authors of RLAIF-V (arXiv 2405.17220) saved four a pass and took the one that did best on the benchmarks that they
 reported. Here it is chosen on held-out prompts that no number of the run's report is measured on.
@@ -48,12 +48,12 @@ class Candidate:
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any]) -> "Candidate":
-        """From JSON. Raises KeyError or TypeError where it is none."""
+        """Build a candidate from JSON. Raises KeyError or TypeError if it is none."""
         return cls(**{name: stored[name] for name in ("step", "epoch", "digest", "metrics")})
 
 
 def candidate_steps(num_steps: int, per_epoch: int) -> list[int]:
-    """After how many steps of a pass a candidate is taken; all of them where there are fewer than candidates.
+    """Return the steps of a pass after which a candidate is taken; all steps if they are fewer than candidates.
 
     >>> candidate_steps(668, 4), candidate_steps(10, 4), candidate_steps(3, 4), candidate_steps(10, 0)
     ([167, 334, 501, 668], [3, 5, 8, 10], [1, 2, 3], [])

@@ -1,1 +1,1 @@
-"""What people look at: the report of a run, tables, the preflight screen."""
+"""The report of a run, terminal tables, the preflight screen."""

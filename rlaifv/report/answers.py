@@ -1,4 +1,4 @@
-"""Where the claims of an answer stand in its text, so that a page can mark them there."""
+"""Find the claims of an answer in its text, to mark them."""
 
 import re
 from collections.abc import Iterator, Sequence

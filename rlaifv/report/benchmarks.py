@@ -1,4 +1,4 @@
-"""The benchmarks' numbers of a run: what they are called, which table they stand in, and how to read it."""
+"""Tables of a run's benchmark numbers: labels, columns, and how to read them."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Which charts a run has: numbers of the run in, drawn figures out."""
+"""The charts of a run."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Models side by side on benchmarks: one table whose columns never mix protocols, beside what others published."""
+"""Compare models on benchmarks: one column per protocol, with published numbers beside them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,7 +236,7 @@ def _cells(columns: Sequence[Column], metrics: Mapping[str, float | None]) -> di
 
 
 def _is_comparable(anchor: Anchor, result: StoredResult) -> bool:
-    """What an anchor does not say about itself may differ, so it has to say everything; and nothing is not everything."""
+    """Return whether an anchor states its whole protocol; what it does not state may differ."""
     return bool(anchor.protocol) and anchor.benchmark == result.benchmark and anchor.protocol == result.protocol
 
 
@@ -278,7 +278,7 @@ def _markdown_row(cells: Sequence[str]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Names and protocols come out of files; none of them may end a cell or begin a tag."""
+    """Escape names and protocols, which come from files, for a Markdown table cell."""
     for character in "\\`*_[]<>|":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

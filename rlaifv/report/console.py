@@ -1,4 +1,4 @@
-"""What a run prints: one screen an iteration, a table and one line at its end."""
+"""Terminal output of a run: a screen per iteration, and a table and one line at its end."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What several runs of several settings ended with, as one SVG file: a dot for each run, a line at each setting's mean."""
+"""A dot plot of several runs per setting as one SVG file: a dot for each run, a line at each mean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Every number that a report shows: its name in the files, its label, its unit, and what it is."""
+"""A glossary of the numbers in reports: file name, label, unit and definition."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The HTML report of a run: one file that opens offline, made from what lies in the run directory.
+"""The HTML report of a run: one offline file, made from the run directory.
 
 Claims, answers and questions come out of models and data sets, so none of them is trusted: the template escapes every
 value, nothing is a link or a script, and the page forbids both to itself (Content-Security-Policy).
@@ -58,7 +58,7 @@ class Table:
 def write_report(run_dir: Path) -> Path:
     """Write report/index.html of a run and return its path.
 
-    A run in any state has a report: parts that are absent are left out. The file is replaced in one step.
+    Works for runs in any state: absent parts are left out. The file is replaced atomically.
 
     Raises:
         ValueError: `run_dir` is not a run directory, or one of its files is broken; the message names it.

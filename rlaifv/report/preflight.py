@@ -1,4 +1,4 @@
-"""One screen to read before a run starts: what trains, what it costs, whether it fits, and where it will live."""
+"""The preflight screen: what trains, what it costs, whether it fits, and where it will live."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ _SIZES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What will be written where, how much, and how much is free there; `filesystem` tells disks apart."""
+    """A path that will be written to: bytes needed, bytes free, and the id of its filesystem."""
 
     label: str
     path: Path
@@ -127,12 +127,12 @@ def format_size(number: float) -> str:
 
 
 def _count(number: int) -> str:
-    """Parameters: billions say B, not G."""
+    """Format a number of parameters, with B for billions."""
     return format_size(number).replace("G", "B").strip()
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Words to the left, in the first column and those called "where" or "of"; numbers to the right."""
+    """Build a table with text columns (the first, "where", "of") aligned left, and numbers aligned right."""
     table = Table(
         title=title, title_justify="left", title_style="bold italic", box=None, pad_edge=True, header_style="dim"
     )

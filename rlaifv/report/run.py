@@ -1,4 +1,4 @@
-"""Reads a run directory into plain data; what is absent is left out, what is broken is named.
+"""Read a run directory into plain data. Absent parts are left out; damaged ones raise errors that name the file.
 
 A directory may hold any part of a run: only the base model's evaluation, no evaluation at all, no metrics.csv.
 """

@@ -1,4 +1,4 @@
-"""The few numbers that tell what a run did: one row an iteration, and the change from the base model to the last."""
+"""Summary of a run: one row per iteration, and the change from the base model to the last one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images of a run as small data: URIs, so that a report is one file. A bad image costs its picture, no more."""
+"""Images as small data: URIs, so that a report is one file. An unreadable image is left out."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Responses that are already there, by whatever model: their claims, the labeler's judgements, and a score for each."""
+"""Label existing responses of any model: claims, judgements, and a score each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rlaifv.stages.score import WORDING, Wording, score
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A prompt with texts that answer it."""
+    """A prompt with its answers."""
 
     prompt: Prompt
     texts: tuple[str, ...]
@@ -25,7 +25,7 @@ def label_answered(
     labeler: Labeler,
     wording: Wording = WORDING,
 ) -> list[list[dict[str, Any]]]:
-    """Divide and judge.
+    """Divide and judge answers.
 
     Returns:
         For each row and text, ready for JSON: "response", "score" (minus the number of rejected claims; None where there are

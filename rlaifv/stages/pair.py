@@ -2,7 +2,7 @@
 
 The order of the rules is that of RLAIF-V (arXiv 2405.17220, section 3.2 and its released data engine): pairs whose
 scores differ, a few of them per prompt, and of those a subset in which the chosen side is about as long as the rejected
-one. What the paper's engine leaves to chance is seeded here, and what it drops without a word is counted.
+one. Unlike in the paper's engine, random choices are seeded, and all drops are counted.
 """
 
 import hashlib
@@ -189,11 +189,10 @@ def build_pairs(
 
 
 def length_threshold(chosen_words: Sequence[int], rejected_words: Sequence[int]) -> float:
-    """Return how much shorter than its rejected side a chosen side may be for both to be about equally long on average.
+    """Return how much shorter than rejected answers chosen ones may be, for equal lengths on average.
 
     A pair is kept under a threshold if `(rejected - chosen) / rejected` is not above it. Of 0, 0.02, ..., 0.98 this is
-    the first
-    that minimises `|mean chosen - mean rejected| / mean rejected` over the kept pairs (released code of RLAIF-V).
+    the first that minimises `|mean chosen - mean rejected| / mean rejected` over the kept pairs (released code of RLAIF-V).
 
     Args:
         chosen_words: whitespace words of each chosen response.

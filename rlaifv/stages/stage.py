@@ -1,4 +1,4 @@
-"""What a stage is: one step of a method, from records to records.
+"""The interface of stages: steps of a method, from records to records.
 
 A stage knows nothing of manifests, ranks, progress bars or resume. The loop (`rlaifv.loop`) reads its records, calls it shard
 by shard, and stores what it returns.

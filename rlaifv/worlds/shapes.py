@@ -1,11 +1,11 @@
-"""The embedded world: drawn scenes whose truth is known, and the language priors that make a model hallucinate on them.
+"""Drawn scenes with known truth, and captions with language priors that teach a model to hallucinate on them.
 
 A scene is a 3 x 3 grid with two to four coloured shapes. One atomic claim is one sentence, "There is a red circle at the
 top left.", so an object, an attribute and a position can each be wrong. `biased_caption` writes captions as a model with
 strong language priors would: it calls some shapes by their usual colour, adds the usual companion of a cross, and leaves
 true objects out. Replacing, adding and omitting together keep the length of a caption from telling whether it is true.
 
-Nothing here is ever shown to a labeler: truth is for measuring.
+The labeler never sees the truth; it is for measuring only.
 """
 
 import math
@@ -87,7 +87,7 @@ class Scene:
 
 
 def parse_claim(text: str) -> Thing | None:
-    """Read one claim back into the thing that it speaks of, or None where it is not of the world's form.
+    """Parse a claim into the thing that it names; None if it has another form.
 
     >>> parse_claim("There is a red circle at the top left.")
     Thing(cell=0, colour='red', shape='circle')

@@ -1,4 +1,4 @@
-"""What the field's hallucination benchmarks would ask about drawn scenes, and what they would read in answers.
+"""Questions like those of POPE and AMBER about drawn scenes, and objects named in answers.
 
 The small model was taught one form of yes/no question, "Is there a red circle at the top left?", so every question has it:
 an absent object is asked for where another one is, which keeps the place from telling the answer. In a POPE-like split the

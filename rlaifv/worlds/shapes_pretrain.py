@@ -1,4 +1,4 @@
-"""How the embedded world's LLaVA comes to be: biased captions and truthful answers, all of a scene on one tree.
+"""Pretrain the embedded world's LLaVA on biased captions and truthful answers, one tree per scene.
 
 The captions teach it to describe with hallucinations; yes/no questions and short answers, the visual question
 answering of this world, teach it to look. Checking ends up far better than describing, the premise that RLAIF-V builds on.

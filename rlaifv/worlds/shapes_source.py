@@ -29,10 +29,10 @@ def _sentences(claim: str) -> list[str]:
 class ShapesSource:
     """Draws fresh scenes for every iteration and a fixed held-out set; pictures lie in `directory` as PNG files.
 
-    Each is compared with the scene before its prompt is first given out, and drawn again where it is not that: a loss of power
-    may have taken what was written last, since syncs of that many small files would take longer than drawing them.
+    Each picture is compared with its scene before its prompt is first returned, and drawn again if it differs: pictures are
+    not synced, since that takes longer than drawing them, so a power loss may damage them.
 
-    Also knows the truth about them (see `evaluation.truth.KnownObjects`); only measurements ask for it.
+    Also knows their truth (see `metrics.truth.KnownObjects`), which only measurements use.
 
     Args:
         directory: where pictures are written, made if missing.
@@ -120,7 +120,7 @@ def _ids(name: str, scenes: Sequence[Scene]) -> list[str]:
 
 
 def _draw(scene: Scene, path: Path) -> None:
-    """Leave a picture alone that is whole; where ranks draw at once, each puts the same bytes there."""
+    """Draw a picture unless it exists whole. Ranks may draw it at once: all write the same bytes."""
     stream = BytesIO()
     render(scene).save(stream, "PNG")
     if not path.exists() or path.read_bytes() != stream.getvalue():

@@ -1,8 +1,8 @@
-"""From an answer to claims and questions by asking an instruct model once, with a prompt of this project.
+"""Divide answers into claims and questions with an instruct model, in one request.
 
-The answer is untrusted, and so is the reply: the answer goes in as a JSON string, and the reply counts only if it is what was
-asked for and speaks of the answer. A reply that does not is sent back once with what is wrong with it; then the answer counts
-as not divided, and leaves pairing.
+Answer and reply are untrusted. The answer is sent as a JSON string, and the reply is used only if it has the requested form
+and its claims are about the answer. A bad reply is sent back once with the reason; after that, the answer counts as not
+divided and is not paired.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class UnusableReply(ValueError):
-    """What is wrong with a reply, in one sentence that the model is told."""
+    """A reply that cannot be used; the message is sent to the model."""
 
 
 class ChatDivider:
@@ -146,7 +146,7 @@ class ChatDivider:
 
 
 def to_message(prompt: Prompt, response: Response) -> str:
-    """Return what a model is asked about an answer; question and answer are JSON strings, out of which no text leads."""
+    """Return the request about an answer. Question and answer are JSON strings, so that they cannot break out of it."""
     pair = json.dumps({"question": prompt.question, "answer": response.text}, ensure_ascii=False)
     return PROMPT + pair.encode("utf-8", "replace").decode()
 
@@ -203,7 +203,7 @@ def _checked(row: dict[str, Any], known: frozenset[str]) -> tuple[str, str]:
 
 
 def check_texts(number: int, claim: str, question: str) -> None:
-    """Whether a claim and its question, each in one line, are texts that can be put to a labeler.
+    """Check that a claim and its question are one-line texts that a labeler can be asked.
 
     Raises:
         UnusableReply: they are too long, empty or no text, or the question asks nothing.
@@ -217,7 +217,7 @@ def check_texts(number: int, claim: str, question: str) -> None:
 
 
 def check_meaning(number: int, claim: str, question: str, known: frozenset[str]) -> None:
-    """Whether a claim is about what has the content words `known`, and its question about the claim.
+    """Check that a claim is about the content words `known`, and its question about the claim.
 
     Raises:
         UnusableReply: too many words are foreign, numbers differ, or one of the two is denied.

@@ -1,4 +1,4 @@
-"""Where a sentence can be cut so that each part still follows from the whole.
+"""Cut sentences into clauses, each of which still follows from the whole sentence.
 
 Everything here looks at a bounded number of words on either side of a cut, so that the time is linear in their number.
 """
@@ -42,7 +42,7 @@ _OTHER_PLACE = re.compile(r"(?:,|\band) (?:in|on|at|to|near|next|behind)\b(?! [^
 
 
 def split_front(text: str) -> tuple[str, str]:
-    """Take a place that a sentence opens with off it, to be said at its end: (" in the corner" or "", the rest)."""
+    """Split off a place at the start of a sentence, to be put at its end: (" in the corner" or "", the rest)."""
     place, _, rest = text.partition(", ")
     opened = _OPENED.match(text)
     if opened and opened[1].count(" ") < 8 and is_simple(opened[1].split()):  # "On the table there are": no comma
@@ -119,7 +119,7 @@ def _is_clause(words: Sequence[str]) -> bool:
 
 
 def split_asides(clause: str) -> tuple[str, list[str]]:
-    """Take off a clause what it says beside its own statement: (what is left, statements with subjects of their own).
+    """Split side statements off a clause: (the rest, statements with their own subjects).
 
     >>> split_asides("a kite, which is red, hangs in a tree")
     ('a kite hangs in a tree', ['the kite is red'])
@@ -151,7 +151,7 @@ def split_asides(clause: str) -> tuple[str, list[str]]:
 
 
 def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
-    """At the relative word `k`; behind it are none that could be split."""
+    """Split at the relative word `k`, the last one that can be split."""
     clause, found, after = " ".join(words), bare_words(words), words[k + 1 :]
     if found[k] == "where" and words[k - 1].endswith(",") and _is_clause(after):
         return " ".join(words[:k]).rstrip(","), [" ".join(after)]
@@ -201,7 +201,7 @@ def _antecedent(words: Sequence[str]) -> list[str]:
 
 
 def _split_participle(clause: str, words: Sequence[str]) -> tuple[str, list[str]]:
-    """A thing introduced by "there is" that does something at the end, or a subject that is called by what it wears."""
+    """Split a participle off: of a thing introduced by "there is", or of a subject described by what it wears."""
     found, verbs = bare_words(words), finite(words)
     if found[:2] in (["there", "is"], ["there", "are"]) and len(words) > 3 and found[2] in QUANTIFIERS:
         rest, comma, last = clause.rpartition(", ")

@@ -1,4 +1,4 @@
-"""What a statement is about: the words that carry it, its numbers, and whether it is denied."""
+"""Content words, numbers and negation of a statement."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""Words of English by what they do in a sentence, as far as the rules divider needs to know.
+"""English word lists and word tests for the rules divider.
 
-Words are given bare, as `bare_words` makes them: lower case, without punctuation around them.
+Words are expected as `bare_words` makes them: lower case, without surrounding punctuation.
 """
 
 from collections.abc import Sequence

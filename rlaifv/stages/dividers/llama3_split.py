@@ -1,8 +1,8 @@
-"""From an answer to claims and questions by the two Llama-3-8B models that RLAIF-V's authors tuned for it.
+"""Divide answers with the two Llama-3-8B models that RLAIF-V's authors tuned for it.
 
 One lists the facts of an answer ("### Facts:", then bullets), the other turns a list of sentences into questions
-("### Modified sentences:", then bullets). What the released code leaves to luck is checked: as many questions as claims,
-each about its own.
+("### Modified sentences:", then bullets). Unlike the released code, this checks that there are as many questions as
+claims, each about its own.
 """
 
 import hashlib

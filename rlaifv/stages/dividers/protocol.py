@@ -1,4 +1,4 @@
-"""What a divider is: one response at a time, or many at once and some of them in vain."""
+"""Protocols of dividers: one response at a time, or many at once with possible failures."""
 
 import logging
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ logger = logging.getLogger(__name__)
 
 
 class Divider(Protocol):
-    """What turns one response into its claims: in order, with unique ids, none for an answer that asserts nothing."""
+    """Divides one response into claims: in order, with unique ids, none if it asserts nothing."""
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NotDivided:
-    """Why a divider made nothing of a response, which is not the same as finding no claims in it."""
+    """The reason why a divider failed at a response, as opposed to finding no claims in it."""
 
     reason: str
 
 
 class BatchDivider(Protocol):
-    """A divider that takes many responses at once, and may fail at some. `producer` says what its claims depend on."""
+    """Divides many responses at once, and may fail at some. `producer` names what its claims depend on."""
 
     producer: str
 
@@ -40,7 +40,7 @@ def producer_of(divider: AnyDivider) -> str:
 
 
 def divide_all(divider: AnyDivider, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
-    """Divide responses to their prompts, in one call where the divider has one; says so where some were not divided."""
+    """Divide responses, in one call if the divider takes many at once. Failures are logged."""
     if not hasattr(divider, "divide_all"):
         return [divider.divide(prompt, response) for prompt, response in pairs]
     results = divider.divide_all(pairs)

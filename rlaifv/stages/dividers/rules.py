@@ -1,4 +1,4 @@
-"""From an answer to atomic claims in yes/no form, by rules of English.
+"""Divide answers into atomic claims and yes/no questions by rules of English.
 
 Takes the place of the two tuned language models of RLAIF-V (arXiv 2405.17220, section 3.2) where none is at hand. The
 score of a response is minus the number of rejected claims, so a wrong cut costs more than a missing one: every rule
@@ -87,9 +87,9 @@ logger = logging.getLogger(__name__)
 
 
 class RulesDivider:
-    """Divides plain English answers by `to_claims` and `to_question`; the prompt is not looked at.
+    """Divides plain English answers with `to_claims` and `to_question`; ignores the prompt.
 
-    `max_claims` (at least 1, else ValueError) bounds the claims of one response; a claim said twice stays in twice.
+    `max_claims` (at least 1, else ValueError) limits the claims of one response; repeated claims are kept.
     """
 
     def __init__(self, *, max_claims: int = 50) -> None:
@@ -124,10 +124,10 @@ def to_claims(text: str) -> list[str]:
 
 
 def to_question(claim_text: str) -> str:
-    """Word a statement as a question that "yes" affirms; without the request to answer yes or no.
+    """Turn a statement into a question that "yes" affirms, without the request to answer yes or no.
 
-    A negated statement, and one whose grammar is not clear, is quoted instead of inverted: what "no" would mean in
-    reply to "Is there no dog?" is anybody's guess.
+    A negated statement, and one whose grammar is not clear, is quoted instead of inverted: "no" in reply to
+    "Is there no dog?" would be ambiguous.
 
     >>> to_question("There is a red circle at the top left.")
     'Is there a red circle at the top left?'
@@ -207,7 +207,7 @@ def _atoms(clause: str) -> list[str]:
 
 
 def _as_there_is(clause: str) -> str:
-    """Say that there is a thing where the clause says that it is shown or can be seen, or is the thing's name alone.
+    """Rewrite as "There is …" a clause that says that a thing is shown or seen, or that only names it.
 
     >>> _as_there_is("The image shows a cup"), _as_there_is("several birds can be seen flying"), _as_there_is("A cup")
     ('there is a cup', 'there are several birds flying', 'there is a cup')
@@ -233,7 +233,7 @@ def _as_there_is(clause: str) -> str:
 
 
 def _existentials(phrase: str, verb: str) -> list[str]:
-    """Say "there is" of each item of a list where every item stands alone, else of the whole with its own verb."""
+    """Return a "There is …" statement per item of a list if every item stands alone, else one for the whole list."""
     items = _items(phrase)
     if len(items) == 1:
         return [f"there {verb} {phrase}"]
@@ -242,7 +242,7 @@ def _existentials(phrase: str, verb: str) -> list[str]:
 
 
 def _objects(clause: str) -> list[str]:
-    """Say what something has, holds or wears of each item of a list."""
+    """Return one statement per item of what something has, holds or wears."""
     having = _HAVING.fullmatch(clause)
     if not having or not is_simple(having[1].split()) or len(finite(clause.split())) != 1:
         return [clause]
