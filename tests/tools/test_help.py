@@ -9,14 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOOLS = sorted({name for page in PAGES for name in re.findall(r"(?<!tests/)\btools/(\w+\.py)", page.read_text())})
+TOOLS = sorted({name for page in PAGES for name in re.findall(r"(?<!tests/)\btools/((?:\w+/)?\w+\.py)", page.read_text())})
 # One process for all, since imports take seconds; each begins with the path that the interpreter gives to a script.
 SCRIPT = """
 import json, runpy, sys
 plain, status = sys.path[1:], {}
-folder, *scripts = sys.argv[1:]
-for script in scripts:
-    sys.path[:] = [folder, *plain]
+for script in sys.argv[1:]:
+    sys.path[:] = [script.rpartition("/")[0], *plain]
     for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
         del sys.modules[name]
     sys.argv = [script, "--help"]
@@ -32,13 +31,13 @@ print("\\n" + json.dumps(status))
 
 
 def test_pages_name_tools() -> None:
-    assert {"label.py", "measure_divider.py", "bench_scoring.py"} <= {*TOOLS}
+    assert {"label.py", "measure_divider.py", "bench/scoring.py"} <= {*TOOLS}
 
 
 def test_help_needs_no_path(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     scripts = [str(ROOT / "tools" / name) for name in TOOLS]
-    command = [sys.executable, "-c", SCRIPT, str(ROOT / "tools"), *scripts]
+    command = [sys.executable, "-c", SCRIPT, *scripts]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1]) == dict.fromkeys(scripts, 0)

@@ -42,7 +42,7 @@ def test_an_error_that_is_not_documented_is_found(tmp_path: Path, monkeypatch: p
 
 def run(*arguments: str, directory: Path) -> tuple[int, str]:
     process = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "fuzz.py"), *arguments],
+        [sys.executable, str(ROOT / "tools/dev/fuzz.py"), *arguments],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
