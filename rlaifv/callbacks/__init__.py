@@ -1,1 +1,1 @@
-"""What happens between Lightning's steps and epochs."""
+"""Lightning callbacks and loggers."""
