@@ -32,8 +32,8 @@ class Sizes:
 class Data:
     """Size of a data set: `num_prompts` prompts, each usable in several iterations if `reuse` is set.
 
-    A prompt yields at most `pairs_per_prompt` pairs. If `given` is set, the data set already contains the pairs, and all
-    of them are used.
+    A prompt yields at most `pairs_per_prompt` pairs. If `given` is set, the data set already contains the pairs, and
+    all of them are used.
     """
 
     name: str

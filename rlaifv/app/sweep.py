@@ -28,8 +28,8 @@ PICTURE_NAME = "sweep_means.svg"
 class SweepSummary(Callback):
     """Print one row per run of a multirun and write the rows to sweep.csv in the sweep directory.
 
-    If some runs differ only in their seed, sweep_means.csv holds the mean and standard deviation of their final metrics per
-    setting, and sweep_means.svg plots the individual runs.
+    If some runs differ only in their seed, sweep_means.csv holds the mean and standard deviation of their final metrics
+    per setting, and sweep_means.svg plots the individual runs.
 
     A failed run leaves its traceback in error.txt. If any run failed, the multirun ends with exit status 1.
     """

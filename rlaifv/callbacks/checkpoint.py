@@ -63,8 +63,8 @@ class CheckpointCallback(Checkpoint):
         directory: directory of the checkpoints.
         num_kept: number of checkpoints to keep.
         min_free_bytes: free disk space required before writing a checkpoint.
-        save_last: whether to also save at the end of the last epoch, right before the export. Without it, a run that stops
-            before the export completes, or that is later given more iterations, resumes from the previous epoch.
+        save_last: whether to also save at the end of the last epoch, right before the export. Without it, a run that
+            stops before the export completes, or that is later given more iterations, resumes from the previous epoch.
     """
 
     def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0, save_last: bool = True) -> None:

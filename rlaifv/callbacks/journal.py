@@ -16,8 +16,8 @@ from rlaifv.store.atomic import append_line, make_directory, write_text
 class JournalCallback(Callback):
     """Write iteration, epoch, batch, step, loss and pair ids of every batch to one file per rank.
 
-    `step` is the number of optimizer steps before the batch. A resumed run first removes the entries after its checkpoint, so
-    each step appears once, with the batches that produced the current weights.
+    `step` is the number of optimizer steps before the batch. A resumed run first removes the entries after its
+    checkpoint, so each step appears once, with the batches that produced the current weights.
 
     Args:
         directory: directory of the journal files.

@@ -25,7 +25,7 @@ class MetricsLogger(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's CSV writer. It deletes an existing file when created, so the file and its columns are restored."""
+        """Lightning's CSV writer, which deletes an existing file when created; file and columns are restored."""
         is_new = self._experiment is None
         writer = super().experiment
         if is_new and self._kept is not None and self._experiment is not None:

@@ -1,1 +1,1 @@
-"""What people look at: the report of a run, tables, the preflight screen."""
+"""Reports for people: the HTML report of a run, terminal tables and the preflight screen."""
