@@ -14,7 +14,7 @@ _TOLD = "the model's description answers right: it names the object, or it does 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkTable:
-    """Table of one benchmark: title, reading hints, and (label, better direction, definition) of each column by metric."""
+    """Table of one benchmark: title, reading hints, and columns: (label, better direction, definition) by metric."""
 
     title: str
     read: str

@@ -161,7 +161,7 @@ _DROPPED = {
 
 
 def entry(name: str) -> Entry:
-    """Return the entry of a metric. An unlisted name gets a label made from its words and usually no definition.
+    """Return the entry of a metric. An unlisted name gets a generic entry; only dropped/… and seconds/… are defined.
 
     >>> entry("dropped/tie").definition
     'Pairs not made, because the scores differ by less than the margin.'
