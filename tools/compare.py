@@ -2,13 +2,13 @@
 
     python tools/compare.py RESULTS… out=DIR
 
-    RESULTS             any number of files with output of tools/score.py: a JSON object, a list, or one per line
+    RESULTS             any number of outputs of tools/score.py: a JSON object, a list of them, or one per line
     out=comparison      directory of comparison.md and comparison.svg
     split=false         true gives every protocol its own columns; false refuses two protocols of one benchmark
     anchors=true        false omits published numbers
 
-Only numbers with equal protocols are comparable: a published number appears in a column only if its full protocol is known
-and equal. The others are listed separately, with what is known of their protocol.
+Only numbers with equal protocols are comparable: a published number appears in a column only if its full protocol is
+known and equal. The others are listed separately, with what is known of their protocol.
 """
 
 import sys

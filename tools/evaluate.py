@@ -9,22 +9,22 @@
                             <name>.<field>=PATH sets another file or directory, as in pope.images=coco/val2014
     out=DIR                 results.json and results.md; answers in <name>/
     suffix="…"              appended to every question
-    num_items=null          use a fixed subset of about this many questions, with all questions about each image
+    num_items=null          ask a fixed subset of at least this many questions, all those about each image
     max_new_tokens=null     limit for answers, if lower than the benchmark's own
     judge=DIR_OR_URL judge_model=NAME
-                            judge for the benchmarks that need one: a model, or an OpenAI-compatible server, whose key is
-                            read from RLAIFV_JUDGE_KEY
+                            judge for the benchmarks that need one: a model, or an OpenAI-compatible server, whose
+                            key is read from RLAIFV_JUDGE_KEY
     judge_template=FILE     the official judge prompt with its placeholders (docs/benchmarks.md), instead of this
-                            project's own; [FILE,FILE] if the judge is asked in two stages
+                            project's own; [FILE,FILE] for a judge asked in two stages
     logger=csv              additional logger, as for train.py: csv (out/metrics.csv), wandb or none
     invalid_judge=official  score of an unreadable review: official, skip (left out) or raise (an error)
     parser=official rounding=official allow_incomplete=false
                             as for tools/score.py; <name>.parser=… applies to one of several benchmarks
     dtype=auto batch_tokens=32768 shard_items=256 seed=0
 
-All questions about an image share one prefix. Answers are written in shards: an interrupted run continues with the first
-missing shard and refuses different weights, questions or decoding. If a benchmark cannot be scored, the others still are,
-and the exit status is 2.
+All questions about an image share one prefix. Answers are written in shards: an interrupted run continues with the
+first missing shard and refuses different weights, questions or decoding. If a benchmark cannot be scored, the others
+still are, and the exit status is 2.
 """
 
 import json
@@ -152,7 +152,7 @@ def _check(options: Options) -> None:
 
 
 def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
-    """Return the files and options of a benchmark, found in `data_root` or given; refuse options that it would ignore."""
+    """Return a benchmark's files and options, from `data_root` or as given; refuse options that it would ignore."""
     values = {}
     for word in own:
         key, _, value = word.partition("=")

@@ -4,9 +4,9 @@ python tools/label.py input=responses.jsonl output=labelled.jsonl               
 python tools/label.py input=responses.jsonl output=labelled.jsonl labeler=model labeler.path=DIR_OR_HUB_ID
 
 The input has one JSON object per line: image (path or list of paths, relative to the file's directory or to
-image_root=DIR, and inside it), question, response (or responses, a list), and id (optional). The output has one line for
-each, in the same order; missing lines are added to an existing output. All other settings are those of train.py; without a
-separate labeler, the model of model.path is asked.
+image_root=DIR, and inside it), question, response (or responses, a list), and id (optional). The output has one line
+for each, in the same order; missing lines are added to an existing output. All other settings are those of train.py;
+without a separate labeler, the model of model.path is asked.
 """
 
 import json

@@ -3,7 +3,8 @@
     python tools/measure_divider.py divider=rules
     python tools/measure_divider.py divider=chat divider.path=DIR_OR_HUB_ID
 
-The rules were tuned on every other answer, starting with the first; the rest are held out. Prints a table and a JSON line.
+The rules were tuned on every other answer, starting with the first; the rest are held out. Prints a table and one line
+of JSON.
 """
 
 import argparse

@@ -17,8 +17,8 @@
     allow_incomplete=false   true scores the available answers if some are missing
     out=FILE                 also write the result as JSON
 
-The last line of the output is the result as JSON: metrics (also as top-level keys), counts, files with their SHA-256, and
-the protocol with its fingerprint. Nothing is downloaded, and no model is run.
+The last line of the output is the result as JSON: metrics (also as top-level keys), counts, files with their SHA-256,
+and the protocol with its fingerprint. Nothing is downloaded, and no model is run.
 """
 
 import json

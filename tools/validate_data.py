@@ -5,10 +5,10 @@ python tools/validate_data.py format=trl path=pairs.parquet
 python tools/validate_data.py format=llamafactory path=DIR image_root=/photos show=20
 python tools/validate_data.py format=files path=prompts.jsonl
 
-Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. For each kind of fault,
-the first `show` (default 5) are printed, the very first with its row, and all are counted, with advice on how to fix them;
-for a list of prompts (format=files), only the first fault. The exit status is 1 if anything is wrong, 2 if nothing could be
-read.
+Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. For each kind of
+fault, the first `show` (default 5) are printed, the first one with its row, and all are counted, with advice on how to
+fix them; for a list of prompts (format=files), only the first fault is reported. The exit status is 1 if anything is
+wrong, 2 if nothing could be read.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Findings:
     prompts: set[tuple[Any, ...]] = field(default_factory=set)
 
     def fault(self, reason: str, message: str, fields: Mapping[str, Any]) -> None:
-        """Count a fault; print the first `show` of each kind, and the row of the very first."""
+        """Count a fault; print the first `show` of each kind, and the row of the first of each kind."""
         self.faults[reason] += 1
         if self.faults[reason] <= self.show:
             console.print(f"{reason}: {message}", markup=False, soft_wrap=True)

@@ -129,7 +129,7 @@ def kill_tasks(oracle: Place, num_kills: int, seed: int, seconds: float) -> list
 
 
 def rank_tasks(oracle: Place) -> list[Task]:
-    """Create tasks that kill each of two ranks at every `RANK_POINTS`, and one whose run is resumed by a single rank."""
+    """Create tasks that kill each of two ranks at all `RANK_POINTS`, and one whose run is resumed by a single rank."""
     tasks: list[Task] = [
         (f"rank-{rank}-{point.replace(' ', '-')}", partial(break_rank, oracle, rank=rank, point=point))
         for point in RANK_POINTS

@@ -66,7 +66,7 @@ TARGETS: dict[str, Callable[[Path, bytes], None]] = {
 
 
 def _check_documented(error: ValueError, path: Path, kind: type[ValueError]) -> None:
-    """Raise AssertionError for an undocumented error: a subclass of `kind`, or a message that does not name the file."""
+    """Raise AssertionError for an undocumented error: a subclass of `kind`, or a message that lacks the file name."""
     if type(error) is not kind or path.name not in str(error):
         raise AssertionError(f"{type(error).__name__} is not what the reader documents.") from error
 
