@@ -18,7 +18,7 @@ from rlaifv.runtime.console import console
 from rlaifv.runtime.ranks import rank
 from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
-# (height, width) assumed for model families whose number of image tokens depends on the resolution.
+# Height and width of a typical photograph, for model families whose number of image tokens depends on the image size.
 TYPICAL_IMAGE_PX = (480, 640)
 
 

@@ -180,7 +180,7 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _digests(cfg: DictConfig) -> dict[str, str]:
-    """Return the SHA-256 of every local input file or directory by key. Hub ids are skipped: a revision pins them."""
+    """Return the SHA-256 of every local input file or directory by key; hub ids are identified by revision instead."""
     found = {WEIGHTS_KEY: WEIGHTS_NAMED_BY}
     for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)

@@ -9,7 +9,7 @@ HELD_OUT_SHARE = 4
 LEAST_HELD_OUT = 4
 # Minimum number of prompts per iteration; with fewer, an iteration may yield no pair.
 LEAST_PROMPTS = 3
-# Sampling yields far fewer pairs than the maximum, so an iteration needs only one in this many.
+# `min_pairs` is at most one in this many of the possible pairs, because sampling yields far fewer than the maximum.
 PAIRS_SHARE = 4
 
 

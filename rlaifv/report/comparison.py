@@ -61,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model's metrics. `source` names the publication of a comparable published number; None for our own results."""
+    """A model's metrics. `source` names the publication of comparable published numbers; None for a result."""
 
     model: str
     cells: dict[Column, float]
