@@ -1,1 +1,1 @@
-"""Commands over the package."""
+"""Command-line tools built on the package."""

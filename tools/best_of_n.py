@@ -1,22 +1,22 @@
-"""Answer prompts with the best of N samples, by the reward that DPO left in the aligned model.
+"""Answer prompts with the best of N samples, ranked by the implicit DPO reward of the aligned model.
 
     python tools/best_of_n.py run_dir=RUN                     held-out prompts of a run, its result against its base model
     python tools/best_of_n.py policy=DIR reference=DIR_OR_ID prompts=prompts.jsonl out=DIR
 
-    run_dir=RUN         takes policy, reference, prompts and the truth, where it is known, from a finished run; of its
-                        held-out prompts only those that chose none of its weights
-    policy=DIR          aligned model; it also draws the answers unless source=DIR does
-    reference=DIR       the model that it was aligned from; reference_revision=COMMIT pins a hub id
+    run_dir=RUN         takes policy, reference, prompts and the truth, if known, from a finished run; uses only
+                        held-out prompts that did not select its weights
+    policy=DIR          aligned model; it also samples the answers unless source=DIR is given
+    reference=DIR       the base model of the policy; reference_revision=COMMIT pins a hub id
     prompts=FILE        JSON Lines with id, image and question
-    out=DIR             answers.jsonl, and with a truth curve.csv and curve.svg; RUN/best_of_n by default
+    out=DIR             answers.jsonl, and curve.csv and curve.svg if the truth is known; default RUN/best_of_n
     n=16                candidates per prompt
     form=mean           score: mean, sum or perplexity
-    num_prompts=null    the first so many prompts only
-    dtype=auto          of all weights; of a run, what it was trained in
+    num_prompts=null    use only the first num_prompts prompts
+    dtype=auto          data type of all weights; with run_dir, the one of the run
     temperature=1.0 top_p=1.0 max_new_tokens=null seed=0 batch_tokens=32768
 
-Writes for each prompt the chosen answer and the scores of all. Where the truth is known, prints and plots hallucination and
-length over N = 1, 2, 4, … for each form of the score; of the n candidates, every run of N is a try, and tries are averaged.
+Writes the best answer and all scores of each prompt. If the truth is known, prints and plots hallucination and length
+over N = 1, 2, 4, … for each form of the score, averaged over consecutive groups of N of the n candidates.
 """
 
 import csv
@@ -57,7 +57,7 @@ FORMS: tuple[Form, ...] = ("mean", "sum", "perplexity")
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     run_dir: str | None = None
     policy: str = MISSING
@@ -78,7 +78,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Sample, score, write, and print the curve."""
+    """Sample and score candidates, write the answers, and print the curve."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_up_logging()
     register_resolvers()
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if run_dir is not None:
             defaults, prompts, truth, divider = _of_run(Path(run_dir))
         given = {word.partition("=")[0] for word in words}
-        if "reference" in given:  # a revision is of one hub id only
+        if "reference" in given:  # the run's revision belongs to its own reference
             given.add("reference_revision")
         defaults = [word for word in defaults if word.partition("=")[0] not in given]
         options = parse_options(Options, __doc__, [*defaults, *words])
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divider | BatchDivider]:
-    """Return what a finished run says about itself, as options."""
+    """Return default options, held-out prompts, truth (if known) and divider of a finished run."""
     stored = run_dir / CONFIG_NAME
     if not (run_dir / "export" / "config.json").exists():
         raise ValueError(f"run_dir={run_dir} holds no finished run: {run_dir / 'export'} is missing.")
@@ -127,7 +127,7 @@ def _of_run(run_dir: Path) -> tuple[list[str], list[Prompt], Truth | None, Divid
         defaults.append(f"reference_revision={cfg.model.revision}")
     prompts = source.held_out()
     if OmegaConf.select(cfg, "iteration.selection.per_epoch"):
-        prompts = prompts[1::2]  # candidates were chosen on the others, as in `FeedbackLoop.held_out`
+        prompts = prompts[1::2]  # the others selected the candidates; see `FeedbackLoop.held_out`
     if not prompts:
         raise ValueError(f"run_dir={run_dir} held out no prompts; give prompts=… with policy=… and reference=….")
     return defaults, prompts, source if isinstance(source, Truth) else None, instantiate(cfg.divider)
@@ -170,7 +170,7 @@ def _write(
 def best_of_n_curve(
     candidates: Sequence[Candidates], truth: Truth, divider: Divider | BatchDivider
 ) -> dict[Form, list[tuple[int, float, float, float]]]:
-    """For each form of the score: (N, response hallucination, coverage, words) for N = 1, 2, 4, …."""
+    """Return (N, response hallucination, coverage, words) for N = 1, 2, 4, … for each form of the score."""
     answered = [(one.prompt, response) for one in candidates for response in one.responses]
     claims = {
         response.id: [] if isinstance(some, NotDivided) else [claim.text for claim in some]

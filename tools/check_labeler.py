@@ -1,19 +1,19 @@
-"""Measure a labeler on questions with known answers, before a run spends hours on its word.
+"""Measure a labeler on questions with known answers before relying on it in a long run.
 
     python tools/check_labeler.py labeler=rlaifv/worlds/shapes_llava                    on the embedded world
-    python tools/check_labeler.py labeler=llava-hf/llava-v1.6-34b-hf questions=q.jsonl  on your own
+    python tools/check_labeler.py labeler=llava-hf/llava-v1.6-34b-hf questions=q.jsonl  on your own questions
 
     labeler=DIR_OR_HUB_ID       the model; revision=COMMIT pins a hub id
     questions=FILE              JSON Lines with image (path or list), question, and answer (yes or no), paths relative to the
-                                file; without it, scenes of the embedded world
-    num_scenes=64 seed=0        how many of those
-    trust_remote_code=false     run Python files of the model itself: of a directory, or of a hub id with a full commit
+                                file; default: scenes of the embedded world
+    num_scenes=64 seed=0        number of scenes and their seed
+    trust_remote_code=false     run the model's own Python files, from a directory or a hub id with a full commit
     dtype=auto question_suffix=… batch_tokens=32768
     other_forms=[]              further wordings, as labeler.other_forms: '["{question} Please answer no or yes."]'
-    out=FILE                    also write the figures as JSON
+    out=FILE                    also write the results as JSON
 
 Prints accuracy (mean over true and false statements: 0.5 is chance), bias to yes, calibration error, and seconds per 1,000
-questions. Exit status 1 where the labeler is near chance.
+questions. The exit status is 1 if the labeler is near chance.
 """
 
 import json
@@ -48,7 +48,7 @@ Exam = list[tuple[Prompt, list[tuple[str, bool]]]]
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     labeler: str = MISSING
     revision: str | None = None
@@ -64,7 +64,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask, compare, print. Returns 1 where the labeler is near chance, else 0."""
+    """Measure the labeler and print the results. Returns 1 if it is near chance, else 0."""
     set_up_logging()
     try:
         options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
@@ -114,10 +114,10 @@ def _drawn(options: Options, directory: Path) -> Exam:
 
 
 def read_exam(path: Path) -> Exam:
-    """Return questions with known answers, grouped by their images.
+    """Read questions with known answers, grouped by image.
 
     Raises:
-        ValueError: the file cannot be read, or a line is wrong; the message names file, line and field.
+        ValueError: the file cannot be read, or a line is invalid; the message names file, line and field.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,14 +1,14 @@
-"""Put models side by side on benchmarks, beside published numbers.
+"""Compare models on benchmarks with each other and with published numbers.
 
     python tools/compare.py RESULTS… out=DIR
 
-    RESULTS             what tools/score.py printed: JSON objects, alone, in a list, or one a line; any number of files
+    RESULTS             any number of outputs of tools/score.py: a JSON object, a list of them, or one per line
     out=comparison      directory of comparison.md and comparison.svg
-    split=false         true gives every protocol columns of its own; otherwise two protocols of one benchmark are refused
-    anchors=true        false leaves published numbers out
+    split=false         true gives every protocol its own columns; false refuses two protocols of one benchmark
+    anchors=true        false omits published numbers
 
-Numbers made in different ways are no comparison: published ones stand in a column only where their whole protocol is known
-and equal, and apart from it, with what is known of their protocol, where not.
+Only numbers with equal protocols are comparable: a published number appears in a column only if its full protocol is
+known and equal. The others are listed separately, with what is known of their protocol.
 """
 
 import sys
@@ -28,7 +28,7 @@ from rlaifv.store.atomic import make_directory, write_text
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     out: str = "comparison"
     split: bool = False
@@ -36,7 +36,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read, compare, print and write."""
+    """Read the results, compare them, and print and write the tables."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_up_logging()
     paths = [Path(word) for word in words if "=" not in word and not word.startswith("-")]

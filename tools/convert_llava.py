@@ -1,15 +1,15 @@
-"""Turn a checkpoint of LLaVA's authors into the hub's layout, which transformers and `train.py` load.
+"""Convert a checkpoint of LLaVA's authors to the Hub's layout, which transformers and `train.py` load.
 
     python tools/convert_llava.py source=DIR out=DIR vision=openai/clip-vit-large-patch14-336
 
     source=DIR          LLaVA-1.5 as its authors publish it, or RLAIF-V-7B: config.json, tokenizer, weights
-    out=DIR             a directory that is not there yet
-    vision=ID_OR_DIR    the CLIP model whose tower and image processor belong to it; by default what the config names
+    out=DIR             output directory; must not exist
+    vision=ID_OR_DIR    the CLIP model of the tower and the image processor; default: the one named in the config
     revision=null       commit of that model
 
-The tower's own weights are taken from `source` where it has them (RLAIF-V-7B), else from `vision`. Weights are read with
-`weights_only`, so that a checkpoint cannot run code. A tokenizer that is a tokenizer.model alone, as the authors publish it,
-needs `pip install 'rlaifv[convert]'`.
+The tower's weights are taken from `source` if it has them (RLAIF-V-7B), else from `vision`. Weights are read with
+`weights_only`, so that a checkpoint cannot run code. A tokenizer that consists of tokenizer.model only, as the authors
+publish it, needs `pip install 'rlaifv[convert]'`.
 """
 
 import json
@@ -44,9 +44,9 @@ from rlaifv.models.loading import read_tensors
 from rlaifv.runtime.console import console, set_up_logging
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
-# Rows of the vocabulary are made up to a multiple of this, as in the hub's checkpoints: 32,064 for LLaVA-1.5.
+# The vocabulary is padded to a multiple of this, as in the Hub's checkpoints: 32,064 for LLaVA-1.5.
 VOCABULARY_MULTIPLE = 64
-# Vicuna's turns, as LLaVA-1.5 was trained on them; the system line is left out, as in the hub's template.
+# Vicuna's format, which LLaVA-1.5 was trained on, without the system prompt, as in the Hub's template.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -60,7 +60,7 @@ CHAT_TEMPLATE = (
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     source: str = MISSING
     out: str = MISSING
@@ -69,7 +69,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert."""
+    """Convert the checkpoint that the command line names."""
     set_up_logging()
     try:
         options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def convert(source: Path, out: Path, vision: str | None, revision: str | None = None) -> None:
-    """See the module.
+    """Convert a checkpoint; see the module docstring.
 
     Raises:
-        ValueError: the checkpoint is of another kind, damaged or incomplete, or the directory is there already.
-        OSError: something cannot be read or written.
+        ValueError: the checkpoint is of another kind, damaged or incomplete, or `out` already exists.
+        OSError: a file cannot be read or written.
     """
     if out.exists():
         raise ValueError(f"out={out} is there already.")
@@ -131,7 +131,7 @@ def convert(source: Path, out: Path, vision: str | None, revision: str | None = 
 
 
 def _tokenizer(source: Path) -> Any:
-    """The class is named for SentencePiece: by the type that the config names, transformers would drop the first space."""
+    """Load the tokenizer. For SentencePiece, name the class: the one from the config would drop the first space."""
     if (source / "tokenizer.json").is_file() or not (source / "tokenizer.model").is_file():
         return AutoTokenizer.from_pretrained(source)
     missing = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
@@ -177,7 +177,10 @@ def _tensors(source: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _grow_vocabulary(tensors: dict[str, Tensor], rows: int) -> None:
-    """New tokens begin as the mean of the old ones; they are never predicted, and images replace theirs."""
+    """Pad embeddings and head to `rows` with the mean of the existing rows.
+
+    The new tokens are never predicted, and image features replace the embedding of the image token.
+    """
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         if name not in tensors:
             raise ValueError(f"The checkpoint lacks {name}.")

@@ -1,30 +1,30 @@
-"""Answer benchmarks with a model, and score the answers.
+"""Answer benchmarks with a model and score the answers.
 
     python tools/evaluate.py model=outputs/RUN/export benchmark=[pope,amber] data_root=DIR out=DIR
     python tools/evaluate.py model=llava-hf/llava-1.5-7b-hf benchmark=mmhal data_root=DIR out=DIR judge=DIR
 
     model=DIR_OR_HUB_ID     the model; revision=COMMIT pins a hub id
-    benchmark=[NAME,…]      which, see tools/score.py
-    data_root=DIR           your copy of each in data_root/<name>/, under the names of the official files;
-                            <name>.<field>=PATH names another file or directory, as in pope.images=coco/val2014
+    benchmark=[NAME,…]      the benchmarks, see tools/score.py
+    data_root=DIR           directory with your copy of each benchmark in <name>/, with the official file names;
+                            <name>.<field>=PATH sets another file or directory, as in pope.images=coco/val2014
     out=DIR                 results.json and results.md; answers in <name>/
     suffix="…"              appended to every question
-    num_items=null          only so many questions, of whole images, the same ones every time
-    max_new_tokens=null     of an answer, where less than the benchmark's own
+    num_items=null          ask a fixed subset of at least this many questions, all those about each image
+    max_new_tokens=null     limit for answers, if lower than the benchmark's own
     judge=DIR_OR_URL judge_model=NAME
-                            who reads the answers of judged benchmarks: a model, or an OpenAI-compatible server, whose key
-                            is taken from RLAIFV_JUDGE_KEY
-    judge_template=FILE     the official question to the judge, with its places (docs/benchmarks.md), instead of this
-                            project's own words; [FILE,FILE] where it is asked in two stages
-    logger=csv              where numbers go besides, as for train.py: csv (out/metrics.csv), wandb or none
-    invalid_judge=official  what an unreadable review is worth: official, skip (left out) or raise (an error)
+                            judge for the benchmarks that need one: a model, or an OpenAI-compatible server, whose
+                            key is read from RLAIFV_JUDGE_KEY
+    judge_template=FILE     the official judge prompt with its placeholders (docs/benchmarks.md), instead of this
+                            project's own; [FILE,FILE] for a judge asked in two stages
+    logger=csv              additional logger, as for train.py: csv (out/metrics.csv), wandb or none
+    invalid_judge=official  score of an unreadable review: official, skip (left out) or raise (an error)
     parser=official rounding=official allow_incomplete=false
-                            as for tools/score.py; <name>.parser=… is for one of several benchmarks
+                            as for tools/score.py; <name>.parser=… applies to one of several benchmarks
     dtype=auto batch_tokens=32768 shard_items=256 seed=0
 
-All questions about an image hang from one prefix. Answers are written in shards: a run that was interrupted goes on with
-the first shard that is missing, and refuses other weights, questions or decoding. Where one benchmark cannot be scored, the
-others are, and the exit status is 2.
+All questions about an image share one prefix. Answers are written in shards: an interrupted run continues with the
+first missing shard and refuses different weights, questions or decoding. If a benchmark cannot be scored, the others
+still are, and the exit status is 2.
 """
 
 import json
@@ -66,13 +66,13 @@ from tools.score import result_table
 CONFIGS = Path(__file__).parent.parent / "configs"
 LOGGERS = tuple(sorted(path.stem for path in (CONFIGS / "logger").glob("*.yaml")))
 
-# Of a judge: tokens of a reply, as the longest official one allows, conversations under way, and patience with a server.
+# Judge: reply tokens (the largest official limit), concurrent conversations, and timeout and retries for a server.
 JUDGE_TOKENS, JUDGE_BATCH, JUDGE_SECONDS, JUDGE_RETRIES = 2048, 8, 300.0, 5
 
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     model: str = MISSING
     revision: str | None = None
@@ -97,7 +97,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask, score, write, print."""
+    """Answer and score the benchmarks, and write and print the results."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_up_logging()
     try:
@@ -152,7 +152,7 @@ def _check(options: Options) -> None:
 
 
 def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
-    """Its files, as found or as given beside; what it would ignore is refused."""
+    """Return a benchmark's files and options, from `data_root` or as given; refuse options that it would ignore."""
     values = {}
     for word in own:
         key, _, value = word.partition("=")
@@ -176,11 +176,11 @@ def _given(one: Benchmark, options: Options, own: Sequence[str]) -> Given:
 
 
 def _templates(options: Options, benchmarks: Sequence[Benchmark]) -> list[str]:
-    """Return the user's own questions to the judge, one for each stage; none where this project's are kept.
+    """Return the user's judge templates, one per stage; empty if this project's own are used.
 
     Raises:
-        ValueError: nobody is asked, or several benchmarks are judged, whose places differ; a file is missing,
-            or has not the places that its stage needs.
+        ValueError: no judge is asked, several benchmarks need one (their placeholders differ), or a file is missing or
+            lacks the placeholders of its stage.
     """
     if options.judge_template is None:
         return []
@@ -211,7 +211,7 @@ def _templates(options: Options, benchmarks: Sequence[Benchmark]) -> list[str]:
 def _evaluate(
     options: Options, benchmarks: Sequence[Benchmark], given: Mapping[str, Given], templates: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[Exception]]:
-    """Return the results, which are written, and why other benchmarks have none."""
+    """Return the results, which are also written, and the errors of benchmarks without a result."""
     out = options.out.expanduser()
     how = Asking(options.suffix, options.num_items, options.max_new_tokens, options.shard_items, options.seed)
     questions = {
@@ -225,7 +225,7 @@ def _evaluate(
             asked: Questions = questions[one.name]
             with bars.stage(one.name, len(asked.items)) as advance:
                 answer(asked, engine, digest, out / one.name, how, how.decoding(one), advance)
-    engine.model.to("cpu")  # a judge may need its room
+    engine.model.to("cpu")  # free GPU memory for a judge
     results: list[dict[str, Any]] = []
     faults: list[Exception] = []
     for one in benchmarks:
@@ -236,7 +236,7 @@ def _evaluate(
             found = run_benchmark(
                 one, given[one.name], questions[one.name], engine, digest, out / one.name, how, review=review
             )
-        except (ValueError, OSError) as error:  # its answers are kept, and so is what the others are worth
+        except (ValueError, OSError) as error:  # keep its answers and the other results
             faults.append(ValueError(f"benchmark={one.name} has no result: {error}"))
             continue
         results.append({"model": options.model, "revision": options.revision, "model_sha256": digest, **found})
@@ -248,7 +248,7 @@ def _evaluate(
 
 
 def _log(name: str, out: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Under the names that a run gives to its benchmarks."""
+    """Log the metrics under the names that a training run uses for its benchmarks."""
     register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(f"logger/{name}")
@@ -275,7 +275,7 @@ def _engine(options: Options) -> LocalEngine:
 
 
 def _review(one: JudgedBenchmark, options: Options, templates: Sequence[str], directory: Path, given: Given) -> Given:
-    """Return what is given, with what the judge says about its answers; what it had said before is not asked again."""
+    """Return `given` with the judge's reviews added; answers that were already reviewed are not sent again."""
     chat = _chat(options)
     name = options.judge_model or str(options.judge)
     num_stages = len(one.stages)
@@ -293,7 +293,7 @@ def _review(one: JudgedBenchmark, options: Options, templates: Sequence[str], di
 
 
 def _chat(options: Options) -> Chat:
-    """Return a server, or a model of this machine that is loaded when it is first asked."""
+    """Return the judge: a server, or a local model that is loaded on first use."""
     judge = str(options.judge)
     if not judge.startswith(("http://", "https://")):
         return LocalChat(judge, None, "auto", JUDGE_BATCH, JUDGE_TOKENS)
@@ -302,7 +302,7 @@ def _chat(options: Options) -> Chat:
 
 
 def results_text(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return all metrics as a table in Markdown, with what each was made under."""
+    """Return all metrics as a Markdown table, with version, counts and protocol of each result."""
     lines = [f"# {results[0]['model']}", "", "| benchmark | metric | value |", "|---|---|---:|"]
     for result in results:
         for name, value in flat_metrics(result["metrics"]):

@@ -1,17 +1,17 @@
-"""Export the weights of a finished run for others to load, with a model card.
+"""Export the weights of a finished run with a model card.
 
     python tools/export_model.py run_dir=RUN out=DIR
     python tools/export_model.py run_dir=RUN out=DIR names=original     for vLLM, lmms-eval and older transformers
 
     run_dir=RUN         a finished run
-    out=DIR             a directory that is not there yet
-    names=current       names of the weights: current, as this transformers writes them, or original, as the hub's LLaVA
-                        checkpoints have them (vision_tower.vision_model.…); other families have one set of names.
-                        With original, the small files are written for transformers 4 too
+    out=DIR             output directory; must not exist
+    names=current       names of the weights: current, as written by the installed transformers, or original, as in the
+                        Hub's LLaVA checkpoints (vision_tower.vision_model.…); other families have one set of names.
+                        With original, configuration files are written for transformers 4 too
     license=other       licence identifier for the card
 
-Writes weights, processor, chat template and README.md in the hub's layout. Adapters are merged; those of a LoRA run are also
-written alone, to DIR/adapter.
+Writes weights, processor, chat template and README.md in the Hub's layout. Adapters are merged; those of a LoRA run are
+also written separately to DIR/adapter.
 """
 
 import json
@@ -42,7 +42,7 @@ INDEX_NAME = "model.safetensors.index.json"
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     run_dir: str = MISSING
     out: str = MISSING
@@ -51,7 +51,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Copy, rename, describe."""
+    """Export the run that the command line names."""
     set_up_logging()
     register_resolvers()
     try:
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(run_dir: Path, out: Path, names: str, license_name: str) -> None:
-    """See the module.
+    """Export a run; see the module docstring.
 
     Raises:
-        ValueError: the run is not finished, the directory is there already, or the names are unknown.
-        OSError: something cannot be written.
+        ValueError: the run is not finished, `out` already exists, or `names` is unknown.
+        OSError: a file cannot be written.
     """
     if names not in ("current", "original"):
         raise ValueError(f"names={names} must be one of current, original.")

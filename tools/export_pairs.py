@@ -1,4 +1,4 @@
-"""Write the preference pairs of a run in the format of another project, with where each comes from.
+"""Export the preference pairs of a run, with their provenance, in the format of another project.
 
 python tools/export_pairs.py run_dir=RUN format=trl out=DIR                  for TRL's DPOTrainer
 python tools/export_pairs.py run_dir=RUN format=rlaifv out=DIR               in the schema of openbmb/RLAIF-V-Dataset
@@ -24,7 +24,7 @@ from rlaifv.runtime.console import console
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     run_dir: str = MISSING
     format: str = MISSING
@@ -33,7 +33,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export, and say how much; returns the exit status."""
+    """Export the pairs, print their number, and return the exit status."""
     try:
         given = parse_options(Options, __doc__, arguments)
         run_dir, out = Path(given.run_dir).expanduser(), Path(given.out).expanduser()
@@ -57,7 +57,7 @@ def _number(text: str) -> int:
 
 
 def _about(run_dir: Path) -> dict[str, Any]:
-    """Return what the run's settings say about its models; what was left at none is left out."""
+    """Return what the run's settings say about its models, without values that are None."""
     path = run_dir / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{run_dir} is no run directory: {path} is missing.")

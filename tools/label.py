@@ -1,12 +1,12 @@
-"""Score responses that you already have: the claims in each, what the labeler says of them, and how many it rejects.
+"""Score existing responses: their claims, the labeler's judgement of each, and the number of rejected claims.
 
 python tools/label.py input=responses.jsonl output=labelled.jsonl                                the embedded labeler
 python tools/label.py input=responses.jsonl output=labelled.jsonl labeler=model labeler.path=DIR_OR_HUB_ID
 
-One JSON object per line: image (path or list of paths, relative to the file's directory or to image_root=DIR, and inside it),
-question, response (or responses, a list), and id (optional). The output has a line for each, in the same order. Where it
-exists already, what is missing is added. All other settings are those of train.py; without a labeler of its own, the model of
-model.path is asked.
+The input has one JSON object per line: image (path or list of paths, relative to the file's directory or to
+image_root=DIR, and inside it), question, response (or responses, a list), and id (optional). The output has one line
+for each, in the same order; missing lines are added to an existing output. All other settings are those of train.py;
+without a separate labeler, the model of model.path is asked.
 """
 
 import json
@@ -35,13 +35,13 @@ from rlaifv.runtime.console import console, progress_bar, set_up_logging
 from rlaifv.stages.answered import Answered, label_answered
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-# Rows that are judged at a time, which is what a crash can cost.
+# Rows judged per write; a crash loses at most this many.
 ROWS_PER_WRITE = 16
 
 
 @dataclass
 class Files:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     input: str = MISSING
     output: str = MISSING
@@ -49,7 +49,7 @@ class Files:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Label what is not labelled yet; returns the exit status."""
+    """Label the rows that the output lacks and return the exit status."""
     set_up_logging()
     register_resolvers()
     own = [
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
-    """Return prompts with their responses.
+    """Read prompts with their responses.
 
     Raises:
-        ValueError: as `read_prompts`, or a line has no response, or one that is not a text.
+        ValueError: as for `read_prompts`, or a line has no response, or one that is not a string.
     """
     prompts = read_prompts(path, image_root)
     lines = [(k, line) for k, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
@@ -98,12 +98,12 @@ def read_answered(path: Path, image_root: str | None = None) -> list[Answered]:
 
 
 def _num_done(output: Path, rows: Sequence[Answered], by: str) -> int:
-    """Return how many rows the output holds already, in whole writes; what lies behind them is cut off.
+    """Return the number of rows that the output holds in complete writes, and truncate everything after them.
 
-    So every row is judged beside the same others, however often the work was stopped, and rounding is the same too.
+    Every row is thus judged in the same batch, with the same rounding, however often the work was interrupted.
 
     Raises:
-        ValueError: the output is not of these rows, or of another labeler.
+        ValueError: the output belongs to other rows or to another labeler.
     """
     if not output.exists():
         return 0
@@ -128,7 +128,7 @@ def _num_done(output: Path, rows: Sequence[Answered], by: str) -> int:
 
 
 def _head(row: Answered, by: str) -> dict[str, Any]:
-    """Return what a line of the output says before anything is judged."""
+    """Return the fields of an output line that do not depend on the judgement."""
     return {"id": row.prompt.id, "question": row.prompt.question, "image": list(row.prompt.image_paths), "labeler": by}
 
 
@@ -153,7 +153,7 @@ def _label(cfg: DictConfig, rows: Sequence[Answered], output: Path, num_done: in
 
 
 def _image_error(row: Answered, limits: Sequence[int]) -> str | None:
-    """Return why a row's images cannot be used, which costs that row alone."""
+    """Return why a row's images cannot be used, or None if they can; only that row is then skipped."""
     try:
         for path in row.prompt.image_paths:
             load_image(path, *limits)

@@ -3,7 +3,8 @@
     python tools/measure_divider.py divider=rules
     python tools/measure_divider.py divider=chat divider.path=DIR_OR_HUB_ID
 
-Rules are tuned on every other answer, beginning with the first; the rest is held out. Prints a table and one line of JSON.
+The rules were tuned on every other answer, starting with the first; the rest are held out. Prints a table and one line
+of JSON.
 """
 
 import argparse
@@ -31,7 +32,7 @@ ANSWERS = ROOT / "tests/data_files/divided_answers.jsonl"
 
 
 def measure(divider: Divider | BatchDivider, answers: Sequence[DividedAnswer]) -> dict[str, Division]:
-    """Return counts over each half ("tuning", "held out"), over each style, and over "all"."""
+    """Return counts for each half ("tuning", "held out"), for each style, and for "all"."""
     counts = {"tuning": Division(), "held out": Division(), "all": Division()}
     for k, (answer, found) in enumerate(zip(answers, _divide(divider, answers), strict=True)):
         division = compare(answer.claims, found)
@@ -60,7 +61,7 @@ def _table(counts: dict[str, Division]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the chosen divider."""
+    """Measure the divider and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--answers", type=Path, default=ANSWERS, help="JSON lines of id, style, question, answer, claims"

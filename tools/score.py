@@ -1,24 +1,24 @@
-"""Score answers to a benchmark, from its official files.
+"""Score answers to a benchmark with its official files.
 
     python tools/score.py benchmark=pope questions=coco_pope_random.json answers=answers.jsonl
     python tools/score.py benchmark=amber annotations=AMBER/data answers=answers.json nouns=nouns.json similarity=pairs.json
 
     benchmark=NAME           amber, pope, mme, chair, object_halbench, mmhal, refomb, llava_bench, hallusionbench, mmstar,
                              faithscore, mhumaneval
-    answers=FILE             the model's answers, in the benchmark's own form, JSON or JSON Lines
+    answers=FILE             the model's answers in the benchmark's format, JSON or JSON Lines
     questions=FILE annotations=FILE_OR_DIR images=DIR
                              the benchmark's own files, as far as it uses them
     nouns=FILE similarity=FILE objects=FILE synonyms=FILE
-                             what outside models and lists say, where the official script asks one
-    reviews=FILE judge=NAME  raw replies of a judge, and who it was
-    parser=official          how an answer is read: official, or another that the benchmark knows
-    invalid_judge=official   what an unreadable review is worth: official, skip (left out) or raise (an error)
+                             outputs of external models and word lists that the official script uses
+    reviews=FILE judge=NAME  raw replies of a judge, and its name
+    parser=official          how answers are parsed: official, or another parser of the benchmark
+    invalid_judge=official   score of an unreadable review: official, skip (left out) or raise (an error)
     rounding=official        none does not round
-    allow_incomplete=false   score what is there where answers are missing
+    allow_incomplete=false   true scores the available answers if some are missing
     out=FILE                 also write the result as JSON
 
-The last line of the output is the result as JSON: metrics, also by their names at the top level, counts, files with their
-SHA-256, and the protocol with its fingerprint. Nothing is downloaded, and no model is run.
+The last line of the output is the result as JSON: metrics (also as top-level keys), counts, files with their SHA-256,
+and the protocol with its fingerprint. Nothing is downloaded, and no model is run.
 """
 
 import json
@@ -44,7 +44,7 @@ from rlaifv.store.atomic import write_json
 
 @dataclass
 class Options:
-    """See the module. All but the first and the last are fields of `Given`."""
+    """Command-line options; see the module docstring. All but `benchmark` and `out` are fields of `Given`."""
 
     benchmark: str = MISSING
     questions: Path | None = None
@@ -65,7 +65,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score, and print."""
+    """Score the answers and print the result."""
     set_up_logging()
     try:
         options = parse_options(Options, __doc__, sys.argv[1:] if arguments is None else arguments)
@@ -78,12 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(result_table(found))
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    print(json.dumps(found, allow_nan=False), flush=True)  # ASCII, whatever the terminal can show
+    print(json.dumps(found, allow_nan=False), flush=True)  # ASCII, for any terminal encoding
     return 0
 
 
 def result_table(found: Mapping[str, Any]) -> Table:
-    """Return the metrics of a result, and what they rest on."""
+    """Return a table of the metrics of a result and what they are based on."""
     table = Table("metric", "value", box=None, title=escape(f"{found['benchmark']} ({found['version']})"))
     table.columns[1].justify = "right"
     for name, value in flat_metrics(found["metrics"]):

@@ -1,13 +1,14 @@
-"""Check every row of a data set before it is used, images included, and say what is wrong where.
+"""Check every row of a data set, including its images, and report what is wrong and where.
 
 python tools/validate_data.py format=rlaifv path=openbmb/RLAIF-V-Dataset revision=COMMIT
 python tools/validate_data.py format=trl path=pairs.parquet
 python tools/validate_data.py format=llamafactory path=DIR image_root=/photos show=20
 python tools/validate_data.py format=files path=prompts.jsonl
 
-Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. Of each kind of fault the
-first `show` (5) are printed, the first of them with its row, and all are counted, with what to do about them; of a list of
-prompts (format=files), the first fault. The exit status is 1 if anything is wrong, 2 if nothing could be read.
+Further keys: split, streaming, num_rows, max_pixels and max_bytes, as in configs/data/rlaifv.yaml. For each kind of
+fault, the first `show` (default 5) are printed, the first one with its row, and all are counted, with advice on how to
+fix them; for a list of prompts (format=files), only the first fault is reported. The exit status is 1 if anything is
+wrong, 2 if nothing could be read.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ from rlaifv.runtime.console import console, progress_bar, set_up_logging
 
 @dataclass
 class Options:
-    """See the module."""
+    """Command-line options; see the module docstring."""
 
     format: str = MISSING
     path: str = MISSING
@@ -53,7 +54,7 @@ class Options:
 
 @dataclass
 class Findings:
-    """What was seen in the rows so far."""
+    """Findings in the rows checked so far."""
 
     show: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -61,7 +62,7 @@ class Findings:
     prompts: set[tuple[Any, ...]] = field(default_factory=set)
 
     def fault(self, reason: str, message: str, fields: Mapping[str, Any]) -> None:
-        """Count a fault, and print it if it is among the first of its kind; of the first of all, the row too."""
+        """Count a fault; print the first `show` of each kind, and the row of the first of each kind."""
         self.faults[reason] += 1
         if self.faults[reason] <= self.show:
             console.print(f"{reason}: {message}", markup=False, soft_wrap=True)
@@ -70,7 +71,7 @@ class Findings:
             console.print(f"    {shown(repr(_abridged(filled)), 300)}", markup=False, soft_wrap=True)
 
     def row(self, row: Row, images: tuple[bytes, ...]) -> None:
-        """Count a row in which nothing is wrong, by digests of its images."""
+        """Count a valid row, given the digests of its images."""
         self.prompts.add((row.question, images, row.system, row.history))
         self.counts["pairs"] += row.chosen is not None
         self.counts["rows with several images"] += len(images) > 1
@@ -79,9 +80,9 @@ class Findings:
 
 
 class ImageCheck:
-    """Decodes images within limits, each content once.
+    """Decode images within limits, each distinct content once.
 
-    An embedded image is put into a file for it, as only files are measured before they are opened.
+    Embedded images are first written to a file, because only files are measured before they are opened.
     """
 
     def __init__(self, max_pixels: int, max_bytes: int, directory: Path) -> None:
@@ -90,7 +91,7 @@ class ImageCheck:
         self.known: dict[bytes, ImageError | None] = {}
 
     def __call__(self, image: str | bytes) -> bytes:
-        """Return the digest of an image. Raises ImageError if it is not usable."""
+        """Return the digest of an image. Raises ImageError if the image is unusable."""
         key = hashlib.sha256(image.encode() if isinstance(image, str) else image).digest()
         if key not in self.known:
             self.known[key] = self._error_of(image)
@@ -109,7 +110,7 @@ class ImageCheck:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check all rows, print what was found, and return the exit status."""
+    """Check all rows, print the findings, and return the exit status."""
     set_up_logging()
     try:
         given = parse_options(Options, __doc__, arguments)
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(given: Options) -> tuple[Sequence[Row], str]:
-    """Return the rows to check, and what messages call their data."""
+    """Return the rows to check and the name of the data in messages."""
     if given.format == "files":
         prompts = read_prompts(given.path, given.image_root)
         return [Row(prompt.id, prompt.question, prompt.image_paths, None, None) for prompt in prompts], given.path
@@ -155,12 +156,12 @@ def _rows(given: Options) -> tuple[Sequence[Row], str]:
 
 
 def _fields(rows: Sequence[Row], number: int) -> dict[str, Any]:
-    """Return the columns of a row that is wrong."""
+    """Return the columns of an invalid row."""
     return rows.fields(number) if isinstance(rows, Table) else {}
 
 
 def _abridged(value: Any) -> Any:
-    """Return the same with short texts, and sizes for bytes."""
+    """Return a copy with long texts shortened and bytes replaced by their size."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, str):

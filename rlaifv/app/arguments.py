@@ -1,4 +1,4 @@
-"""Parse command lines of tools: key=value, as for train.py."""
+"""Parse the key=value command lines of the tools; the syntax is that of train.py."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ OptionsT = TypeVar("OptionsT")
 
 
 def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[str]) -> OptionsT:
-    """Return an instance of the dataclass `kind` from words of the form key=value.
+    """Parse key=value arguments into an instance of the dataclass `kind`.
 
     Args:
-        kind: has a field for every key, with its type and default; MISSING where a value has to be given.
-        usage: what --help prints.
-        arguments: as typed.
+        kind: dataclass with a typed field for every key; the default MISSING marks a required key.
+        usage: text printed for --help.
+        arguments: the command-line arguments.
 
     Raises:
-        ValueError: a word is not of this form, its key unknown or given twice, its value of another type, or one that is
-            needed is not given.
-        SystemExit: help was asked for.
+        ValueError: an argument is not key=value, its key is unknown or repeated, its value has the wrong type, or a
+            required key is missing.
+        SystemExit: after printing the help text.
     """
     if {"-h", "--help"} & {*arguments}:
         console.print((usage or "").strip(), markup=False)
         raise SystemExit(0)
     known: Any = OmegaConf.structured(kind)
     described: Any = kind
-    names = [field.name for field in fields(described)]  # a key without a value yet is not "in" a configuration
+    names = [field.name for field in fields(described)]  # `in` on the config would skip keys that are MISSING
     lists = [field.name for field in fields(described) if field.default_factory is list]  # written as [one,two]
     keys = [word.partition("=")[0] for word in arguments]
     for word, key in zip(arguments, keys, strict=True):
@@ -53,7 +53,7 @@ def parse_options(kind: type[OptionsT], usage: str | None, arguments: Sequence[s
 
 
 def refuse(error: Exception) -> int:
-    """Print a command's error, and return its exit status."""
+    """Print the error of a command and return its exit status, 2."""
     console.print("[bold red]error:[/]", end=" ")
     console.print(str(error), markup=False, soft_wrap=True)
     return 2

@@ -1,4 +1,4 @@
-"""Allowed values of settings, by key."""
+"""Allowed values of the settings, as tables keyed by setting."""
 
 from typing import get_args
 
@@ -41,7 +41,7 @@ ABOVE_ZERO = (
     "iteration.decoding.repetition_penalty",
     "iteration.pairing.margin",
 )
-# Both ends included.
+# Inclusive ranges.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
     "iteration.selection.min_claims": (0, 1),
@@ -56,8 +56,8 @@ OTHER_NUMBERS = (
     "learner.nll_weight",
     "learner.weight_decay",
 )
-USUAL_PARTS = {"projector", "language_model"}  # what every learner of configs/ trains
-LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+USUAL_PARTS = {"projector", "language_model"}  # the default of every learner in configs/
+LARGEST_SEED = 2**32 - 1  # NumPy's limit
 NULLABLE = ("data.num_rows", "iteration.num_prompts", "labeler.min_canary_accuracy")
 SWITCHES = (
     "data.reuse_prompts",
@@ -88,7 +88,7 @@ CHOICES = {
     "learner.schedule": ("cosine", "linear", "constant"),
     "trainer.precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
 }
-# What `train.py` gives the trainer itself, whatever the configuration says.
+# Trainer arguments that `train.py` always sets itself.
 RESERVED = (
     "callbacks",
     "default_root_dir",

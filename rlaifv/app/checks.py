@@ -1,4 +1,4 @@
-"""Check a composed configuration before a model loads. Faults are full sentences with key and value."""
+"""Validate a composed configuration before any model loads; every fault is a full sentence with key and value."""
 
 import math
 import re
@@ -26,18 +26,18 @@ from rlaifv.app.bounds import (
 from rlaifv.data.rows import FORMATS
 from rlaifv.learners.dpo.losses import SMOOTHED
 
-# `instantiate` may build classes that are at home here and nothing else: a configuration file is data, not code.
+# Only classes under these prefixes may be instantiated: a configuration file is data, not code.
 ALLOWED_TARGETS = ("rlaifv.", "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
-# What `key=null` cannot leave out.
+# Sections that cannot be disabled with `key=null`.
 SECTIONS = ("method", "model", "labeler", "divider", "engine", "iteration", "learner", "data", "trainer")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run; the message lists all of its faults."""
+    """Raised for a configuration that cannot run; the message lists every fault."""
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse settings that would fail later, or would be ignored.
+    """Reject settings that would fail later or be silently ignored.
 
     Raises:
         ConfigError: one sentence per fault, each naming its key.
@@ -47,12 +47,12 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def config_faults(cfg: DictConfig) -> list[str]:
-    """Return one sentence per fault. A key without a value, or with one of a wrong type, hides no faults of other keys."""
+    """Return one sentence per fault. A key with a missing or mistyped value does not hide the faults of other keys."""
     if absent := [name for name in SECTIONS if not isinstance(cfg.get(name), DictConfig)]:
         return [f"{name}=null leaves out a part that no run can do without." for name in absent]
     missing = sorted(OmegaConf.missing_keys(cfg))
     wrong = dict(_type_faults(cfg))
-    sound = cfg.copy()  # comparisons make sense for numbers only
+    sound = cfg.copy()  # without mistyped values, which the range checks could not compare
     for key in wrong:
         OmegaConf.update(sound, key, "???", merge=False)
     faults = [f"{key} has no default and must be given, as in {key}=…" for key in missing]
@@ -64,7 +64,7 @@ def config_faults(cfg: DictConfig) -> list[str]:
 
 
 def _target_faults(node: Any, key: str = "") -> Iterator[str]:
-    """Check targets, also inside lists, and refuse keys of `instantiate` that could hide a target."""
+    """Yield a fault for every disallowed `_target_` or special `instantiate` key, also in nested sections and lists."""
     if isinstance(node, DictConfig) and not node._is_none():
         for name in node:
             if OmegaConf.is_missing(node, name):
@@ -86,7 +86,7 @@ def _target_faults(node: Any, key: str = "") -> Iterator[str]:
 
 
 def _is_own_class(target: str) -> bool:
-    """Return whether a name leads to a class of this project or of Lightning, and not through it to what it imports."""
+    """Return whether `target` is a class defined in this project or in Lightning, not one that they merely import."""
     module, _, name = target.rpartition(".")
     if not target.startswith(ALLOWED_TARGETS):
         return False
@@ -98,9 +98,9 @@ def _is_own_class(target: str) -> bool:
 
 
 def _type_faults(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield keys and sentences."""
+    """Yield (key, sentence) for every value of the wrong type."""
     for key in dict.fromkeys((*AT_LEAST, *ABOVE_ZERO, *BETWEEN, *OTHER_NUMBERS)):
-        value = OmegaConf.select(cfg, key, default=0)  # not every divider or source has every key
+        value = OmegaConf.select(cfg, key, default=0)  # some keys exist for certain dividers or data sources only
         if value is None and key in NULLABLE:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Refuse secrets among the settings, which are written to config.yaml, reports and trackers."""
+"""Reject secrets in the settings, which are written to config.yaml, reports and experiment trackers."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from rlaifv.runtime.console import console
 SECRET_NAME = re.compile(
     r"(?i)(?:^|[_.-])(?:api_?key|access_?key|private_?key|token|secret|passw(?:or)?d|credentials?)$"
 )
-# Keys of the Hugging Face hub, of OpenAI and its like, of GitHub and of AWS.
+# Token formats of the Hugging Face Hub, OpenAI-style APIs, GitHub and AWS.
 SECRET_VALUE = re.compile(r"\bhf_\w{20,}|\bsk-[\w-]{20,}|\bgh[opsu]_\w{30,}|\bAKIA[0-9A-Z]{16}\b")
-LEAST_CHARS = 8  # a shorter one would be found in innocent words
+LEAST_CHARS = 8  # a shorter secret would match ordinary words
 
 
 class RefuseSecrets(Callback):
-    """Ends a command whose settings hold a secret before anything is written, without repeating it.
+    """Abort a command whose settings contain a secret, before anything is written; the message does not repeat it.
 
-    Hydra turns exceptions of its callbacks into warnings, but lets an exit pass.
+    Raises SystemExit because Hydra turns other exceptions in callbacks into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -32,7 +32,10 @@ class RefuseSecrets(Callback):
 
 
 def secret_keys(settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
-    """Return the keys of settings that hold a secret: by their name, their look, or since the environment keeps it as one.
+    """Return the keys of settings that hold a secret.
+
+    A setting counts as secret if its key is named like one, its value has the format of a known token, or its value
+    contains the value of an environment variable that is named like a secret.
 
     >>> secret_keys({"logger.wandb.api_key": "x", "row_tokens": "9", "name": "my s3cr3t-w0rd"}, {"HF_TOKEN": "s3cr3t-w0rd"})
     ['logger.wandb.api_key', 'name']
@@ -65,7 +68,7 @@ def _refuse(config: DictConfig) -> None:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield values of a configuration as text, by key; null as Hydra writes it."""
+    """Yield (dotted key, value as text) for every leaf of a configuration; None becomes "null", as in Hydra."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(inner, f"{key}.{name}".lstrip("."))

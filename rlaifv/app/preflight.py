@@ -1,4 +1,4 @@
-"""Estimate and print a run's cost from its composed settings."""
+"""Estimate the cost of a run from its composed settings and print it before the run starts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +18,15 @@ from rlaifv.runtime.console import console
 from rlaifv.runtime.ranks import rank
 from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
-# Families that cut a picture into as many tokens as it has pixels are budgeted for an ordinary photograph.
+# Height and width of a typical photograph, for model families whose number of image tokens depends on the image size.
 TYPICAL_IMAGE_PX = (480, 640)
 
 
 def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
-    """Print what trains, what every stage costs, whether it fits, and where the run will live.
+    """Print what is trained, the cost of every stage, whether the run fits this machine, and where it is written.
 
     Raises:
-        ValueError: a model's architecture is not known here.
+        ValueError: the architecture of a model is unknown.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
     has_labeler = cfg.labeler.path is not None
@@ -43,7 +43,7 @@ def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
     if not unknown:
         labeler = others.pop(0) if has_labeler else None
         _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
-    elif rank() == 0:  # others would only repeat it
+    elif rank() == 0:  # print once
         console.print(unknown)
 
 
@@ -74,12 +74,12 @@ def _print_budget(
         revision=cfg.model.revision,
         labeler_revision=cfg.labeler.revision,
     )
-    if rank() == 0:  # others would only repeat it
+    if rank() == 0:  # print once
         console.print(preflight_table(budget, place))
 
 
 def _for_run(budget: RunBudget, run: str) -> RunBudget:
-    """What is left of a budget where a run only labels, which holds no optimizer and saves no weights, or only trains."""
+    """Drop the stages that `run` skips; a label-only run also has no optimizer state and saves no weights."""
     skipped = {"full": (), "label": ("train",), "train": ("generate", "score")}[run]
     stages = tuple(stage for stage in budget.stages if stage.name not in skipped)
     if run != "label":
@@ -95,7 +95,7 @@ def _for_run(budget: RunBudget, run: str) -> RunBudget:
 
 def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
-    # Given pairs are about as many as their prompts.
+    # Data sets that contain pairs have about one per prompt.
     pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
     return Workload(
         num_prompts=num_prompts,

@@ -1,6 +1,6 @@
-"""Rules for resuming: settings that may change beside `resume`, and files that must not have changed.
+"""Check what changed when a run is resumed: settings overridden together with `resume`, and the run's input files.
 
-`RULES` is the table of docs/reliability.md, section "Resume"; a test holds the two together.
+`RULES` is the table in docs/reliability.md, section "Resume"; a test keeps the two in sync.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from rlaifv.runtime.phases import timed
 from rlaifv.store.atomic import write_json
 
 Rule = Literal["refuse", "warn", "accept"]
-# The longest key that fits decides.
+# The longest matching key prefix applies.
 RULES: dict[str, tuple[Rule, str]] = {
     "seed": ("refuse", "decides everything that is drawn"),
     "run_dir": ("refuse", "is where the resumed run lies"),
@@ -52,14 +52,14 @@ RULES: dict[str, tuple[Rule, str]] = {
     "resume": ("accept", "names the run"),
 }
 INPUTS_NAME = "inputs.json"
-# A model's weights, and what turns text and pictures into its tokens.
+# Weights, tokenizer and processor files of a model.
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 logger = logging.getLogger(__name__)
 
 
 def rule_of(key: str) -> tuple[Rule, str]:
-    """Return the rule of a setting, and its reason."""
+    """Return the rule for a setting and the reason for it."""
     while key not in RULES:
         key, _, _ = key.rpartition(".")
         if not key:
@@ -68,13 +68,15 @@ def rule_of(key: str) -> tuple[Rule, str]:
 
 
 def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], section: str = "") -> list[str]:
-    """Return keys that are read by name and that stored settings lack, the outermost where a whole section is missing.
+    """Return the keys of `composed` that are missing from the stored settings of a run.
+
+    For a section that is missing entirely, only the key of the section is returned.
 
     Args:
-        stored: of a run; anything but a section lacks no keys.
-        composed: what this version has.
-        besides: sections whose keys are keywords of a class, with defaults of their own.
-        section: whose keys are looked at.
+        stored: settings of the run; a node that is not a section has no missing keys.
+        composed: settings of this version.
+        besides: sections to skip, whose keys are keyword arguments of a class with its own defaults.
+        section: dotted key of the section being compared.
     """
     if not isinstance(stored, DictConfig):
         return []
@@ -83,7 +85,7 @@ def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], se
         key, node = f"{section}.{name!s}".lstrip("."), composed._get_node(name)
         if key in besides:
             continue
-        if name not in [*stored]:  # "in" alone leaves out keys that wait for a value
+        if name not in [*stored]:  # `in` on the config would skip keys that are MISSING
             found.append(key)
         elif isinstance(node, DictConfig) and not node._is_none():
             found += lacking_keys(stored._get_node(name), node, besides, key)
@@ -91,16 +93,16 @@ def lacking_keys(stored: Any, composed: DictConfig, besides: Collection[str], se
 
 
 def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:
-    """Return the settings of a resumed run: its own, with what was given beside `resume` put into them.
+    """Return the stored settings of a run with the overrides of the resuming command applied.
 
     Args:
-        stored: the run's own settings.
-        composed: the defaults with the overrides, from which their values are taken.
-        overrides: as on the command line.
-        run_dir: of the run.
+        stored: settings of the run.
+        composed: the defaults with the overrides applied; the source of the new values.
+        overrides: the overrides on the command line.
+        run_dir: directory of the run.
 
     Raises:
-        ConfigError: one sentence for each setting that would change what the run is, with both values.
+        ConfigError: an override is not allowed on resume; the message has one sentence per setting, with both values.
     """
     faults = []
     merged = stored.copy()
@@ -109,7 +111,7 @@ def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[st
         if key in ("resume", "verbose", "preflight_only"):
             continue
         old, new = OmegaConf.select(stored, key), OmegaConf.select(composed, key)
-        if key == "experiment":  # leaves no key of its own behind
+        if key == "experiment":  # an experiment does not appear in the composed config
             new = item.partition("=")[2]
         for inner, before, after in _differences(key, old, new):
             rule, reason = rule_of(inner)
@@ -125,7 +127,7 @@ def apply_overrides(stored: DictConfig, composed: DictConfig, overrides: list[st
 
 
 def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """Return leaves that differ, with both values; None stands for one that is not there."""
+    """Return (key, old, new) for every leaf that differs; None stands for a missing value."""
     if isinstance(old, DictConfig) and isinstance(new, DictConfig):
         names = dict.fromkeys([*old, *new])
         return [d for name in names for d in _differences(f"{key}.{name!s}", old.get(name), new.get(name))]
@@ -150,11 +152,10 @@ def _iteration_faults(stored: DictConfig, merged: DictConfig, run_dir: Path) -> 
 
 @timed("digest")
 def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
-    """Compare the digests of a run's input files with those of its start; record them at the start.
+    """Compare the digests of a run's input files with those recorded when it began; a new run records them.
 
     Raises:
-        ConfigError: one of them has changed; the message names the key and both digests. Or the run was begun by a version
-            that names weights otherwise.
+        ConfigError: a file has changed; the message names the key and both digests.
     """
     path = run_dir / INPUTS_NAME
     found = _digests(cfg)
@@ -172,7 +173,7 @@ def check_inputs(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _digests(cfg: DictConfig) -> dict[str, str]:
-    """Return SHA-256 of every local file or directory that a run reads; a hub id has its revision instead."""
+    """Return the SHA-256 of every local input file or directory by key; hub ids are identified by revision instead."""
     found = {}
     for key in ("data.path", "model.path", "labeler.path", "iteration.chosen_from"):
         value = OmegaConf.select(cfg, key)

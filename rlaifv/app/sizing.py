@@ -1,23 +1,24 @@
-"""Fit a run's sizes to small data. Works on plain values only."""
+"""Reduce a run's sizes when the data set is smaller than the settings ask for. Pure functions on plain values."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-# Of data that are too small, one prompt in so many is held out; half of those choose among candidates.
+# Hold out at most one prompt in this many when the data set is too small; half of them select candidates.
 HELD_OUT_SHARE = 4
-# Fewer held-out prompts measure nothing.
+# Minimum number of held-out prompts for a meaningful measurement.
 LEAST_HELD_OUT = 4
-# An iteration of fewer prompts may well yield no pair.
+# Minimum number of prompts per iteration; with fewer, an iteration may yield no pair.
 LEAST_PROMPTS = 3
-# Sampled answers give far fewer pairs than they could: an iteration has to reach one in so many.
+# `min_pairs` is at most one in this many of the possible pairs, because sampling yields far fewer than the maximum.
 PAIRS_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes of a run.
+    """How the prompts of a run are split.
 
-    `num_prompts` of an iteration is None for an equal share of all; `per_epoch` is the number of candidates of a pass.
+    `num_prompts` is the number per iteration, or None for an equal share of the data; `per_epoch` is the number of
+    candidates per epoch.
     """
 
     num_iterations: int
@@ -29,9 +30,10 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The data's size: `num_prompts`, which may be used again if `reuse`.
+    """Size of a data set: `num_prompts` prompts, each usable in several iterations if `reuse` is set.
 
-    Each gives at most `pairs_per_prompt` pairs; where `given` is set, the data come with them and all are used.
+    A prompt yields at most `pairs_per_prompt` pairs. If `given` is set, the data set already contains the pairs, and
+    all of them are used.
     """
 
     name: str
@@ -42,22 +44,22 @@ class Data:
 
 
 class TooLarge(ValueError):
-    """A size that the user gave and that the data cannot provide."""
+    """Raised when an explicitly set size exceeds what the data set can provide."""
 
 
 def fit_to_data(wanted: Sizes, data: Data, typed: Collection[str]) -> tuple[Sizes, str]:
-    """Lower sizes that the data cannot provide, so that all data are used.
+    """Lower sizes that the data set cannot provide so that the run uses all of the data.
 
     Args:
         wanted: the sizes as configured.
-        data: what is there.
-        typed: names of sizes that the user gave himself, which are never changed.
+        data: size of the data set.
+        typed: names of the sizes that the user set explicitly; these are never changed.
 
     Returns:
-        The sizes, and one sentence about what changed; it is empty where nothing did.
+        The sizes, and one sentence describing what changed (empty if nothing did).
 
     Raises:
-        TooLarge: a typed size is impossible, whatever the others are.
+        TooLarge: an explicitly set size is impossible, whatever the other sizes are.
     """
     sizes = wanted
     if data.num_prompts < _needed(wanted) and not (data.reuse and wanted.num_prompts):
@@ -71,7 +73,7 @@ def fit_to_data(wanted: Sizes, data: Data, typed: Collection[str]) -> tuple[Size
 
 
 def _needed(sizes: Sizes) -> int:
-    """Return prompts that all iterations take together, at least one each, and those held out."""
+    """Return the number of prompts needed by all iterations (at least one each) plus the held-out ones."""
     return sizes.num_iterations * (sizes.num_prompts or 1) + sizes.num_held_out
 
 
@@ -110,11 +112,17 @@ def _held_out(wanted: Sizes, data: Data, typed: Collection[str]) -> int:
 
 
 def _min_pairs(sizes: Sizes, data: Data, typed: Collection[str]) -> int:
-    """Return at most a share of the pairs that the smallest iteration could have."""
+    """Return `min_pairs`, capped at a share of the pairs that the smallest iteration can yield.
+
+    An explicitly set value is never lowered.
+
+    Raises:
+        TooLarge: an explicitly set value exceeds the maximum.
+    """
     most = int(_smallest(sizes, data) * data.pairs_per_prompt)
     if "min_pairs" not in typed:
         return min(sizes.min_pairs, max(1, most // PAIRS_SHARE))
-    if sizes.min_pairs > most and not data.given:  # how given pairs are shared out shows when they are read
+    if sizes.min_pairs > most and not data.given:  # given pairs are checked when they are read
         raise TooLarge(
             f"iteration.min_pairs={sizes.min_pairs} is out of reach: {_plural(_smallest(sizes, data), 'prompt')} of an "
             f"iteration give at most {_plural(most, 'pair')}."
@@ -123,7 +131,7 @@ def _min_pairs(sizes: Sizes, data: Data, typed: Collection[str]) -> int:
 
 
 def _smallest(sizes: Sizes, data: Data) -> int:
-    """Return prompts of the smallest iteration."""
+    """Return the number of prompts of the smallest iteration."""
     shared = max(1, (data.num_prompts - sizes.num_held_out) // sizes.num_iterations)
     return sizes.num_prompts or shared
 

@@ -1,4 +1,4 @@
-"""Tables of a multirun: overrides and results of each run, and means over seeds."""
+"""Summarise a multirun: overrides and results of each run, and means over seeds."""
 
 import csv
 import io
@@ -26,12 +26,12 @@ PICTURE_NAME = "sweep_means.svg"
 
 
 class SweepSummary(Callback):
-    """Prints one row per run of a multirun and writes them to sweep.csv beside the runs.
+    """Print one row per run of a multirun and write the rows to sweep.csv in the sweep directory.
 
-    Where runs differ in their seed alone, a second table (sweep_means.csv) has mean and standard deviation of what they ended
-    with, once for each setting, and a picture (sweep_means.svg) what each of them did.
+    If some runs differ only in their seed, sweep_means.csv holds the mean and standard deviation of their final metrics
+    per setting, and sweep_means.svg plots the individual runs.
 
-    A run that failed left its traceback in error.txt; with one of those, the multirun ends with exit status 1.
+    A failed run leaves its traceback in error.txt. If any run failed, the multirun ends with exit status 1.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SweepSummary(Callback):
         self.ends: dict[str, dict[str, float]] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Collect a run; called at the end of single runs too, which are not summarised."""
+        """Record the result of a run; single runs, for which Hydra calls this too, are ignored."""
         assert job_return.cfg is not None
         assert job_return.hydra_cfg is not None
         hydra = job_return.hydra_cfg.hydra
@@ -58,7 +58,7 @@ class SweepSummary(Callback):
         self.rows.append(row)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table and write it down.
+        """Print and write the tables.
 
         Raises:
             SystemExit: a run failed.
@@ -76,10 +76,10 @@ class SweepSummary(Callback):
 
 
 def by_setting(runs: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """Return the values of each number over the runs of a setting, for settings that were run with more than one seed.
+    """Group metrics by setting and name, for settings that were run with more than one seed.
 
     Args:
-        runs: overrides, separated by spaces, and metrics of each run; none of a failed one, which then does not count.
+        runs: (overrides separated by spaces, metrics) of each run; runs with empty metrics (failed ones) are skipped.
 
     >>> runs = [("a=1 seed=0", {"coverage": 0.5}), ("a=1 seed=1", {"coverage": 0.7}), ("a=2 seed=0", {"coverage": 0.1})]
     >>> by_setting(runs)
@@ -102,7 +102,7 @@ def by_setting(runs: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dic
 
 
 def means_over_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, str]]:
-    """Return one row for each setting: mean ± standard deviation (of the sample, n - 1).
+    """Return one row per setting: mean ± sample standard deviation (n - 1).
 
     >>> means_over_seeds({"a=1": {"coverage": [0.5, 0.7]}})
     [{'overrides': 'a=1', 'runs': '2', 'coverage': '0.600 ± 0.141'}]
@@ -140,7 +140,7 @@ def _show(title: str, rows: Sequence[Mapping[str, str]], path: Path) -> None:
 
 
 def _keep_differing_overrides(rows: list[dict[str, str]]) -> None:
-    """Leave out of each row what all of them share."""
+    """Remove the overrides that all rows share."""
     overrides = [row["overrides"].split("\n") for row in rows]
     shared = set.intersection(*map(set, overrides)) if len(rows) > 1 else set()
     for row, items in zip(rows, overrides, strict=True):

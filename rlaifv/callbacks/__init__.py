@@ -1,1 +1,1 @@
-"""Callbacks: what happens between Lightning's steps and epochs."""
+"""Lightning callbacks and loggers."""

@@ -1,4 +1,4 @@
-"""Save checkpoints after every epoch and after signals, and verify them before resuming."""
+"""Save checkpoints after every epoch and on a stop request, and verify them before resuming."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from rlaifv.store.atomic import make_directory
 from rlaifv.store.checkpoints import checkpoint_path, keep_newest, seal_directory, write_checkpoint
 from rlaifv.store.run_dir import require_space
 
-# What a run cannot go on without, and what it is called.
+# Checkpoint keys that resuming requires, and their names in error messages.
 REQUIRED = {
     "state_dict": "weights",
     "optimizer_states": "optimizer state",
@@ -29,14 +29,18 @@ REQUIRED = {
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints atomically with a digest; loads tensors and plain values only."""
+    """Checkpoint IO that writes atomically with a digest and loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_checkpoint(Path(path), partial(torch.save, checkpoint))
 
     @timed("checkpoint")
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Raises ValueError if the file cannot be read without running code, or lacks what a run needs to go on."""
+        """Load a checkpoint with `weights_only=True`.
+
+        Raises:
+            ValueError: the file cannot be read without running code, or lacks state that resuming requires.
+        """
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:
@@ -51,16 +55,16 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class CheckpointCallback(Checkpoint):
-    """Saves at the end of every epoch, and at the next optimizer step after a signal to stop.
+    """Save a checkpoint at the end of every epoch, and after the next optimizer step once a signal requests a stop.
 
-    It runs after ordinary callbacks, so a checkpoint carries the counters of what comes next.
+    As a `Checkpoint` callback it runs after all others, so the saved counters already point to the next step.
 
     Args:
-        directory: where checkpoints lie.
-        num_kept: how many stay.
-        min_free_bytes: room that the disk must have before one is written.
-        save_last: whether the end of the last epoch has one too, which the export follows. Without it, a run that stops
-            before the export ends goes on from the epoch before, and so does one that is to have more iterations.
+        directory: directory of the checkpoints.
+        num_kept: number of checkpoints to keep.
+        min_free_bytes: free disk space required before writing a checkpoint.
+        save_last: whether to also save at the end of the last epoch, right before the export. Without it, a run that
+            stops before the export completes, or that is later given more iterations, resumes from the previous epoch.
     """
 
     def __init__(self, directory: str, num_kept: int = 2, min_free_bytes: int = 0, save_last: bool = True) -> None:
@@ -77,14 +81,14 @@ class CheckpointCallback(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._saved_to_stop:  # by now the last step's metrics are logged
+        if self._saved_to_stop:  # stop only now, after the metrics of the last step are logged
             raise stop()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         made_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        # The end of an epoch has a checkpoint of its own; whoever starts what follows it sees the request.
+        # The end of an epoch saves anyway; the start of the next stage or epoch then handles the request.
         if made_a_step and not trainer.is_last_batch:
             self._saved_to_stop = trainer.strategy.reduce_boolean_decision(stop_requested(), all=False)
             if self._saved_to_stop:
@@ -92,7 +96,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, _ = parts(trainer, pl_module)
-        if self.save_last or data.iteration < data.num_iterations:  # the epoch is counted already
+        if self.save_last or data.iteration < data.num_iterations:  # the counter already includes this epoch
             self.save(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -101,9 +105,9 @@ class CheckpointCallback(Checkpoint):
 
     @timed("checkpoint")
     def save(self, trainer: L.Trainer) -> None:
-        """Write a checkpoint, on all ranks together, then remove what is no longer kept."""
+        """Write a checkpoint and remove old ones. Call on all ranks."""
         for logger in trainer.loggers:
-            logger.save()  # what was logged up to here is not logged again after a resume
+            logger.save()  # a resumed run does not log these steps again
         path = checkpoint_path(self.directory, trainer.global_step)
         if rank() == 0:
             require_space(self.directory, self.min_free_bytes)

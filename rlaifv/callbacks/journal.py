@@ -1,4 +1,4 @@
-"""A journal of training: one line per batch, written before the next batch begins."""
+"""Journal of the batches trained on: one line per batch, written to disk before the next batch begins."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ from rlaifv.store.atomic import append_line, make_directory, write_text
 
 
 class JournalCallback(Callback):
-    """Writes iteration, epoch, batch, step, loss and the ids of the pairs of every batch, in a file for each rank.
+    """Write iteration, epoch, batch, step, loss and pair ids of every batch to one file per rank.
 
-    `step` is the number of optimizer steps before the batch. A resumed run first takes back what was trained after its
-    checkpoint, so each step stands there once, with the batches that made the weights what they are.
+    `step` is the number of optimizer steps before the batch. A resumed run first removes the entries after its
+    checkpoint, so each step appears once, with the batches that produced the current weights.
 
     Args:
-        directory: where the files lie.
+        directory: directory of the journal files.
     """
 
     def __init__(self, directory: str) -> None:
@@ -55,7 +55,7 @@ class JournalCallback(Callback):
 
 
 def _until(path: Path, step: int) -> list[str]:
-    """Return the lines of all batches before a step. What a crash left of a line is of none of them."""
+    """Return the lines of all batches before `step`, without lines that a crash left incomplete."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     return [line for line in whole if json.loads(line)["step"] < step]

@@ -1,4 +1,4 @@
-"""A metrics.csv that survives crashes: nothing is lost, and no step is in it twice."""
+"""Crash-safe metrics.csv: a resumed run keeps the logged rows and repeats no step."""
 
 import csv
 import io
@@ -11,11 +11,11 @@ from rlaifv.store.atomic import write_text
 
 
 class MetricsLogger(CSVLogger):
-    """Writes metrics.csv as Lightning does, and continues an earlier process's file.
+    """CSV logger that appends to the metrics.csv of an earlier process instead of deleting it.
 
     Args:
-        save_dir: where the file lies.
-        flush_logs_every_n_steps: steps between two writes to disk.
+        save_dir: directory of the file.
+        flush_logs_every_n_steps: number of steps between writes to disk.
     """
 
     def __init__(self, save_dir: str, flush_logs_every_n_steps: int = 20) -> None:
@@ -25,7 +25,7 @@ class MetricsLogger(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer, with the earlier file that it deletes put back, and that file's columns."""
+        """Lightning's CSV writer, which deletes an existing file when created; file and columns are restored."""
         is_new = self._experiment is None
         writer = super().experiment
         if is_new and self._kept is not None and self._experiment is not None:
@@ -34,20 +34,20 @@ class MetricsLogger(CSVLogger):
         return writer
 
     def go_on_from(self, step: int) -> None:
-        """Drop the rows of `step` and later steps, which an earlier process logged and this one logs again."""
+        """Drop the rows of `step` and later steps, which this process will log again."""
         self.save()
         if self.path.exists():
             reader = csv.DictReader(io.StringIO(_read(self.path)))
             kept = io.StringIO()
             writer = csv.DictWriter(kept, list(reader.fieldnames or []))
             writer.writeheader()
-            # A row that a kill cut off has no step, or less than it.
+            # A row truncated by a kill lacks columns or ends in a partial step.
             whole = (row for row in reader if None not in row.values())
             writer.writerows(row for row in whole if row["step"].isdigit() and int(row["step"]) < step)
             write_text(self.path, kept.getvalue())
 
 
 def _read(path: Path) -> str:
-    """Read the file with its line ends."""
+    """Read a file without newline translation."""
     with path.open(newline="", encoding="utf-8") as file:
         return file.read()

@@ -1,4 +1,4 @@
-"""Time training as a phase of the run's clock."""
+"""Record training time as a phase of the run, and write the phase times at the start of every epoch."""
 
 from contextlib import ExitStack
 
@@ -9,9 +9,9 @@ from rlaifv.runtime.phases import save, timed
 
 
 class PhaseCallback(Callback):
-    """Counts an epoch's steps as training, without the phases of other callbacks in between.
+    """Count the time of an epoch as the phase "train", except phases that other callbacks time in between.
 
-    It stands after `IterationCallback`, which takes a digest where an iteration begins.
+    Must come after `IterationCallback`, which computes a digest at the start of an iteration.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The training progress bar, which looks like those of the stages."""
+"""Progress bar of training, in the style of the bars of the feedback stages."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rlaifv.runtime.console import progress_bar
 
 
 class TrainingProgress(ProgressBar):
-    """One bar per epoch: iteration, epoch, steps with rate and time left, loss and reward accuracy."""
+    """One bar per epoch with iteration, epoch, steps, rate, remaining time, loss and reward accuracy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,15 +19,15 @@ class TrainingProgress(ProgressBar):
         self._task: TaskID | None = None
 
     def disable(self) -> None:
-        """Do nothing: the bar is silent on all ranks but the first."""
+        """Do nothing: the bar is already hidden on all ranks but the first."""
 
     def enable(self) -> None:
-        """See `disable`."""
+        """Do nothing; see `disable`."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the bar of a resumed epoch, which begins with its next batch."""
+        """Create the bar at the first batch: for an epoch resumed midway, `on_train_epoch_start` is not called."""
         if self._bars is not None:
             return
         data, _ = parts(trainer, pl_module)

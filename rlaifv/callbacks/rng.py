@@ -1,4 +1,4 @@
-"""Random state in checkpoints, so that a resumed run draws what the uninterrupted one would have drawn."""
+"""Save random states in checkpoints so that a resumed run draws the same numbers as an uninterrupted one."""
 
 import random
 from typing import Any
@@ -13,9 +13,9 @@ from rlaifv.runtime.ranks import rank, world_size
 
 
 class RandomStateCallback(Callback):
-    """Saves and restores the generators of Python, NumPy and torch (all CUDA devices included) of every rank.
+    """Save and restore the random states of Python, NumPy and torch (including all CUDA devices) of every rank.
 
-    A checkpoint of fewer ranks says nothing of the others; those go on with what the run's seed gave them.
+    When resuming with more ranks than the checkpoint has, the additional ranks keep the state set by the run's seed.
     """
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ class RandomStateCallback(Callback):
 
 
 def _state() -> dict[str, Any]:
-    """Return this process's random state as tensors and plain values."""
+    """Return the random state of this process as tensors and plain values."""
     version, internal, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {

@@ -1,4 +1,4 @@
-"""A few preference pairs with their images, for loggers that hold tables."""
+"""Log a few preference pairs with their images to Weights & Biases."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -12,10 +12,10 @@ COLUMNS = ["iteration", "pair", "question", "chosen", "rejected", "chosen_score"
 
 
 class SampleTableCallback(Callback):
-    """Logs the first pairs of every iteration: texts and scores as a table, images with both answers as captions.
+    """Log the first pairs of every iteration: texts and scores as a table, images with both answers as captions.
 
     Args:
-        num_pairs: pairs per iteration.
+        num_pairs: number of pairs per iteration.
     """
 
     def __init__(self, num_pairs: int) -> None:

@@ -1,4 +1,4 @@
-"""Track with Weights & Biases without letting its failures end the run."""
+"""Weights & Biases logger whose failures do not end a run, unless tracking is required."""
 
 import logging
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from rlaifv.runtime.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 MOST_FAILURES = 3
-# How long the service may take to take a run in.
+# Timeout of `wandb.init`.
 INIT_SECONDS = 60
 
 
 def _unless_it_fails(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Skip a call that the service fails at; after `MOST_FAILURES` in a row, skip all further calls."""
+    """Turn exceptions of `method` into warnings; after `MOST_FAILURES` failures in a row, skip all further calls."""
 
     @wraps(method)
     def guarded(self: "WandbTracking", *arguments: Any, **options: Any) -> Any:
@@ -41,12 +41,12 @@ def _unless_it_fails(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class WandbTracking(WandbLogger):
-    """Lightning's logger for Weights & Biases, with an id that resumed runs keep.
+    """Lightning's Weights & Biases logger with a run id that stays the same when a run is resumed.
 
     Args:
-        save_dir: the run's directory, where the offline record lies and from which the id is derived.
+        save_dir: the run directory; offline data is stored here, and the run id is derived from its path.
         required: whether a failure of the service ends the run.
-        options: of Lightning's logger.
+        options: further arguments of `WandbLogger`.
     """
 
     def __init__(self, save_dir: str, required: bool = False, **options: Any) -> None:

@@ -1,1 +1,1 @@
-"""The report of a run, terminal tables, the preflight screen."""
+"""Reports for people: the HTML report of a run, terminal tables and the preflight screen."""

@@ -1,4 +1,4 @@
-"""Find the claims of an answer in its text, to mark them."""
+"""Locate the claims of an answer in its text so that the report can highlight them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from rlaifv.report.run import JudgedClaim
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of an answer, with the claim that is stated in it, if any."""
+    """A span of an answer's text and the claim that it states, if any."""
 
     text: str
     claim: JudgedClaim | None = None
@@ -17,17 +17,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer in segments that join to its text, and the claims whose words do not stand in it."""
+    """An answer as consecutive segments of its text, plus the claims that were not found in the text (`elsewhere`)."""
 
     segments: tuple[Segment, ...]
     elsewhere: tuple[JudgedClaim, ...]
 
 
 def mark_claims(text: str, claims: Sequence[JudgedClaim]) -> Answer:
-    """Find each claim in the text, ignoring case, spacing and its final full stop; claims never share a character.
+    """Find each claim in the text, ignoring case, whitespace and a final full stop. Spans of claims never overlap.
 
-    A place that a sentence opens with may stand at the end of its claim. A claim that the divider worded anew in any other
-    way is not guessed at: it goes to `elsewhere`.
+    A phrase at the end of a claim may open the sentence in the text ("In front, there is a dog"). Claims that the
+    divider reworded in any other way go to `elsewhere`.
     """
     taken: list[tuple[int, int, JudgedClaim]] = []
     elsewhere: list[JudgedClaim] = []
@@ -53,7 +53,7 @@ def mark_claims(text: str, claims: Sequence[JudgedClaim]) -> Answer:
 
 
 def _wordings(claim: str) -> Iterator[str]:
-    """Patterns of a claim as it stands, then with each end of it said first, as in "In front, there is a dog"."""
+    """Yield regular expressions for a claim: as it is, then with each possible ending moved to the front."""
     words = [re.escape(word) for word in claim.rstrip(" .").split()]
     for k in range(len(words)):
         stated = [*words[k:-1], words[-1] + ",", *words[:k]] if k else words

@@ -1,4 +1,4 @@
-"""Tables of a run's benchmark numbers: labels, columns, and how to read them."""
+"""Tables of a run's benchmark metrics: their columns, labels and explanations."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,14 +14,14 @@ _TOLD = "the model's description answers right: it names the object, or it does 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkTable:
-    """One benchmark: its title, what a reader has to know, and its columns: (label, better direction, definition) by name."""
+    """Table of one benchmark: title, reading hints, and columns: (label, better direction, definition) by metric."""
 
     title: str
     read: str
     columns: dict[str, Column] = field(default_factory=dict)
 
     def label(self, name: str) -> str:
-        """Return the head of a column, with an arrow in the better direction."""
+        """Return the header of a column, with an arrow in the better direction."""
         label, better, _ = self.columns[name]
         return label + {"lower": " ↓", "higher": " ↑", None: ""}[better]
 
@@ -96,5 +96,5 @@ COLUMNS = {name: column for table in TABLES for name, column in table.columns.it
 
 
 def shown_tables(numbers: Numbers) -> list[BenchmarkTable]:
-    """Return the tables that have a number."""
+    """Return the tables for which `numbers` has at least one metric."""
     return [table for table in TABLES if any(name in numbers for name in table.columns)]

@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained from what, on which data, with which feedback, and what was measured."""
+"""Write the model card of a run: base model, training data, source of the feedback, and measured results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +18,12 @@ TITLES = {
 
 
 def model_card(run: Run, settings: Mapping[str, Any], license_name: str = "other") -> str:
-    """Return a card in the hub's form, Markdown under a YAML header.
+    """Return a model card in the Hub's format: Markdown with a YAML header.
 
     Args:
         run: a finished run.
         settings: its configuration as plain values.
-        license_name: identifier of the weights' licence, which follows from the base model's and the data's.
+        license_name: licence identifier of the weights, which depends on the licences of the base model and the data.
     """
     model = settings["model"]
     base = _place(model["path"])
@@ -64,7 +64,7 @@ def _title(settings: Mapping[str, Any]) -> str:
 
 
 def _how(settings: Mapping[str, Any]) -> str:
-    """Return the rest of the sentence that begins with the base model."""
+    """Return the second half of the sentence that names the base model: how the model was trained."""
     if _pairs_are_given(settings):
         return f"by DPO on the pairs of {_data(settings)}; nothing was sampled or judged."
     other = settings["iteration"].get("chosen_from")
@@ -76,7 +76,7 @@ def _how(settings: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
-    """Return what made the model, a row of the table each; settings that were off have none."""
+    """Return the table rows that describe how the model was made; disabled settings are omitted."""
     labeler, learner, iteration = settings["labeler"], settings["learner"], settings["iteration"]
     adapters, other = learner["lora"], iteration.get("chosen_from")
     rows: dict[str, Any] = {}
@@ -112,12 +112,12 @@ def _data(settings: Mapping[str, Any]) -> str:
 
 
 def _place(path: str) -> str:
-    """Return a hub id as it is; of a place on somebody's disk, which is nobody else's business, its name."""
+    """Return a hub id unchanged, and only the last component of an absolute path, to keep local paths private."""
     return _plain(Path(path).name if Path(path).is_absolute() else path)
 
 
 def _plain(text: str) -> str:
-    """Return one line that neither the header nor a table can take for more than text."""
+    """Return `text` on one line, without characters that have a meaning in YAML or in a Markdown table."""
     return " ".join(str(text).replace("|", "/").replace("`", "'").replace(": ", " ").split())
 
 

@@ -1,4 +1,4 @@
-"""The charts of a run."""
+"""Draw the charts of a run's report from its metrics."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from rlaifv.report.run import Run
 from rlaifv.stages.pair import PAIR_REASONS
 
 MAX_POINTS = 120
-# The last filter first, so that what was nearly kept stands beside what was kept.
+# Last filter first, so that the pairs that came closest to being kept are drawn next to the kept ones.
 PAIR_DROPS = tuple(f"dropped/{reason}" for reason in reversed(PAIR_REASONS))
 ITERATIONS_DONE = "iterations done"
 ITERATION = "iteration"
@@ -19,7 +19,7 @@ STEPS = "optimizer steps"
 
 
 def result_charts(run: Run) -> list[Markup]:
-    """Return hallucination (without truth: the labeler's rejections), coverage and length after each iteration."""
+    """Chart hallucination (the labeler's rejections if the truth is unknown), coverage and length per iteration."""
     after = {evaluation.num_iterations: evaluation.metrics for evaluation in run.evaluations}
     if len(after) < 2:
         return []
@@ -35,7 +35,7 @@ def result_charts(run: Run) -> list[Markup]:
 
 
 def feedback_charts(run: Run) -> list[Markup]:
-    """Return the labeler's reliability, its rejections, and the length of what was preferred; none without feedback."""
+    """Chart the labeler's reliability, its rejections and the length of preferred answers; empty without feedback."""
     if not run.statistics:
         return []
     accuracy = {evaluation.num_iterations: evaluation.metrics for evaluation in run.evaluations}
@@ -63,7 +63,7 @@ def feedback_charts(run: Run) -> list[Markup]:
 
 
 def pair_charts(run: Run) -> list[Markup]:
-    """Return all pairs that the usable answers allow, one bar an iteration: those kept, then those dropped by reason."""
+    """Chart all possible pairs of usable answers, one bar per iteration: pairs kept, then pairs dropped by reason."""
     names = ("pairs_kept", *(name for name in PAIR_DROPS if any(name in values for values in run.statistics)))
     bars = tuple(
         (f"iteration {k + 1}", tuple(statistics.get(name, 0.0) for name in names))
@@ -75,7 +75,7 @@ def pair_charts(run: Run) -> list[Markup]:
 
 
 def training_charts(run: Run) -> list[Markup]:
-    """Return margins, accuracy and rewards over the steps, with a faint line where a new iteration begins."""
+    """Chart reward margins, accuracy and rewards over the steps, with a faint line at the start of each iteration."""
     margins = ("rewards/margins",)
     accuracies = ("rewards/accuracies",)
     rewards = ("rewards/chosen", "rewards/rejected")
@@ -140,7 +140,7 @@ def _by_step(
 
 
 def _boundaries(training: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
-    """Return steps at which the logged iteration differs from the one before."""
+    """Return the steps at which the logged iteration changes."""
     starts = []
     iteration = math.nan
     for row in training:

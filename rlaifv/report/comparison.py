@@ -1,4 +1,4 @@
-"""Compare models on benchmarks: one column per protocol, with published numbers beside them."""
+"""Compare models on benchmarks, next to published numbers; a column never mixes evaluation protocols."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from rlaifv.report.glossary import MISSING
 from rlaifv.report.plots import BarChart, standalone_bars
 
 Better = Literal["lower", "higher"] | None
-# What papers put into their tables; a benchmark that is not listed shows all its numbers.
+# Metrics that papers report per benchmark; for a benchmark that is not listed, all metrics are shown.
 HEADLINES: dict[str, dict[str, Better]] = {
     "amber": {
         "chair": "lower",
@@ -44,7 +44,7 @@ _LONGEST_NAME = 28
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One number of one benchmark under one protocol."""
+    """One metric of a benchmark under one protocol."""
 
     benchmark: str
     fingerprint: str
@@ -54,14 +54,14 @@ class Column:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Benchmark and number, for two lines."""
+        """Benchmark and metric, the two lines of the column header."""
         mark = f" ({self.mark})" if self.mark else ""
         return self.benchmark + mark, self.metric + _ARROWS[self.better]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model's numbers; `source` is None for a result, and says who published an anchor that is comparable."""
+    """A model's metrics. `source` names the publication of comparable published numbers; None for a result."""
 
     model: str
     cells: dict[Column, float]
@@ -70,13 +70,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is shown.
+    """Content of a comparison table.
 
     Attributes:
         columns: grouped by benchmark and protocol.
-        rows: results in the order given, then anchors that were made under the very protocol of their columns.
-        protocols: one sentence for each group of columns.
-        apart: anchors of these benchmarks under other protocols, or under ones that are not fully known.
+        rows: results in the given order, then anchors with exactly the protocol of their columns.
+        protocols: one sentence per group of columns.
+        apart: anchors for these benchmarks with a different or not fully known protocol.
     """
 
     columns: tuple[Column, ...]
@@ -86,16 +86,16 @@ class Comparison:
 
 
 def compare(results: Sequence[StoredResult], anchors: Sequence[Anchor] = (), split: bool = False) -> Comparison:
-    """Put results and published numbers side by side.
+    """Arrange results and published numbers in one table.
 
     Args:
-        results: any models on any benchmarks.
-        anchors: published numbers; those of benchmarks without a result are left out.
-        split: give every protocol columns of its own.
+        results: results of any models on any benchmarks.
+        anchors: published numbers; those for benchmarks without a result are omitted.
+        split: whether each protocol of a benchmark gets its own columns.
 
     Raises:
-        ValueError: two results of one benchmark have different fingerprints and `split` is false, or a model has two results
-            for one cell; the message names both, and what differs.
+        ValueError: two results of a benchmark have different fingerprints and `split` is false, or a model has two
+            results for one cell; the message names both and what differs.
     """
     check_distinct(results) if split else check_comparable(results)
     order = list(dict.fromkeys(result.benchmark for result in results))
@@ -125,9 +125,9 @@ def compare(results: Sequence[StoredResult], anchors: Sequence[Anchor] = (), spl
 
 
 def result_tables(comparison: Comparison, width: int) -> list[Table]:
-    """For the terminal: one table where it fits into `width` characters, one for each group of columns where not.
+    """Return terminal tables: a single one if it fits into `width` characters, else one per group of columns.
 
-    The best result of a column is bold, published numbers are dim.
+    The best result of a column is bold; published numbers are dim.
     """
     whole = _table(comparison, comparison.columns)
     console = Console(width=10_000)
@@ -157,7 +157,7 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
 
 
 def published_table(comparison: Comparison) -> Table:
-    """Return the anchors that stand apart, for the terminal."""
+    """Return a terminal table of the published numbers that are not comparable (`Comparison.apart`)."""
     table = Table(
         box=None, pad_edge=False, header_style="bold", title="Published under other protocols", title_justify="left"
     )
@@ -169,7 +169,7 @@ def published_table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the tables as Markdown, with the protocols and what the tags mean."""
+    """Return the tables as Markdown, with the protocols and a legend of the tags."""
     best = _best(comparison)
     heads = [" ".join(column.labels) for column in comparison.columns]
     lines = ["# Comparison", "", *_markdown_row(["model", *heads]), "|---|" + "---:|" * len(heads)]
@@ -200,9 +200,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """Return a picture as SVG text: a panel for every column, a bar for every model in it, published ones in another colour.
+    """Return an SVG with one panel per column and one bar per model; published numbers have a different colour.
 
-    Numbers that stand apart are not drawn.
+    Numbers in `Comparison.apart` are not drawn.
     """
     panels = []
     for column in comparison.columns:
@@ -213,7 +213,7 @@ def plot(comparison: Comparison) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Return a number as tables print it.
+    """Format a number for the tables, with about three significant digits.
 
     >>> shown(85.94), shown(2.361), shown(0.8594), shown(None)
     ('85.9', '2.36', '0.859', '–')
@@ -236,7 +236,7 @@ def _cells(columns: Sequence[Column], metrics: Mapping[str, float | None]) -> di
 
 
 def _is_comparable(anchor: Anchor, result: StoredResult) -> bool:
-    """Return whether an anchor states its whole protocol; what it does not state may differ."""
+    """Return whether an anchor's protocol is fully known and equal to the result's; an empty protocol is unknown."""
     return bool(anchor.protocol) and anchor.benchmark == result.benchmark and anchor.protocol == result.protocol
 
 
@@ -256,7 +256,7 @@ def _published(anchor: Anchor) -> tuple[str, ...]:
 
 
 def _best(comparison: Comparison) -> dict[Column, set[float]]:
-    """Return the best value of each column's results, where there are several and a direction is better."""
+    """Return the best result of each column; an empty set if there is only one result or no better direction."""
     best: dict[Column, set[float]] = {}
     for column in comparison.columns:
         values = [row.cells[column] for row in comparison.rows if column in row.cells and row.source is None]
@@ -278,7 +278,7 @@ def _markdown_row(cells: Sequence[str]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Escape names and protocols, which come from files, for a Markdown table cell."""
+    """Escape text from files so that it cannot end a table cell or start an HTML tag."""
     for character in "\\`*_[]<>|":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Terminal output of a run: a screen per iteration, and a table and one line at its end."""
+"""Terminal output of a run: one screen per iteration, and a table and a result line at the end."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,13 +55,13 @@ def iteration_summary(
     evaluation_after: Mapping[str, Any] | None,
     iteration: int,
 ) -> RenderableType:
-    """Return an iteration on one screen: at most 24 lines of 100 columns, whatever the statistics hold.
+    """Summarise an iteration on one screen of at most 24 lines and 100 columns.
 
     Args:
         statistics: Content of the iteration's statistics.json.
-        evaluation_before: Content of the evaluation of the policy that gave the answers, if there is one.
-        evaluation_after: Content of the evaluation of the policy that was trained on them, if there is one.
-        iteration: Counted from 0, as in iterations/000; shown as number 1.
+        evaluation_before: Evaluation of the policy that generated the answers, if there is one.
+        evaluation_after: Evaluation of the policy trained on them, if there is one.
+        iteration: Index from 0, as in iterations/000; displayed counting from 1.
     """
     feedback = numbers(statistics, f"statistics of iteration {iteration}")
     shown = Table.grid(padding=(0, 3))
@@ -78,7 +78,7 @@ def iteration_summary(
 
 
 def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -> str:
-    """Return what was measured of a candidate, in one line.
+    """Return one line with the metrics of a candidate.
 
     >>> candidate_line(0, 2.25, {"rejected/mention": 0.0731, "claims_per_response": 3.4, "hallucination/mention": 0.05})
     'iteration 1  epoch 2.25: rejected claims 0.073, false claims 0.050, claims per answer 3.40'
@@ -93,7 +93,7 @@ def candidate_line(iteration: int, epoch: float, metrics: Mapping[str, float]) -
 
 
 def time_line(seconds: Mapping[str, float]) -> str:
-    """Return seconds of each phase of a run, its method's first, and the share that is none of the method's.
+    """Return one line with the seconds of each phase, the method's phases first, and the share of all other phases.
 
     >>> time_line({"start": 6.0, "load": 1.0, "train": 8.0, "export": 1.0, "other": 0.01})
     'time: train 8.0; load 1.0, export 1.0, other 0.0 s; 20.1% beside the method, and 6.0 s of process start'
@@ -105,11 +105,11 @@ def time_line(seconds: Mapping[str, float]) -> str:
 
 
 def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the run in one table: the base model, then each iteration.
+    """Return a table of the run: one row for the base model, then one per iteration.
 
     Args:
         evaluations: Contents of evaluations/*.json.
-        statistics: Contents of the statistics.json of iterations 0, 1, …
+        statistics: Contents of statistics.json for iterations 0, 1, …
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("", no_wrap=True)
@@ -127,7 +127,7 @@ def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[
 
 
 def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Return the base model and the latest policy by the benchmarks' formulas; None where they were not measured.
+    """Return a table of benchmark metrics of the base model and the latest policy; None if they were not measured.
 
     Args:
         evaluations: Contents of evaluations/*.json.
@@ -147,9 +147,9 @@ def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def result_line(evaluations: Sequence[Mapping[str, Any]], run_dir: Path, num_iterations: int) -> str:
-    """Return the last line of a run, for people and for `grep`.
+    """Return the last line that a run prints, meant for people and for `grep`.
 
-    Without a known truth it says how many pairs the run trained on, which it reads from the run directory.
+    If the truth is unknown, it reports the number of pairs trained on, read from the run directory.
     """
     metrics = _by_iterations(evaluations)
     found = {name: change(metrics, name) for name in HEADLINES}
@@ -175,7 +175,7 @@ def _by_iterations(evaluations: Sequence[Mapping[str, Any]]) -> dict[int, dict[s
 
 
 def _show(name: str, value: float | None) -> str:
-    """Return a number for the terminal: rates as fractions, as the files have them."""
+    """Format a number for the terminal; rates are shown as fractions, as in the files."""
     if value is None:
         return MISSING
     unit = entry(name).unit
@@ -205,7 +205,7 @@ def _group(title: str, values: Mapping[str, float], names: Sequence[str]) -> Tab
 
 
 def _pairs(feedback: Mapping[str, float]) -> Table:
-    """Return pairs kept, and what was dropped, most frequent reason first; reasons beyond the screen share one line."""
+    """Return the counts of kept and dropped pairs, most frequent reason first; excess reasons share one line."""
     lines = [
         (entry(name).label.lower(), _show(name, feedback[name]))
         for name in ("pairs_kept", "pairs_possible")
@@ -223,7 +223,7 @@ def _pairs(feedback: Mapping[str, float]) -> Table:
 
 
 def _evaluation(before: Mapping[str, float], after: Mapping[str, float], iteration: int) -> Table:
-    """Return the held-out prompts before and after the iteration's training; better and worse are told by a word as well."""
+    """Compare held-out metrics before and after the iteration's training; "better" or "worse" is also spelled out."""
     names = HEADLINES if HEADLINES[0] in {**before, **after} else HEADLINES_WITHOUT_TRUTH[:2]
     table = Table.grid(padding=(0, 3))
     table.add_column(no_wrap=True)

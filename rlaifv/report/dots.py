@@ -1,4 +1,4 @@
-"""A dot plot of several runs per setting as one SVG file: a dot for each run, a line at each mean."""
+"""SVG dot plots of the final metrics of several settings: one dot per run, one line at the mean of each setting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class DotPanel:
-    """One number: `rows` are its values over the runs of each setting, none where they lack it."""
+    """Panel of one metric. `rows` holds the values of the runs of each setting; empty if they lack the metric."""
 
     title: str
     rows: tuple[tuple[float, ...], ...]
 
 
 def dot_plot(settings: Sequence[str], panels: Sequence[DotPanel]) -> str:
-    """Return panels side by side, from 0 to the largest value of each; a row for each setting, in its order.
+    """Draw panels side by side, each scaled from 0 to its largest value, with one row per setting in the given order.
 
     Raises:
-        ValueError: a panel has another number of rows than there are settings.
+        ValueError: the number of rows of a panel differs from the number of settings.
     """
     if wrong := [panel for panel in panels if len(panel.rows) != len(settings)]:
         raise ValueError(f"{wrong[0].title} has {len(wrong[0].rows)} rows for {len(settings)} settings.")

@@ -1,4 +1,4 @@
-"""A glossary of the numbers in reports: file name, label, unit and definition."""
+"""Glossary of the metrics in a report: name in the files, label, unit and definition."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MISSING = "–"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number. `better` is the direction in which it should move, None where neither is good in itself."""
+    """A metric. `better` is the direction of improvement, or None if neither direction is better."""
 
     label: str
     unit: Unit
@@ -161,7 +161,7 @@ _DROPPED = {
 
 
 def entry(name: str) -> Entry:
-    """Return the entry of a number. A name that is not listed gets one made of its own words and no definition.
+    """Return the entry of a metric. An unlisted name gets a generic entry; only dropped/… and seconds/… are defined.
 
     >>> entry("dropped/tie").definition
     'Pairs not made, because the scores differ by less than the margin.'
@@ -178,7 +178,7 @@ def entry(name: str) -> Entry:
 
 
 def show(value: float | None, unit: Unit) -> str:
-    """Return a number as a reader wants it in its unit; `MISSING` for one that is absent or not finite.
+    """Format a number according to its unit; `MISSING` if it is None or not finite.
 
     >>> show(0.0861, "share"), show(1445, "count"), show(2.297, "mean"), show(None, "share")
     ('8.6%', '1,445', '2.30', '–')

@@ -1,7 +1,7 @@
-"""The HTML report of a run: one offline file, made from the run directory.
+"""Build the HTML report of a run: a single file that opens offline, made from the run directory.
 
-Claims, answers and questions come out of models and data sets, so none of them is trusted: the template escapes every
-value, nothing is a link or a script, and the page forbids both to itself (Content-Security-Policy).
+Claims, answers and questions come from models and data sets and are not trusted: the template escapes every value, the
+page contains no links or scripts, and its Content-Security-Policy forbids both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A headline number; `after` is None before the first iteration is done, `verdict` where no direction is better."""
+    """A headline metric. `after` is None before the first iteration; `verdict` is None if no direction is better."""
 
     label: str
     definition: str
@@ -49,7 +49,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Texts of a table; the first cell of a row names it."""
+    """Cell texts of a table; the first cell of a row is its name."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -58,7 +58,7 @@ class Table:
 def write_report(run_dir: Path) -> Path:
     """Write report/index.html of a run and return its path.
 
-    Works for runs in any state: absent parts are left out. The file is replaced atomically.
+    Works for a run in any state; missing parts are omitted. The file is replaced atomically.
 
     Raises:
         ValueError: `run_dir` is not a run directory, or one of its files is broken; the message names it.
@@ -71,7 +71,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: Run) -> str:
-    """Return the report as HTML text."""
+    """Return the report as HTML."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -92,12 +92,12 @@ def render(run: Run) -> str:
         beside=show(share_beside(run.seconds), "share"),
         config=run.config,
     )
-    # A lone surrogate, which JSON can carry, cannot be written as UTF-8.
+    # JSON can contain lone surrogates, which UTF-8 cannot encode.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Pictures:
-    """Thumbnails by image path, each made once."""
+    """Cache of thumbnails by image path."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -115,7 +115,7 @@ def _metrics(run: Run) -> dict[int, Numbers]:
 
 
 def _head(run: Run) -> dict[str, Any]:
-    """Return title, headline and cards: hallucination by the truth, or by the labeler where no truth is known."""
+    """Return title, headline and cards; hallucination is judged by the truth, or by the labeler if it is unknown."""
     evaluations = _metrics(run)
     names = headlines(evaluations)
     kept = sum(statistics.get("pairs_kept", 0.0) for statistics in run.statistics)
@@ -154,7 +154,7 @@ def _card(name: str, before: float | None, after: float | None) -> Card:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    """Return tables and definitions of the numbers that the run has."""
+    """Return tables and definitions of the metrics that the run has."""
     table = rows(_metrics(run), run.statistics)
     feedback = rows({}, run.statistics)
     known = {name for row in table for name in row.values}
@@ -185,7 +185,7 @@ def _table(table: Sequence[Row], names: Sequence[str]) -> Table:
 
 
 def _candidates(run: Run) -> Table:
-    """Return one row a candidate, after one for the start of its iteration."""
+    """Return one row per candidate, preceded by a row for the start of its iteration."""
     found = [metrics for selection in run.selections for _, metrics in selection.candidates]
     names = [name for name in CANDIDATE_COLUMNS if any(name in metrics for metrics in found)]
     rows = []
@@ -198,7 +198,7 @@ def _candidates(run: Run) -> Table:
 
 
 def _times(seconds: Mapping[str, float]) -> Table:
-    """Return one row a phase; the start of the process, which is in no share, last."""
+    """Return one row per phase; process start comes last and is excluded from the shares."""
     total = sum(taken for name, taken in seconds.items() if name != START)
     names = [name for name in in_order(seconds) if name != START] + [START] * (START in seconds)
     rows = tuple(
@@ -219,7 +219,7 @@ def _across(name: str, word: Entry, table: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _benchmarks(run: Run) -> list[Mapping[str, Any]]:
-    """Return the benchmarks' tables: the base model, and the latest policy that was measured."""
+    """Return the benchmark tables of the base model and the latest measured policy."""
     evaluations = _metrics(run)
     ends = [row for row in rows(evaluations, ()) if row.num_iterations in (0, max(evaluations))]
     return [
@@ -236,7 +236,7 @@ def _benchmarks(run: Run) -> list[Mapping[str, Any]]:
 
 
 def _examples(run: Run, pictures: _Pictures) -> dict[str, Any]:
-    """Return the first answers of the base model, each beside the last policy's answer to the same prompt."""
+    """Return the first answers of the base model, each with the last policy's answer to the same prompt."""
     first = run.evaluations[0] if run.evaluations else None
     last = run.evaluations[-1] if len(run.evaluations) > 1 else None
     later = {example.prompt_id: example for example in last.examples} if last else {}
@@ -263,7 +263,7 @@ def _example(before: Example, after: Example | None, pictures: _Pictures) -> Map
 
 
 def _pairs(run: Run, pictures: _Pictures) -> list[Mapping[str, Any]]:
-    """Return pairs of the first and of the last iteration."""
+    """Return example pairs of the first and the last iteration."""
     last = len(run.statistics) - 1
     iterations = sorted({0, last}) if last >= 0 else []
     pairs = [pair for k in iterations for pair in read_pairs(run.run_dir, k, NUM_PAIRS // len(iterations))]
@@ -287,7 +287,7 @@ def _side(side: Side) -> Answer:
 
 
 def _score(side: Side) -> str:
-    # Adding zero makes a score of -0.0 a plain 0.
+    # Adding zero turns -0.0 into 0.
     return f"{side.score + 0.0:g}".replace("-", "\N{MINUS SIGN}")
 
 

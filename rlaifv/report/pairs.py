@@ -1,4 +1,4 @@
-"""A few preference pairs of an iteration with their judged claims, read from its shards."""
+"""Read a few preference pairs of an iteration with their judged claims from its shards."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _PAIR_COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The chosen or the rejected answer of a pair; `score` is minus the number of its rejected claims."""
+    """The chosen or rejected answer of a pair. `score` is the negative number of its rejected claims."""
 
     text: str
     score: float
@@ -33,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class PairExample:
-    """A pair as the report shows it."""
+    """A preference pair as shown in the report."""
 
     iteration: int
     prompt_id: str
@@ -44,9 +44,9 @@ class PairExample:
 
 
 def read_pairs(run_dir: Path, iteration: int, num_pairs: int) -> tuple[PairExample, ...]:
-    """Return pairs of different prompts, evenly spaced over the iteration's first shard that holds any.
+    """Return pairs of different prompts, evenly spaced over the first shard of the iteration that has any.
 
-    Only the columns and rows that are shown get read, so the size of the iteration does not matter.
+    Only the required columns and rows are read, so the cost does not depend on the size of the iteration.
     """
     folder = run_dir / "iterations" / f"{iteration:03d}"
     rows = _choose(folder, num_pairs)
@@ -80,7 +80,7 @@ def _choose(folder: Path, num_pairs: int) -> list[dict[str, Any]]:
 
 
 def _claims(folder: Path, response_ids: Sequence[str]) -> defaultdict[str, list[JudgedClaim]]:
-    """Return judged claims by response, in the order in which they were divided."""
+    """Return judged claims by response id, in the order of the divider."""
     judgements = {row["claim_id"]: row for row in _rows(folder, "judgements", "response_id", response_ids)}
     claims: defaultdict[str, list[JudgedClaim]] = defaultdict(list)
     for row in _rows(folder, "claims", "response_id", response_ids):

@@ -1,8 +1,8 @@
-"""Line and bar charts as inline SVG: no script, no library, readable in print, in grey and in the dark.
+"""Line and bar charts as inline SVG without scripts or libraries, readable in print, in greyscale and in dark mode.
 
-A chart is an HTML `<figure>` whose colours come from the page, by the classes s0, s1, … of lines and p0, p1, … of parts
-of bars. Series differ in marker and in dash as well as in colour. Trees of elements are built, never strings, so every
-label is escaped by construction.
+A chart is an HTML `<figure>`. Its colours come from the page's style sheet, through the classes s0, s1, … of lines and
+p0, p1, … of bar segments. Series differ in marker and dash pattern as well as in colour. Charts are built as element
+trees, not strings, so every label is escaped.
 """
 
 import math
@@ -34,7 +34,7 @@ _PANEL_GAP_PX, _TITLE_PX = 20, 18
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: a label for the legend and (x, y) points, ascending in x."""
+    """One line of a chart: its legend label and its (x, y) points in ascending x."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -42,10 +42,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """What `line_chart` draws. `unit` labels the y axis, `x_label` the x axis.
+    """Content of a line chart. `unit` labels the y axis, `x_label` the x axis.
 
-    `y_from` and `y_to` are included in the y axis; `x_names` replaces x ticks by words; `boundaries` are x values with
-    a faint vertical line.
+    The y axis includes `y_from` and `y_to`; `x_names` replaces numeric x ticks with text; `boundaries` are x values
+    marked by a faint vertical line.
     """
 
     title: str
@@ -60,7 +60,7 @@ class LineChart:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """Horizontal stacked bars: `bars` are (name, parts), one non-negative number a part, in the order of `labels`."""
+    """Horizontal stacked bars. `bars` are (name, parts); parts are non-negative, in the order of `labels`."""
 
     title: str
     unit: str
@@ -69,7 +69,7 @@ class BarChart:
 
 
 def nice_ticks(low: float, high: float, num_steps: int = 4) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, about `num_steps` apart.
+    """Return round tick values that cover `low` to `high` in about `num_steps` steps.
 
     >>> nice_ticks(0, 85)
     [0.0, 25.0, 50.0, 75.0, 100.0]
@@ -84,7 +84,7 @@ def nice_ticks(low: float, high: float, num_steps: int = 4) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """Return a number in at most a few characters: 1,500, 0.25, 12.
+    """Format a tick value in a few characters.
 
     >>> tick_text(1500.0), tick_text(0.25), tick_text(-0.0)
     ('1,500', '0.25', '0')
@@ -97,7 +97,7 @@ def tick_text(value: float) -> str:
 
 
 def line_chart(chart: LineChart) -> Markup:
-    """Return a chart of lines; series without points are left out, and a chart without any is empty markup."""
+    """Draw a line chart. Series without points are omitted; without any points the markup is empty."""
     drawn = [(k, series) for k, series in enumerate(chart.series) if series.points]
     if not drawn:
         return Markup("")
@@ -124,7 +124,7 @@ def line_chart(chart: LineChart) -> Markup:
 
 
 def standalone_svg(chart: LineChart) -> str:
-    """Return a line chart as a file of its own, which brings colours and a legend with it."""
+    """Return a line chart as a standalone SVG file with its own colours and legend."""
     plot = fromstring(line_chart(chart)).findall("svg")[-1]  # noqa: S314 (made right here)
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT + _LEGEND_PX}", "width": "720", "role": "img"}
     label = plot.get("aria-label", chart.title)
@@ -141,7 +141,7 @@ def standalone_svg(chart: LineChart) -> str:
 
 
 def standalone_bars(charts: Sequence[BarChart], num_columns: int = 2) -> str:
-    """Bar charts as one file of its own, in rows of `num_columns` panels; a chart whose bars are all zero is left out."""
+    """Return bar charts as one standalone SVG file, `num_columns` panels per row; all-zero charts are omitted."""
     figures = [(chart, bar_chart(chart)) for chart in charts]
     plots = [(chart, fromstring(figure).findall("svg")[-1]) for chart, figure in figures if figure]  # noqa: S314 (made here)
     svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img"})
@@ -163,7 +163,7 @@ def standalone_bars(charts: Sequence[BarChart], num_columns: int = 2) -> str:
 
 
 def bar_chart(chart: BarChart) -> Markup:
-    """Return a chart of stacked bars, widest = the largest total; bars that sum to zero keep their row."""
+    """Draw a chart of stacked bars, scaled to the largest total; bars that sum to zero keep their row."""
     total = max((sum(parts) for _, parts in chart.bars), default=0.0)
     if total <= 0:
         return Markup("")
@@ -190,7 +190,7 @@ def bar_chart(chart: BarChart) -> Markup:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move label positions apart until neighbours are `gap` away, as little as needed, their order kept.
+    """Move label positions apart, as little as needed, until neighbours are at least `gap` apart; keep their order.
 
     >>> spread([10.0, 12.0, 50.0], gap=10.0)
     [6.0, 16.0, 50.0]
@@ -220,7 +220,7 @@ def _bottom(group: tuple[float, list[int]], gap: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where a value lies in the drawing, in SVG units."""
+    """Map data values to SVG coordinates."""
 
     x_low: float
     x_high: float
@@ -267,7 +267,7 @@ def _draw_series(svg: Element, k: int, series: Series, frame: _Frame) -> None:
 
 
 def _marker(k: int, x: float, y: float) -> str:
-    """Return a filled marker around (x, y): circle, square, diamond, triangle in turn."""
+    """Return the SVG path of a filled marker at (x, y); series cycle through circle, square, diamond and triangle."""
     if k % 4 == 0:
         return f"M{x - 3.6:.1f},{y:.1f}a3.6,3.6 0 1,0 7.2,0a3.6,3.6 0 1,0 -7.2,0z"
     if k % 4 == 1:
@@ -335,7 +335,7 @@ def _markup(figure: Element) -> Markup:
 
 
 def thin(points: Sequence[tuple[float, float]], max_points: int) -> tuple[tuple[float, float], ...]:
-    """Return means over `max_points` equal runs of neighbouring points, or the points themselves where they are few enough."""
+    """Average neighbouring points so that at most `max_points` remain."""
     if len(points) <= max_points:
         return tuple(points)
     edges = [k * len(points) // max_points for k in range(max_points + 1)]

@@ -1,4 +1,4 @@
-"""The preflight screen: what trains, what it costs, whether it fits, and where it will live."""
+"""Preflight screen of a run: what is trained, what it costs, whether it fits this machine, and where it is written."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ _SIZES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A path that will be written to: bytes needed, bytes free, and the id of its filesystem."""
+    """One destination of the run's files, with its needed and free bytes. `filesystem` identifies the disk."""
 
     label: str
     path: Path
@@ -32,7 +32,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run will live. `labeler` is the name of the model that answers questions, None the policy itself."""
+    """Machine and destinations of a run. `labeler` names the model that judges claims; None means the policy itself."""
 
     policy: str
     labeler: str | None
@@ -51,16 +51,16 @@ def look_around(
     revision: str | None = None,
     labeler_revision: str | None = None,
 ) -> Place:
-    """See what this machine has: its device, its disks, and which weights are on them already.
+    """Inspect this machine: its device, its disks, and which weights are already on them.
 
     Args:
         budget: the estimate of the run.
-        policy: directory or hub id of the model that trains.
-        labeler: the same of the labeler, or what to call the server that runs it; None where it is the policy itself.
-        run_dir: need not exist yet.
-        device: the first one that the run will use.
-        revision: of the policy's hub id.
-        labeler_revision: of the labeler's.
+        policy: directory or hub id of the model to train.
+        labeler: directory or hub id of the labeler, or a name for the server that runs it; None for the policy itself.
+        run_dir: run directory; need not exist yet.
+        device: the first device that the run will use.
+        revision: revision of the policy's hub id.
+        labeler_revision: revision of the labeler's hub id.
     """
     wanted = [("download policy", budget.disk.policy_weights, policy, revision)]
     if labeler and budget.num_labeler_parameters:
@@ -76,7 +76,7 @@ def look_around(
 
 
 def shortfalls(budget: RunBudget, place: Place) -> list[str]:
-    """Return what does not fit, one full sentence each; empty where everything does."""
+    """Return one sentence per resource that does not suffice; empty if everything fits."""
     sentences = []
     if budget.peak_bytes > place.device_bytes:
         worst = max(budget.stages, key=lambda stage: stage.memory_bytes)
@@ -97,7 +97,7 @@ def shortfalls(budget: RunBudget, place: Place) -> list[str]:
 
 
 def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
-    """Return the table itself, for `console.print`; about 35 lines of at most 100 characters."""
+    """Return the preflight screen for `console.print`: about 35 lines of at most 100 characters."""
     missing = [Text(f"! {sentence}", style="bold red") for sentence in shortfalls(budget, place)]
     sides = Table.grid(padding=(0, 4))
     sides.add_row(_parts_table(budget), _tokens_table(budget))
@@ -115,7 +115,7 @@ def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
 
 
 def format_size(number: float) -> str:
-    """Return a number with three significant digits and a decimal prefix, ready for its unit.
+    """Format a number with three significant digits and a decimal prefix, to be followed by its unit.
 
     >>> format_size(7_063_427_072) + "B", format_size(950), format_size(1.2e18) + "FLOP"
     ('7.06 GB', '950 ', '1.20 EFLOP')
@@ -127,12 +127,12 @@ def format_size(number: float) -> str:
 
 
 def _count(number: int) -> str:
-    """Format a number of parameters, with B for billions."""
+    """Format a number of parameters, with B instead of G for billions."""
     return format_size(number).replace("G", "B").strip()
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Build a table with text columns (the first, "where", "of") aligned left, and numbers aligned right."""
+    """Create a table; the first column and those named "where" or "of" are left-aligned, all others right-aligned."""
     table = Table(
         title=title, title_justify="left", title_style="bold italic", box=None, pad_edge=True, header_style="dim"
     )
@@ -194,7 +194,7 @@ def _stages_table(budget: RunBudget) -> Table:
 def _memory_text(budget: RunBudget, place: Place) -> Text:
     memory = budget.memory
     num_trained = sum(part.trainable for part in budget.parts) // budget.setup.num_shards
-    has_masters = memory.optimizer > 10 * num_trained  # 12 bytes an element instead of 8
+    has_masters = memory.optimizer > 10 * num_trained  # 12 bytes per parameter instead of 8
     terms = {
         "weights": memory.weights,
         "labeler": memory.labeler,
@@ -231,7 +231,7 @@ def _volume(label: str, path: Path, needed_bytes: int) -> Volume:
 
 
 def _describe(device: torch.device) -> tuple[str, int]:
-    """Return a device's name and the bytes of its memory; the machine's own for the CPU."""
+    """Return the name and memory in bytes of a device; for the CPU, the memory of the machine."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name})", properties.total_memory

@@ -1,4 +1,4 @@
-"""Read a run directory into plain data. Absent parts are left out; damaged ones raise errors that name the file.
+"""Read a run directory into plain data. Missing files are skipped; broken files raise an error that names them.
 
 A directory may hold any part of a run: only the base model's evaluation, no evaluation at all, no metrics.csv.
 """
@@ -17,7 +17,7 @@ from rlaifv.runtime.phases import SECONDS_NAME, read_seconds
 
 @dataclass(frozen=True, slots=True)
 class JudgedClaim:
-    """A claim with the labeler's judgement, and whether it is true where that is known."""
+    """A claim with the labeler's judgement and, if known, whether it is true."""
 
     text: str
     question: str
@@ -29,7 +29,7 @@ class JudgedClaim:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One answer of an evaluation. `truth` are all true sentences about the image, None where they are not known."""
+    """An answer of an evaluation. `truth` holds all true sentences about the image; None if they are unknown."""
 
     prompt_id: str
     question: str
@@ -50,9 +50,9 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was measured of an iteration's candidates: (epoch, metrics) of each, the iteration's start first.
+    """Candidate selection of an iteration: (epoch, metrics) of each candidate, the start of the iteration first.
 
-    `chosen` is the number of the one that went on in that list, `by` who chose it: labeler, truth or last.
+    `chosen` is the index of the selected candidate; `by` is the selection criterion: labeler, truth or last.
     """
 
     iteration: int
@@ -63,11 +63,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run directory, read.
+    """Content of a run directory.
 
-    `evaluations` ascend by iterations; `statistics[k]` are those of iteration k, up to the first iteration that has
-    none; `training` holds the numbers of metrics.csv, one dict an optimizer step, ascending by "step"; `selections` are
-    those of iterations that chose among candidates; `seconds` are those of the run by phase.
+    `evaluations` are in ascending order of iterations. `statistics[k]` belongs to iteration k; the tuple ends before
+    the first iteration without statistics. `training` holds the numbers of metrics.csv, one dict per optimizer step, in
+    ascending order of "step". `selections` covers the iterations with candidate selection; `seconds` is the time by
+    phase.
     """
 
     run_dir: Path
@@ -80,10 +81,10 @@ class Run:
 
 
 def read_run(run_dir: Path) -> Run:
-    """Read everything but the shards of a run.
+    """Read everything in a run directory except the shards.
 
     Raises:
-        ValueError: The directory is not that of a run, or a file in it is broken; the message names the file.
+        ValueError: The directory is not a run directory, or a file in it is broken; the message names the file.
     """
     if not any((run_dir / name).exists() for name in ("config.yaml", "iterations", "evaluations")):
         raise ValueError(
@@ -102,13 +103,13 @@ def read_run(run_dir: Path) -> Run:
 
 
 def read_evaluations(run_dir: Path) -> tuple[Evaluation, ...]:
-    """Return all of evaluations/NNN.json, ascending by the number of iterations."""
+    """Read all evaluations/NNN.json in ascending order of the number of iterations."""
     paths = sorted(path for path in (run_dir / "evaluations").glob("*.json") if path.stem.isdecimal())
     return tuple(sorted((_evaluation(path) for path in paths), key=lambda evaluation: evaluation.num_iterations))
 
 
 def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
-    """Return the statistics of iterations 0, 1, …, up to the first that has none (it is not complete)."""
+    """Read the statistics of iterations 0, 1, … up to the first incomplete iteration, which has none."""
     statistics: list[dict[str, float]] = []
     while (path := run_dir / "iterations" / f"{len(statistics):03d}" / "statistics.json").is_file():
         statistics.append(numbers(_read_json(path), str(path)))
@@ -116,10 +117,10 @@ def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
 
 
 def numbers(values: Any, where: str) -> dict[str, float]:
-    """Return the finite numbers of a flat table; null and not-finite ones count as absent.
+    """Return the finite numbers of a flat mapping; null and non-finite values are dropped.
 
     Raises:
-        ValueError: `values` is no table, or one of its values is no number; the message starts with `where`.
+        ValueError: `values` is not a mapping, or one of its values is not a number; the message starts with `where`.
     """
     table = values if isinstance(values, Mapping) else None
     if table is None:
@@ -131,7 +132,7 @@ def numbers(values: Any, where: str) -> dict[str, float]:
 
 
 def verdict_of(value: Any) -> Verdict:
-    """Return a verdict as it was stored; anything else is no verdict."""
+    """Return `value` if it is a valid verdict, else "unknown"."""
     return value if value in get_args(Verdict) else "unknown"
 
 
@@ -193,9 +194,9 @@ def _claim(data: Mapping[str, Any]) -> JudgedClaim:
 
 
 def _read_training(path: Path) -> tuple[dict[str, float], ...]:
-    """Return rows of a metrics.csv, merged by step: Lightning's rows are blank where they say nothing.
+    """Read the rows of a metrics.csv, merged by step: Lightning may write several rows per step with blank cells.
 
-    A resumed run repeats the steps after its checkpoint; the later row is the one that counts.
+    A resumed run may repeat the steps after its checkpoint; later values replace earlier ones.
     """
     if not path.is_file():
         return ()

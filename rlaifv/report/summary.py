@@ -1,4 +1,4 @@
-"""Summary of a run: one row per iteration, and the change from the base model to the last one."""
+"""Key metrics of a run: one row per iteration, and the change from the base model to the latest policy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The numbers of the base model (`num_iterations` 0) or of one iteration; an absent one is absent here too."""
+    """Metrics of the base model (`num_iterations` 0) or of one iteration; missing metrics have no key."""
 
     num_iterations: int
     values: Numbers
@@ -31,23 +31,23 @@ class Row:
 
 
 def rows(evaluations: Mapping[int, Numbers], statistics: Sequence[Numbers]) -> list[Row]:
-    """Return one row for the base model and one for each iteration that left a number.
+    """Return one row for the base model and one for each iteration that has metrics.
 
     Args:
-        evaluations: Metrics by the number of iterations that the evaluated policy had behind it.
-        statistics: Those of iterations 0, 1, …; iteration k leads to the policy with k + 1 iterations.
+        evaluations: Metrics by the number of iterations that the evaluated policy was trained for.
+        statistics: Statistics of iterations 0, 1, …; iteration k yields the policy trained for k + 1 iterations.
     """
     named = {k + 1: values for k, values in enumerate(statistics)}
     return [Row(k, {**named.get(k, {}), **evaluations.get(k, {})}) for k in sorted({*evaluations, *named})]
 
 
 def headlines(evaluations: Mapping[int, Numbers]) -> tuple[str, ...]:
-    """Return names of the three numbers that sum a run up: by the truth, or by the labeler where no truth is known."""
+    """Return the names of the headline metrics: measured by the truth, or by the labeler if the truth is unknown."""
     return HEADLINES if any(HEADLINES[0] in metrics for metrics in evaluations.values()) else HEADLINES_WITHOUT_TRUTH
 
 
 def change(evaluations: Mapping[int, Numbers], name: str) -> tuple[float | None, float | None]:
-    """Return a metric of the base model and of the latest policy that has it; None where there is none (or no later one)."""
+    """Return a metric of the base model and of the latest policy that has it; None for a missing value."""
     before = evaluations.get(0, {}).get(name)
     later = [evaluations[k][name] for k in sorted(evaluations) if k > 0 and name in evaluations[k]]
     return before, later[-1] if later else None

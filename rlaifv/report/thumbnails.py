@@ -1,4 +1,4 @@
-"""Images as small data: URIs, so that a report is one file. An unreadable image is left out."""
+"""Embed images in a report as small data: URIs, so that it is a single file. Unusable images are omitted."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ THUMBNAIL_PX = 384
 
 
 def find_image(image_path: str, run_dir: Path) -> Path | None:
-    """Return the file that `image_path` names; a run that was moved keeps its own images, which lie in scenes/."""
+    """Return the file that `image_path` names; if the run was moved, look in its own scenes/. None if not found."""
     if not image_path or "\0" in image_path:
         return None
     named = run_dir / image_path
@@ -21,10 +21,10 @@ def find_image(image_path: str, run_dir: Path) -> Path | None:
 
 
 def thumbnail(path: Path, max_px: int = THUMBNAIL_PX) -> str | None:
-    """Return a data: URI of the image, its longer side at most `max_px`; JPEG or PNG, whichever is smaller.
+    """Encode an image, scaled to at most `max_px` on its longer side, as a JPEG or PNG data: URI, whichever is smaller.
 
     Returns:
-        None where the file is no image, is damaged, or is over the limits of `load_image`.
+        The URI, or None if the file is not an image, is damaged, or exceeds the limits of `load_image`.
     """
     try:
         image = load_image(path)

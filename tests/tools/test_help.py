@@ -9,7 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOOLS = sorted({name for page in PAGES for name in re.findall(r"(?<!tests/)\btools/((?:\w+/)?\w+\.py)", page.read_text())})
+TOOLS = sorted(
+    {name for page in PAGES for name in re.findall(r"(?<!tests/)\btools/((?:\w+/)?\w+\.py)", page.read_text())}
+)
 # One process for all, since imports take seconds; each begins with the path that the interpreter gives to a script.
 SCRIPT = """
 import json, runpy, sys

@@ -1,1 +1,1 @@
-"""Benchmarks of speed: ratios measured side by side in one run."""
+"""Speed benchmarks: ratios of two implementations measured side by side in one process."""

@@ -1,7 +1,8 @@
-"""Who takes part in the benchmark of a DPO step: ours, TRL's DPOTrainer, and the step that an ordinary head takes.
+"""Implementations compared by the DPO step benchmark: ours, TRL's DPOTrainer, and a conventional DPO step.
 
-All train copies of the same weights on the same pairs with the tower frozen, load and preprocess their images, clip, and
-update with fused AdamW. The reference forward of ours, once an iteration, counts for a share of 1 / EPOCHS in every step.
+All train copies of the same weights on the same pairs with a frozen vision tower, load and preprocess the images, clip
+gradients, and update with fused AdamW. Our reference forward runs once per iteration, so every step includes
+1 / EPOCHS of its time.
 """
 
 import copy
@@ -39,7 +40,7 @@ LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What all sides are given."""
+    """Inputs shared by all sides."""
 
     size: Size
     model: nn.Module
@@ -54,7 +55,7 @@ class Task:
     directory: Path
 
     def policy(self) -> Any:
-        """Return a copy that trains: projector and language model, or adapters."""
+        """Return a trainable copy of the model: projector and language model, or LoRA adapters."""
         model = copy.deepcopy(self.model).train()
         if self.recompute:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -66,7 +67,7 @@ class Task:
 
 
 class _Ticks:
-    """When each optimizer step was over, data loading of the next included in the difference."""
+    """End times of optimizer steps; the difference of two includes the data loading of the later step."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -87,7 +88,7 @@ class _TransformersTicks(_Ticks, TrainerCallback):
 
 
 class Ours:
-    """The package's own step under its own trainer."""
+    """This package's DPO step, run by its own trainer."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -113,7 +114,7 @@ class Ours:
         ]
 
     def run(self) -> list[float]:
-        """Return seconds of each step, a share of the reference forward included."""
+        """Return the seconds of each step, including its share of the reference forward."""
         task = self.task
         optimizer = partial(MasterAdamW, lr=LEARNING_RATE)
         ticks = _LightningTicks(task.meter)
@@ -127,7 +128,7 @@ class Ours:
             Trainer(
                 accelerator="gpu" if task.meter.device.type == "cuda" else "cpu",
                 devices=1,
-                plugins=[WeightsAsLoaded()] if task.size.dtype == "bfloat16" else None,  # as train.py has it
+                plugins=[WeightsAsLoaded()] if task.size.dtype == "bfloat16" else None,  # as in train.py
                 max_epochs=1,
                 gradient_clip_val=MAX_NORM,
                 logger=False,
@@ -140,7 +141,7 @@ class Ours:
 
 
 class Trl:
-    """TRL's trainer at its best settings for images: tower frozen, no truncation, recomputation only if asked for."""
+    """TRL's trainer with its best settings for images: frozen tower, no truncation, recomputation only on request."""
 
     def __init__(self, task: Task) -> None:
         from datasets import Dataset
@@ -171,7 +172,7 @@ class Trl:
             optim="adamw_torch_fused",
             lr_scheduler_type="constant",
             gradient_checkpointing=task.recompute,
-            bf16=False,  # the weights themselves are in bfloat16 where that is asked for
+            bf16=False,  # the weights themselves have the requested dtype
             max_length=None,
             logging_steps=1000,
             save_strategy="no",
@@ -196,7 +197,7 @@ class Trl:
 
 
 class Conventional:
-    """Chosen and rejected as sequences of their own, each with its image; the reference runs in every step."""
+    """Conventional DPO: chosen and rejected are full sequences with an image each; the reference runs in every step."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -241,7 +242,7 @@ class Conventional:
 
 
 def conventional_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return the log-prob of each sequence's completion, projected at completion tokens only: float[2 * pairs]."""
+    """Return the completion log-prob of each sequence, float[2 * pairs]; only completion tokens go through the head."""
     scored = batch["completion_mask"][:, 1:].bool()
     hidden = model.base_model(
         input_ids=batch["input_ids"],

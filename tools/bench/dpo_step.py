@@ -1,4 +1,4 @@
-"""Pairs per second of a DPO step: the tree against TRL's DPOTrainer, and against the step that an ordinary head takes.
+"""Benchmark pairs per second of a DPO step on prompt trees against TRL's DPOTrainer or a conventional step.
 
 python tools/bench/dpo_step.py --peer trl --pairs-per-prompt 2
 python tools/bench/dpo_step.py --peer conventional --grow image_tokens --csv growth.csv
@@ -40,7 +40,7 @@ GROWTH = {"pairs": (1, 2, 3, 4, 6, 8), "image_tokens": (1, 64, 256, 576, 1024, 1
 
 
 def build_task(size: Size, args: argparse.Namespace, directory: Path) -> Task:
-    """As many prompts as `steps` optimizer steps after a first, untimed one take."""
+    """Build enough prompts and pairs for one untimed and `steps` timed optimizer steps."""
     meter = Meter(torch.device(args.device), args.clock)
     prompter = Prompter(build_processor(size))
     num_pairs = max(args.batch_size, args.pairs_per_prompt) * (args.steps + 1)
@@ -71,7 +71,10 @@ PEERS: dict[str, Callable[[Task], Trl | Conventional]] = {"trl": Trl, "conventio
 
 
 def floor_flops(task: Task) -> float:
-    """Return FLOPs of one pair: three times the policy's forward and 1 / EPOCHS of the reference's and of the tower's."""
+    """Return the minimum FLOPs per pair: forward and backward of the policy, plus 1 / EPOCHS of reference and tower.
+
+    Forward and backward count as 3 forward passes, or 2 with LoRA.
+    """
     cost, size = cost_of(task.size), task.size
     branches, prefix = 2 * task.pairs_per_prompt, size.prompt_tokens + image_tokens(size)
     forward = cost.language_flops(prefix, branches, size.answer_tokens) + cost.head_flops(branches * size.answer_tokens)
@@ -80,7 +83,7 @@ def floor_flops(task: Task) -> float:
 
 
 def peer_flops(task: Task) -> float:
-    """Return FLOPs of one pair on whole sequences, each with its image, policy and reference in every step."""
+    """Return the FLOPs per pair on full sequences with an image each, running policy and reference in every step."""
     cost, size = cost_of(task.size), task.size
     whole = size.prompt_tokens + image_tokens(size) + size.answer_tokens
     forward = cost.language_flops(whole) + cost.head_flops(size.answer_tokens)
@@ -89,7 +92,7 @@ def peer_flops(task: Task) -> float:
 
 
 def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side]:
-    """Alternate the two sides, first steps of each repeat untimed; seconds are per pair."""
+    """Time the two sides alternately, in seconds per pair; the first step of each repeat is not timed."""
     sides: tuple[Ours | Trl | Conventional, ...] = (Ours(task), PEERS[peer](task))
     seconds: tuple[list[float], list[float]] = ([], [])
     peaks = [0, 0]
@@ -105,7 +108,7 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side]:
 
 
 def grow(args: argparse.Namespace) -> None:
-    """Write seconds for all pairs of a prompt against what grows, as CSV."""
+    """Write a CSV of the seconds for all pairs of a prompt against the growing quantity."""
     with args.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])

@@ -1,4 +1,4 @@
-"""What the benchmarks share: models and data of a size, a clock, peak memory, a table, and a last line of JSON."""
+"""Shared parts of the benchmarks: models and data, timing, peak memory, result table and JSON line."""
 
 import argparse
 import json
@@ -47,12 +47,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 KNOWN_WORDS = (":", "USER", " ASSISTANT", "yes", "Yes", "no", "No")
-EPOCHS = 4  # of an iteration; what is computed once an iteration counts for so much of a step
+EPOCHS = 4  # per iteration; work done once per iteration adds 1 / EPOCHS of its cost to a step
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is measured: a LLaVA of this config with random weights, prompts and answers of so many text tokens."""
+    """Size of a benchmark: the config of a LLaVA with random weights, and the text tokens of prompts and answers."""
 
     config: Any
     dtype: Dtype
@@ -61,14 +61,14 @@ class Size:
     question_tokens: int = 40
 
     def with_image_tokens(self, most: int) -> "Size":
-        """Return the same with a tower for square images of at most `most` tokens."""
+        """Return a copy whose tower takes square images of at most `most` tokens."""
         config: Any = LlavaConfig(**self.config.to_dict())
         config.vision_config.image_size = int(most**0.5) * config.vision_config.patch_size
         return replace(self, config=config)
 
 
 def sizes() -> dict[str, Size]:
-    """By name: `small` for CPUs, 55M parameters; `7b`, LLaVA-1.5-7B; and `tiny`, on which nothing is worth measuring."""
+    """Return sizes by name: `small` (55M parameters, for CPUs), `7b` (LLaVA-1.5-7B) and `tiny` (for tests only)."""
     return {
         "tiny": Size(_llava(32, 2, 64, 120, 32, 1, 56), "float32", 12, 9, 10),
         "small": Size(_llava(512, 6, 1376, 32_000, 256, 4, 336), "float32"),
@@ -107,7 +107,7 @@ def _llava(
 
 
 def build_model(size: Size, device: torch.device) -> nn.Module:
-    """Return random weights, the same for every call."""
+    """Build a model with random weights that are the same in every call."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(size.config, dtype=getattr(torch, size.dtype))
@@ -116,7 +116,7 @@ def build_model(size: Size, device: torch.device) -> nn.Module:
 
 
 def build_processor(size: Size) -> LlavaProcessor:
-    """One word one token: ` w7` is the eighth word; the image processor of the tower."""
+    """Build a processor with a word-level tokenizer (` w7` is one token) and an image processor that fits the tower."""
     special = {0: "<pad>", 1: "<unk>", 2: "<s>", 3: "</s>", size.config.image_token_id: "<image>"}
     free = [k for k in range(size.config.text_config.vocab_size) if k not in special]
     words = [*KNOWN_WORDS, *(f" w{k}" for k in range(len(free) - len(KNOWN_WORDS)))]
@@ -145,12 +145,12 @@ def build_processor(size: Size) -> LlavaProcessor:
 
 
 def words(num_words: int, vocabulary: int, draw: random.Random) -> str:
-    """Return the text of exactly so many tokens."""
+    """Return random text of exactly `num_words` tokens."""
     return "".join(f" w{draw.randrange(vocabulary - 20)}" for _ in range(num_words))
 
 
 def build_prompts(size: Size, prompter: Prompter, num_prompts: int, directory: Path) -> list[Prompt]:
-    """Return prompts of exactly `prompt_tokens` tokens beside those of their images, which are written to `directory`."""
+    """Build prompts of exactly `prompt_tokens` text tokens plus an image each; images are written to `directory`."""
     draw = random.Random(0)
     vocabulary = size.config.text_config.vocab_size
     prompts = []
@@ -165,24 +165,24 @@ def build_prompts(size: Size, prompter: Prompter, num_prompts: int, directory: P
 
 
 def image_tokens(size: Size) -> int:
-    """Return placeholders of one image."""
+    """Return the number of placeholder tokens of an image."""
     return image_layout(size.config).num_tokens
 
 
 def cost_of(size: Size) -> ModelCost:
-    """Return FLOPs of the model's parts."""
+    """Return the FLOPs of the model's parts."""
     return model_cost(size.config, image_layout(size.config))
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Seconds and bytes on a device. `clock` "cpu" counts CPU seconds of this process, for a machine that is shared."""
+    """Measure time and memory on a device. `clock="cpu"` counts CPU seconds of this process, for shared machines."""
 
     device: torch.device
     clock: str = "wall"
 
     def now(self) -> float:
-        """Return seconds, after the device has finished what it was given."""
+        """Return the current time in seconds after synchronizing the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.process_time() if self.clock == "cpu" else time.perf_counter()
@@ -193,16 +193,16 @@ class Meter:
         return self.now() - start
 
     def reset_peak(self) -> int:
-        """Forget the peak; bytes in use now."""
+        """Reset the peak and return the bytes in use."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             return torch.cuda.memory_allocated()
-        with suppress(OSError):  # Linux alone keeps a high-water mark that can be reset
+        with suppress(OSError):  # only Linux has a peak that can be reset
             Path("/proc/self/clear_refs").write_text("5")
         return self.peak_bytes()
 
     def peak_bytes(self) -> int:
-        """Return most memory since `reset_peak`: allocated on a GPU, resident of the process on a CPU, 0 where unknown."""
+        """Return the peak memory since `reset_peak`: allocated (GPU) or resident (CPU) bytes; 0 if unknown."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         with suppress(OSError):
@@ -212,7 +212,7 @@ class Meter:
         return 0
 
     def matmul_rate(self, dtype: torch.dtype) -> float:
-        """Return FLOP/s of a large matrix product: what the floor is measured in."""
+        """Return the FLOP/s of a large matrix product, used to convert the FLOP floor to seconds."""
         n = 1024 if self.device.type == "cpu" else 8192
         a = torch.randn(n, n, device=self.device, dtype=dtype)
         a @ a
@@ -226,9 +226,9 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two that are compared: seconds of each repeat for one unit of work, and what it took.
+    """Measurements of one of the two compared implementations: seconds per unit of work for each repeat, and its cost.
 
-    `tokens` and `flops` are those of a unit; `peak_bytes` is the most memory beside what was there before, the weights.
+    `tokens` and `flops` are per unit; `peak_bytes` is the peak memory on top of what was in use before (the weights).
     """
 
     name: str
@@ -245,9 +245,9 @@ class Side:
 def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Print a table and, as the last line, JSON.
 
-    `ours` and `peer` are units per second at the median, `ratio` how many times faster ours is. `ratio_of_fastest` compares
-    the fastest repeats, which other work on the machine disturbs least; `flop_ratio` is what the FLOPs promise. Last,
-    `flop_floor_ratio` is the time of ours against that of its floor, the least FLOPs that do the same, at the rate of a
+    `ours` and `peer` are units per second at the median; `ratio` is our speedup. `ratio_of_fastest` compares the
+    fastest repeats, which are least disturbed by other load on the machine. `flop_ratio` is the speedup expected from
+    the FLOPs. `flop_floor_ratio` is our time divided by the time that the minimum FLOPs would take at the rate of a
     large matrix product.
     """
     table = Table(
@@ -283,7 +283,7 @@ def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: 
 
 
 def parser(description: str, peers: Sequence[str], repeats: int) -> argparse.ArgumentParser:
-    """Return the arguments that every benchmark has."""
+    """Build the argument parser with the options common to all benchmarks."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--size", choices=list(sizes()), default="small", help="model and data (default: small)")
     made.add_argument("--peer", choices=peers, default=peers[0], help="what to compare with")

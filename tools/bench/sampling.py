@@ -1,9 +1,9 @@
-"""Time sampling against transformers' `generate`, on the same random weights in the same process.
+"""Benchmark sampling against transformers' `generate`, with the same random weights in the same process.
 
     python -m tools.bench.sampling --size small --images 8 --answers 10 --tokens 100
 
-The last line is JSON: seconds of both (`ours`, `peer`), `ratio` (peer over ours), `flop_floor_ratio` (the same of the
-FLOPs that each scheme needs), `tokens` (drawn by each), peak bytes of device memory (null on a CPU), and `device`.
+The last line is JSON: seconds of both (`ours`, `peer`), `ratio` (peer over ours), `flop_floor_ratio` (the ratio of the
+FLOPs that each scheme needs), `tokens` (sampled by each), peak bytes of device memory (null on a CPU), and `device`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PEERS = ("generate",)
 
 
 def build_llava(size: str, device: torch.device) -> Any:
-    """A LLaVA with random weights: 576 image tokens, and a language model of LLaVA-1.5-7B's or of a small one's sizes."""
+    """Build a LLaVA with random weights, 576 image tokens, and the size of LLaVA-1.5-7B ("7b") or a small size."""
     vision: dict[str, Any] = {"image_size": 336, "patch_size": 14}
     text: dict[str, Any] = {"vocab_size": 32_064, "max_position_embeddings": 4096}
     if size == "7b":
@@ -56,7 +56,7 @@ def build_llava(size: str, device: torch.device) -> Any:
 
 
 def make_prompts(model: Any, num_images: int) -> list[EncodedPrompt]:
-    """Return noise as pictures, each before the same number of random words."""
+    """Build prompts of a random image and the same number of random words each."""
     generator = torch.Generator().manual_seed(0)
     prompts = []
     for _ in range(num_images):
@@ -67,7 +67,7 @@ def make_prompts(model: Any, num_images: int) -> list[EncodedPrompt]:
 
 
 def sample_with_ours(model: Any, prompts: list[EncodedPrompt], num_answers: int, num_tokens: int) -> int:
-    """Return the number of tokens drawn."""
+    """Sample answers and return the number of tokens sampled."""
     seeds = [[100 * k + j for j in range(num_answers)] for k in range(len(prompts))]
     decoding = Decoding(max_new_tokens=num_tokens)
     drawn = sample_branches(model, prompts, seeds, decoding, (), (END_TOKEN, IMAGE_TOKEN), batch_tokens=2**31)
@@ -76,7 +76,7 @@ def sample_with_ours(model: Any, prompts: list[EncodedPrompt], num_answers: int,
 
 @torch.no_grad()
 def sample_with_generate(model: Any, prompts: list[EncodedPrompt], num_answers: int, num_tokens: int) -> int:
-    """Return the number of tokens drawn."""
+    """Sample answers and return the number of tokens sampled."""
     ids = torch.tensor([prompt.ids for prompt in prompts], device=model.device)
     drawn = model.generate(
         input_ids=ids,
@@ -95,7 +95,7 @@ def sample_with_generate(model: Any, prompts: list[EncodedPrompt], num_answers: 
 
 
 def flop_floor_ratio(model: Any, num_answers: int, num_tokens: int) -> float:
-    """Return FLOPs of one picture's answers where each has a prefix of its own, over those where all share one."""
+    """Return the FLOPs of an image's answers with one prefix each, divided by those with a shared prefix."""
     cost = model_cost(model.config, image_layout(model.config))
     prefix = 576 + PROMPT_TOKENS
     beside = cost.vision_flops + cost.projector_flops + cost.head_flops(num_answers * num_tokens)
@@ -104,7 +104,7 @@ def flop_floor_ratio(model: Any, num_answers: int, num_tokens: int) -> float:
 
 
 def measure(run: Callable[[], int], repeats: int, device: torch.device) -> tuple[float, int, int | None]:
-    """Return median seconds, what `run` returned, and peak bytes on the device; after one run to warm up."""
+    """Return median seconds, the value of `run`, and peak device bytes (None on a CPU), after one warm-up run."""
     seconds = []
     for k in range(repeats + 1):
         if device.type == "cuda":
@@ -120,7 +120,7 @@ def measure(run: Callable[[], int], repeats: int, device: torch.device) -> tuple
 
 
 def main() -> None:
-    """Measure, print a table, and one line of JSON."""
+    """Run the benchmark and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "7b"), default="small")
     parser.add_argument("--peer", choices=PEERS, default="generate")

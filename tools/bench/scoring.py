@@ -1,9 +1,9 @@
-"""Questions per second of claim checking: one tree an image against one question a call, and against repeated images.
+"""Benchmark questions per second of claim checking: one tree per image against single or batched full sequences.
 
     python tools/bench/scoring.py --peer single
     python tools/bench/scoring.py --peer batched --grow questions --csv growth.csv
 
-Every question is a conversation of its own about one image; both sides load it, and answer with P(yes) and P(no).
+Every question is a separate conversation about the same image; both sides load the image and return P(yes) and P(no).
 """
 
 import argparse
@@ -45,7 +45,7 @@ Answers = list[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One image and its questions, put to one model."""
+    """A model, an image and the questions about it."""
 
     size: Size
     model: Any
@@ -56,7 +56,7 @@ class Task:
 
 
 def build_task(size: Size, args: argparse.Namespace, directory: Path) -> Task:
-    """Return questions that share their first words, as a labeler's do, so that `question_tokens` differ."""
+    """Build questions that share their first words, as a labeler's do, and differ in `question_tokens` tokens."""
     meter = Meter(torch.device(args.device), args.clock)
     prompter = Prompter(build_processor(size))
     draw, vocabulary = random.Random(1), size.config.text_config.vocab_size
@@ -67,13 +67,13 @@ def build_task(size: Size, args: argparse.Namespace, directory: Path) -> Task:
 
 
 def ours(task: Task) -> Answers:
-    """Return the package's own engine; a fresh prompter, so that the image is loaded each time."""
+    """Answer with the package's engine; a new prompter makes it load the image each time."""
     engine = LocalEngine(task.model, Prompter(task.prompter.processor))
     return engine.answer_probabilities([(task.prompt, task.questions)])[0]
 
 
 def by_calls(task: Task, batch_size: int) -> Answers:
-    """Return whole sequences, each with its image, `batch_size` at a time; logits of the last position only."""
+    """Answer with full sequences, image included, in batches of `batch_size`; logits of the last position only."""
     processor, model = task.prompter.processor, task.model
     yes, no = task.prompter.yes_no_ids()
     found: Answers = []
@@ -101,7 +101,7 @@ PEERS: dict[str, Callable[[Task], Answers]] = {
 
 
 def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side, float]:
-    """Alternate the two sides after one warm-up on few questions; seconds are per question.
+    """Time the two sides alternately, in seconds per question, after a warm-up on two questions.
 
     Returns:
         Both sides, and the largest difference between their probabilities.
@@ -131,7 +131,7 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side, float]:
 
 
 def grow(args: argparse.Namespace) -> None:
-    """Write seconds for all questions against what grows, as CSV."""
+    """Write a CSV of the seconds for all questions against the growing quantity."""
     with args.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])

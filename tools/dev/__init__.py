@@ -1,1 +1,1 @@
-"""Tools for developers of this project: fault injection, fuzzing, the embedded world's model."""
+"""Developer tools: fault injection, fuzzing, plots, and training of the embedded world's model."""

@@ -1,15 +1,15 @@
-"""Break runs of train.py in every way that can be repeated, resume them, and compare what they end with.
+"""Inject reproducible faults into runs of train.py, resume the runs, and compare their results.
 
     python -m tools.dev.fault                                all parts, under 15 minutes on two cores
     python -m tools.dev.fault --only kills --seed 7          50 times kill -9, at other times
-    python -m tools.dev.fault --only io --stride 1           every single I/O step, hours
+    python -m tools.dev.fault --only io --stride 1           every single I/O step, takes hours
 
-io      a step of writing files fails, in one of three ways: the process is killed at it, or it meets a broken or a full disk
-kills   the process is killed at a random time, again and again
-ranks   of two processes, one is killed; the other must end by itself
+io      a file write fails in one of three ways: the process is killed, the disk is broken, or the disk is full
+kills   the process is killed at random times, repeatedly
+ranks   one of two processes is killed; the other must end by itself
 
-A broken run is resumed until it ends, and must be what an uninterrupted run of the same settings is. Every process is forked
-from one that has imported everything, since imports take longer than the runs.
+A broken run is resumed until it finishes and must then equal an uninterrupted run with the same settings. Every process
+is forked from one that has imported everything, because imports take longer than the runs.
 """
 
 import argparse
@@ -35,13 +35,13 @@ WAYS = {"crash": "killed at an I/O step", "eio": "broken disk", "enospc": "full 
 KILLS = "killed at a random time"
 RANKS = "one of two ranks killed"
 KILLS_PER_TASK = 5
-# Where a rank is killed, and at which passing of it.
+# Failpoints at which a rank is killed, each with the number of the pass.
 RANK_POINTS = ("loop.responses 1", "loop.judgements 1", "store.append 2")
 
 
 @dataclass
 class Outcome:
-    """What became of a broken run: how many faults it met, what was done more than once, and what is wrong."""
+    """Outcome of a broken run: number of faults (`tries`), work done more than once, and problems found."""
 
     fault: str
     name: str
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def break_io(oracle: Place, place: Place, way: str, number: int) -> Outcome:
-    """Let one step of writing fail."""
+    """Make one I/O step of a run fail, then resume and compare the run."""
     name = oracle.points()[number - 1]
     outcome = Outcome(WAYS[way], f"{way} at step {number}, {name}", tries=1)
     (status,) = wait(place.start(f"{way} * {number}"))
@@ -62,7 +62,7 @@ def break_io(oracle: Place, place: Place, way: str, number: int) -> Outcome:
 
 
 def break_by_kills(oracle: Place, place: Place, seed: str, num_kills: int, seconds: float) -> Outcome:
-    """Kill at random times, at most `seconds` after the start; where a run ends before, kill another one."""
+    """Kill runs at random times, at most `seconds` after each start; when a run finishes, continue with a new one."""
     rng = random.Random(seed)
     outcome = Outcome(KILLS, f"kills of seed {seed}")
     part, killed = Place(place.directory / "0"), 0
@@ -82,7 +82,7 @@ def break_by_kills(oracle: Place, place: Place, seed: str, num_kills: int, secon
 
 
 def break_rank(oracle: Place, place: Place, rank: int, point: str, resumed_by: int = 2) -> Outcome:
-    """Kill one of two ranks, look whether the other ends, and go on with both or with one."""
+    """Kill one of two ranks, check that the other one ends, and resume with `resumed_by` ranks."""
     outcome = Outcome(RANKS, f"rank {rank} killed at {point}", tries=1)
     began = time.monotonic()
     statuses = wait(place.start(f"crash {point}", failing_rank=rank))
@@ -95,7 +95,7 @@ def break_rank(oracle: Place, place: Place, rank: int, point: str, resumed_by: i
 
 
 def _settle(outcome: Outcome, place: Place, oracle: Place, status: int, num_faults: int = 1) -> Outcome:
-    """Resume a broken run, compare it, and count what was done again."""
+    """Resume a broken run, compare it with the oracle, and count the work that was repeated."""
     outcome.problems += place.finish(status) or place.compare(oracle)
     redone = place.work() - oracle.work()
     outcome.shards, outcome.steps = outcome.shards + redone["shards"], outcome.steps + redone["steps"]
@@ -109,7 +109,7 @@ Task = tuple[str, Callable[[Place], Outcome]]
 
 
 def io_tasks(oracle: Place, stride: int, seed: int) -> list[Task]:
-    """Every `stride`-th step in every way; the ways take turns, so that together they reach more steps."""
+    """Create tasks for every `stride`-th I/O step in every way; each way has its own offset, to cover more steps."""
     num_steps = len(oracle.points())
     tasks: list[Task] = []
     for k, way in enumerate(WAYS):
@@ -119,7 +119,7 @@ def io_tasks(oracle: Place, stride: int, seed: int) -> list[Task]:
 
 
 def kill_tasks(oracle: Place, num_kills: int, seed: int, seconds: float) -> list[Task]:
-    """As many kills as asked for, in portions."""
+    """Create tasks for `num_kills` random kills, at most `KILLS_PER_TASK` each."""
     tasks: list[Task] = []
     for k, start in enumerate(range(0, num_kills, KILLS_PER_TASK)):
         portion = min(KILLS_PER_TASK, num_kills - start)
@@ -129,7 +129,7 @@ def kill_tasks(oracle: Place, num_kills: int, seed: int, seconds: float) -> list
 
 
 def rank_tasks(oracle: Place) -> list[Task]:
-    """Each of two ranks, while it generates, judges and trains; the last run is resumed by one rank alone."""
+    """Create tasks that kill each of two ranks at all `RANK_POINTS`, and one whose run is resumed by a single rank."""
     tasks: list[Task] = [
         (f"rank-{rank}-{point.replace(' ', '-')}", partial(break_rank, oracle, rank=rank, point=point))
         for point in RANK_POINTS
@@ -140,7 +140,7 @@ def rank_tasks(oracle: Place) -> list[Task]:
 
 
 def perform(directory: Path, num_ranks: int, task: Task) -> Outcome:
-    """One task in a fresh directory, which stays if something is wrong."""
+    """Run a task in a new directory, which is kept if there is a problem."""
     name, work = task
     place = Place(directory / name, num_ranks)
     place.directory.mkdir()
@@ -155,7 +155,7 @@ def perform(directory: Path, num_ranks: int, task: Task) -> Outcome:
 
 
 def make_oracle(place: Place) -> float:
-    """The uninterrupted run; returns how many seconds it took. Raises RuntimeError if it fails."""
+    """Make the uninterrupted run and return its duration in seconds. Raises RuntimeError if it fails."""
     place.directory.mkdir()
     began = time.monotonic()
     statuses = wait(place.start())
@@ -165,11 +165,11 @@ def make_oracle(place: Place) -> float:
 
 
 def sweep(directory: Path, only: Sequence[str], seed: int, num_kills: int, stride: int, jobs: int) -> list[Outcome]:
-    """All tasks of the chosen parts, several at a time."""
+    """Run all tasks of the selected parts, `jobs` at a time."""
     single, double = Place(directory / "oracle"), Place(directory / "oracle-of-two-ranks", num_ranks=2)
     outcomes: list[Outcome] = []
     tasks: list[tuple[int, Task]] = []
-    # The workers are forked before any bar has a thread.
+    # Fork the workers before the progress bar starts a thread.
     with multiprocessing.get_context("fork").Pool(jobs) as pool, progress_bar() as bars:
         bar = bars.add_task("faults", total=None, note="uninterrupted run")
         if {"io", "kills"} & {*only}:
@@ -189,7 +189,7 @@ def sweep(directory: Path, only: Sequence[str], seed: int, num_kills: int, strid
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
-    """Return one row per kind of fault."""
+    """Return a table with one row per kind of fault."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, justify in (("fault", "left"), ("tries", "right"), ("survived", "right"), ("work redone", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sweep; returns 1 if anything failed, else 0."""
+    """Run the sweep. Returns 1 if anything failed, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.dev.fault", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Runs of train.py in processes forked from this one, which has imported everything: imports take longer than small runs."""
+"""Run train.py in forked processes, which share this one's imports because imports take longer than small runs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import torch
 
 import rlaifv.loop
 import rlaifv.observers.candidates
-import rlaifv.report.page  # once, instead of at the end of every run
+import rlaifv.report.page  # import here instead of at the end of every run
 from rlaifv.store import atomic
 from tools.dev.run_check import check_pairs, check_run
 
@@ -43,7 +43,7 @@ HANG_SECONDS = 120
 
 @dataclass(frozen=True)
 class Place:
-    """A directory for a run, its output and the points that it passed."""
+    """A directory with a run, its output and the failpoints that it passed."""
 
     directory: Path
     num_ranks: int = 1
@@ -54,24 +54,24 @@ class Place:
         return self.directory / "run"
 
     def points(self) -> list[str]:
-        """In the order of passing; of two ranks, mixed."""
+        """Return the failpoints passed, in order; those of two ranks are interleaved."""
         path = self.directory / "points.txt"
         return path.read_text().split() if path.exists() else []
 
     def work(self) -> Counter[str]:
-        """Return shards and steps that were begun, those that were begun again included."""
+        """Return how many shards and steps were begun, including repetitions."""
         points = Counter(self.points())
         return Counter(shards=sum(points[name] for name in SHARD_POINTS), steps=points[STEP_POINT])
 
     def epoch_steps(self) -> int:
-        """Return the most steps of an epoch, which is what lies between two checkpoints; those of all ranks together."""
+        """Return the largest number of steps in an epoch (the distance between checkpoints), summed over ranks."""
         entries = [
             json.loads(line) for path in self.run_dir.glob("journal/*") for line in path.read_text().splitlines()
         ]
         return max(Counter((entry["iteration"], entry["epoch"]) for entry in entries).values())
 
     def start(self, fail: str | None = None, failing_rank: int = 0) -> list[int]:
-        """Begin or resume the run; returns the process of every rank."""
+        """Start or resume the run and return the process id of every rank."""
         arguments = ["run_dir=run", *SETTINGS, *(TWO_RANKS if self.num_ranks > 1 else ())]
         if (self.run_dir / "config.yaml").exists():
             arguments = ["resume=run", *(("trainer.devices=1",) if self.was_two else ())]
@@ -85,7 +85,7 @@ class Place:
         return processes
 
     def finish(self, status: int | None = None) -> list[str]:
-        """Resume until the run ends well. Returns what is wrong if it never does."""
+        """Resume the run until it succeeds, at most 4 times. Returns the problem if it never does."""
         for _ in range(4):
             if status == 0:
                 return []
@@ -93,9 +93,9 @@ class Place:
         return [f"{self.run_dir} ends with status {status} however often it is resumed; see output.txt beside it."]
 
     def compare(self, oracle: "Place") -> list[str]:
-        """Return what differs from the uninterrupted run. In a process of its own, as threads would not outlive a fork."""
+        """Return the differences from the uninterrupted run. Forks to keep this process free of threads."""
         found = self.directory / "problems.txt"
-        # One rank trains in another order than two, so only what both generate with the first policy is the same.
+        # One rank trains in a different order than two, so only the first iteration's pairs are equal.
         check = check_pairs if self.was_two else check_run
 
         def look() -> int:
@@ -108,7 +108,7 @@ class Place:
 
 
 def fork(work: Callable[[], int]) -> int:
-    """Do work in a copy of this process, which ends with the status that it returns. Returns the copy's id."""
+    """Run `work` in a forked process that exits with the returned status. Returns the process id."""
     sys.stdout.flush()
     process = os.fork()
     if process == 0:
@@ -125,7 +125,7 @@ def fork(work: Callable[[], int]) -> int:
 
 
 def wait(processes: Sequence[int], seconds: float = HANG_SECONDS) -> list[int]:
-    """Return the exit statuses, negative for a signal. What does not end in time is killed and has status 124."""
+    """Return the exit statuses (negative for signals). Processes that exceed the time are killed, with status 124."""
     deadline = time.monotonic() + seconds
     statuses = {}
     for process in processes:
@@ -142,13 +142,13 @@ def wait(processes: Sequence[int], seconds: float = HANG_SECONDS) -> list[int]:
 
 
 def kill(process: int) -> None:
-    """As kill -9 does, and wait for the end."""
+    """Send SIGKILL to a process and wait for its end."""
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
 
 
 def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, str]) -> int:
-    """`python train.py` in this process. Every failpoint is noted before it is passed."""
+    """Run `python train.py` in this process, recording every failpoint before it is passed."""
     output = os.open(directory / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -162,7 +162,7 @@ def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, 
     atomic.failpoint = rlaifv.loop.failpoint = rlaifv.observers.candidates.failpoint = noted
     os.chdir(directory)
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
-    torch.set_num_threads(1)  # the threads of several runs would wait for each other
+    torch.set_num_threads(1)  # threads of parallel runs would compete for cores
     sys.argv = [str(TRAIN), *arguments]
     try:
         runpy.run_path(str(TRAIN), run_name="__main__")
@@ -172,7 +172,7 @@ def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, 
 
 
 def wait_or_kill(process: int, seconds: float) -> list[int]:
-    """Return the status of a process that ends by itself, or is killed after a while."""
+    """Return the status of a process, killed with SIGKILL if it does not end within `seconds`."""
     status = wait([process], seconds)
     return [-signal.SIGKILL] if status == [124] else status
 

@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of what reads untrusted bytes, where atheris is installed (the extra `fuzz`).
+"""Coverage-guided fuzzing of the readers of untrusted bytes. Requires atheris (the extra `fuzz`).
 
-python tools/dev/fuzz.py prompts -max_total_time=60      any option of libFuzzer may follow the name of a target
+python tools/dev/fuzz.py prompts -max_total_time=60      any libFuzzer options may follow the name of a target
 
-It ends with a traceback, and the input in a file crash-*, at any error that a reader does not document.
+Any error that a reader does not document ends the fuzzing with a traceback and the input in a file crash-*.
 """
 
 import sys
@@ -22,7 +22,7 @@ MAX_PIXELS = 1_000_000
 
 
 def fuzz_prompts(folder: Path, content: bytes) -> None:
-    """A prompt list, beside a picture a.png."""
+    """Fuzz a prompt list next to an image a.png."""
     path = folder / "prompts.jsonl"
     path.write_bytes(content)
     try:
@@ -32,7 +32,7 @@ def fuzz_prompts(folder: Path, content: bytes) -> None:
 
 
 def fuzz_image(folder: Path, content: bytes) -> None:
-    """An image file."""
+    """Fuzz an image file."""
     path = folder / "image"
     path.write_bytes(content)
     with suppress(ImageError):
@@ -40,7 +40,7 @@ def fuzz_image(folder: Path, content: bytes) -> None:
 
 
 def fuzz_shard(folder: Path, content: bytes) -> None:
-    """A shard of pairs whose digest is not known."""
+    """Fuzz a shard of pairs without a known digest."""
     path = folder / "pairs.parquet"
     path.write_bytes(content)
     try:
@@ -50,7 +50,7 @@ def fuzz_shard(folder: Path, content: bytes) -> None:
 
 
 def fuzz_answer(folder: Path, content: bytes) -> None:
-    """An answer to divide into claims."""
+    """Fuzz an answer to divide into claims."""
     response = Response("p/0", "p", content.decode("utf-8", "surrogateescape"), (1,), True, 0)
     for claim in RulesDivider(max_claims=50).divide(Prompt("p", "?", ()), response):
         if not claim.text.strip() or not claim.question.endswith("?"):
@@ -66,13 +66,13 @@ TARGETS: dict[str, Callable[[Path, bytes], None]] = {
 
 
 def _check_documented(error: ValueError, path: Path, kind: type[ValueError]) -> None:
-    """Subclasses such as a decoder's error, and messages that name no file, come from below and were forgotten."""
+    """Raise AssertionError for an undocumented error: a subclass of `kind`, or a message that lacks the file name."""
     if type(error) is not kind or path.name not in str(error):
         raise AssertionError(f"{type(error).__name__} is not what the reader documents.") from error
 
 
 def main() -> None:
-    """Fuzz the target that the command line names, until libFuzzer stops."""
+    """Fuzz the target given on the command line until libFuzzer stops."""
     if {"-h", "--help"} & {*sys.argv[1:2]}:
         print((__doc__ or "").strip())
         return

@@ -1,4 +1,4 @@
-"""Draw growth curves that the benchmarks wrote: one SVG a CSV file, beside it.
+"""Plot growth curves written by the benchmarks: one SVG per CSV file, next to it.
 
 python tools/dev/plot_performance.py docs/performance/pairs.csv docs/performance/questions.csv
 """
@@ -19,10 +19,10 @@ TITLES = {
 
 
 def draw(path: Path) -> str:
-    """Return a standalone SVG of the file's columns against its first one.
+    """Return a standalone SVG of a file's columns plotted against the first one.
 
     Raises:
-        ValueError: the file is no growth curve.
+        ValueError: the file is not a growth curve.
     """
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)

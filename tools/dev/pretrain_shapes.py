@@ -1,9 +1,9 @@
-"""Train the embedded world's LLaVA from random weights and put it where the package ships it.
+"""Train the embedded world's LLaVA from random weights and save it in the package.
 
     python tools/dev/pretrain_shapes.py                            an hour on one CPU core, half on two
-    python tools/dev/pretrain_shapes.py --output DIR --steps 20    a look at it
+    python tools/dev/pretrain_shapes.py --output DIR --steps 20    a quick trial
     python tools/dev/pretrain_shapes.py --output DIR --steps 400 --start rlaifv/worlds/shapes_llava --style plain
-                                                               another model, which describes truly and in other words
+                                                               another model, truthful and with different wording
 
 The recipe is `rlaifv.worlds.shapes_pretrain.PretrainSettings`; equal settings give equal weights on equal hardware.
 """
@@ -25,7 +25,7 @@ FINE_TUNING_RATE = 3e-4
 
 
 def main() -> None:
-    """Train with a progress bar, then save."""
+    """Train with a progress bar and save the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=WEIGHTS_DIR, help="directory to write (default: the package's)")
     parser.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the committed number)")
@@ -38,7 +38,7 @@ def main() -> None:
     settings = PretrainSettings(style=arguments.style)
     if arguments.steps is not None:
         settings = replace(settings, num_steps=arguments.steps)
-    if arguments.start is not None:  # a schedule of its own, or most steps would be at a rate for random weights
+    if arguments.start is not None:  # the default schedule's learning rate is for random weights
         settings = replace(settings, cosine_steps=settings.num_steps, learning_rate=FINE_TUNING_RATE)
     with progress_bar() as bars:
         task = bars.add_task("pretrain", total=settings.num_steps, note="drawing scenes")

@@ -1,4 +1,4 @@
-"""Is a run what an uninterrupted run of the same settings is? From the two directories alone."""
+"""Check from two run directories whether a run equals an uninterrupted run with the same settings."""
 
 import csv
 import json
@@ -17,20 +17,20 @@ WEIGHTS = Path("export", "model.safetensors")
 
 
 def check_run(run_dir: Path, oracle: Path) -> list[str]:
-    """Return a sentence for everything that is wrong with a finished run.
+    """Return one sentence per problem of a finished run.
 
     Args:
-        run_dir: of the run in question.
-        oracle: of the run that nothing happened to.
+        run_dir: directory of the run to check.
+        oracle: directory of the uninterrupted run.
     """
     problems = [f"{k:03d}: {problem}" for k, _, some in audit_run(run_dir) for problem in some]
     if problems:
-        return problems  # what contradicts itself need not be compared
+        return problems  # no point in comparing an inconsistent run
     return [*_differences(run_dir, oracle), *_unaccounted(run_dir), *_leftovers(run_dir)]
 
 
 def check_pairs(run_dir: Path, oracle: Path) -> list[str]:
-    """The same for a run that another number of processes trained: only the pairs of the first iteration are the same."""
+    """Check a run that a different number of processes trained: only the first iteration's pairs must be equal."""
     problems = [f"{k:03d}: {problem}" for k, _, some in audit_run(run_dir) for problem in some]
     if not problems and _made(run_dir, "000") != _made(oracle, "000"):
         problems = ["iterations/000 holds other shards, or drops, or was made by another producer."]
@@ -57,7 +57,7 @@ def _differences(run_dir: Path, oracle: Path) -> Iterator[str]:
 
 
 def _made(run_dir: Path, iteration: str) -> tuple[Any, ...]:
-    """Return producer, shards and their digests; of prompts, which know where they lie, the content."""
+    """Return what made an iteration, and its shards with digests; prompts by content, as they contain paths."""
     manifest = Manifest(run_dir / "iterations" / iteration)
     index = json.loads(manifest.path.read_text(encoding="utf-8"))
     shards = {name: shard for name, shard in index["shards"].items() if not name.startswith("prompts")}
@@ -74,7 +74,7 @@ def _logged_steps(run_dir: Path) -> list[tuple[str, str]]:
 
 
 def _unaccounted(run_dir: Path) -> Iterator[str]:
-    """Every response, and every two usable responses to one prompt, are a pair or a counted drop."""
+    """Check that every response is usable or counted as dropped, and every possible pair kept or counted as dropped."""
     for directory in sorted((run_dir / "iterations").iterdir()):
         manifest = Manifest(directory)
         responses, drops = manifest.records("responses"), Counter(manifest.drops)
