@@ -30,6 +30,7 @@ from rlaifv.runtime.stopping import Stopped, stop_if_requested, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from tests.callbacks import test_checkpoint as base
 from tests.callbacks.test_checkpoint import BATCH_SIZE, Data, Policy, SignalAt, assert_equal, state
+from tests.callbacks.trainers import quiet_trainer
 from tests.learners.stand_ins import Collating
 
 pytestmark = [*base.pytestmark, pytest.mark.filterwarnings("ignore:.*Experiment logs directory")]
@@ -102,14 +103,7 @@ def run(
     journal: list[tuple[Any, ...]] = []
     module = Policy(journal)
     loop: Any = Measuring(run_dir, module, rules or SelectionRules(4), fail or {})
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        log_every_n_steps=1,
+    trainer = quiet_trainer(
         logger=MetricsLogger(str(run_dir)),
         callbacks=[
             CheckpointCallback(str(run_dir / "checkpoints")),

@@ -28,6 +28,7 @@ from rlaifv.records import Pair, Prompt
 from rlaifv.runtime.stopping import Stopped, stoppable
 from rlaifv.store.checkpoints import newest_checkpoint
 from rlaifv.store.manifest import Manifest
+from tests.callbacks.trainers import quiet_trainer
 from tests.learners.stand_ins import Collating
 
 pytestmark = [
@@ -91,14 +92,7 @@ def run(
     """Start, or resume where a checkpoint is; gives the journal of the steps that were made."""
     journal: list[tuple[Any, ...]] = []
     checkpoint = CheckpointCallback(str(run_dir / "checkpoints"))
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        log_every_n_steps=1,
+    trainer = quiet_trainer(
         callbacks=[checkpoint, RandomStateCallback(), Trusting(run_dir), *callbacks],
         **{"logger": False, **options},
     )

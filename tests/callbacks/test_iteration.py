@@ -26,6 +26,7 @@ from rlaifv.learners.dpo.module import DPOModule
 from rlaifv.observers.held_out import evaluation_path
 from rlaifv.records import Pair, Prompt
 from rlaifv.store.iteration import statistics_path
+from tests.callbacks.trainers import quiet_trainer
 from tests.learners.stand_ins import Collating
 
 pytestmark = [
@@ -134,14 +135,7 @@ def fit(
 ) -> tuple[list[str], L.Trainer]:
     events: list[str] = []
     checkpoint = CheckpointCallback(str(run_dir / "checkpoints"), num_kept=9)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        log_every_n_steps=1,
+    trainer = quiet_trainer(
         # The checkpoint stands first in the list, and is still to come last.
         callbacks=[checkpoint, RandomStateCallback(), Noted(run_dir, events), Recorder(events, stop_after_steps)],
         **{"logger": False, **options},

@@ -1,7 +1,7 @@
 """The loop with a real model, which labels itself."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,7 @@ from tests.loop.world import SENTENCES, SETTINGS, Interrupted, rlaifv_loop
 class ScriptedEngine(LocalEngine):
     """The tiny model, but for its answers: random weights say nothing that could be divided."""
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         def draw(prompt: Prompt, seed: int) -> Sampled:
             rng = random.Random(seed)
             said = " ".join(rng.sample(SENTENCES, rng.choice((1, 2, 3))))

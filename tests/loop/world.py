@@ -104,13 +104,7 @@ class FakePolicy:
     def check(self, prompt: Prompt) -> None:
         self.checked.append(prompt.id)
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         kind = "answer" if decoding.temperature == 0 else "sample"
         self.events.append(f"{kind} {' '.join(prompt.id for prompt in prompts)}")
         advance(len(prompts))

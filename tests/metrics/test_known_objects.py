@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,13 +62,7 @@ class Policy:
         self.words = words
         self.asked: list[Prompt] = []
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         assert (decoding.temperature, decoding.max_new_tokens) == (0, 1)
         self.asked += prompts
         for _ in prompts:

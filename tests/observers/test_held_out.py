@@ -41,13 +41,7 @@ class FakePolicy:
     def __init__(self) -> None:
         self.decodings: list[Decoding] = []
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         assert [len(some) for some in seeds] == [1] * len(prompts)
         self.decodings.append(decoding)
         advance(len(prompts))

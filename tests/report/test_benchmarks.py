@@ -12,7 +12,7 @@ from rich.console import Console
 from rlaifv.engines.protocol import Advance, ignore_progress
 from rlaifv.metrics.known_objects import benchmark_rates
 from rlaifv.models.sampling import Decoding, Sampled
-from rlaifv.records import Prompt, Response
+from rlaifv.records import Response
 from rlaifv.report.benchmarks import COLUMNS, TABLES, shown_tables
 from rlaifv.report.console import benchmark_table
 from rlaifv.report.glossary import entry
@@ -26,13 +26,7 @@ AFTER = {name: 0.75 for name in COLUMNS} | {"chair/chair_s": 0.047, "pope_told/f
 class SaysNo:
     """A policy that denies everything."""
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         return [[Sampled((0,), True)] for _ in prompts]
 
     def decode(self, token_ids: Sequence[int]) -> str:

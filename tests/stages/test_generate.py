@@ -20,13 +20,7 @@ class EchoPolicy:
         self.calls: list[tuple[list[str], Decoding]] = []
         self.seeds: list[int] = []
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[Sequence[int]],
-        decoding: Decoding,
-        advance: Advance = ignore_progress,
-    ) -> list[list[Sampled]]:
+    def sample(self, prompts: Any, seeds: Any, decoding: Decoding, advance: Advance = ignore_progress) -> Any:
         self.calls.append(([prompt.id for prompt in prompts], decoding))
         self.seeds += [seed for some in seeds for seed in some]
         advance(len(prompts))

@@ -5,7 +5,6 @@ python tools/bench/dpo_step.py --peer conventional --grow image_tokens --csv gro
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from tools.bench.harness import (
     report,
     sizes,
     words,
+    write_growth,
 )
 
 GROWTH = {"pairs": (1, 2, 3, 4, 6, 8), "image_tokens": (1, 64, 256, 576, 1024, 1600, 2304, 2916)}
@@ -108,20 +108,16 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side]:
 
 
 def grow(args: argparse.Namespace) -> None:
-    """Write a CSV of the seconds for all pairs of a prompt against the growing quantity."""
-    with args.csv.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])
-        for value in args.values or GROWTH[args.grow]:
-            size = sizes()[args.size]
-            if args.grow == "image_tokens":
-                size = size.with_image_tokens(value)
-            else:
-                args.pairs_per_prompt = args.batch_size = value
-            with tempfile.TemporaryDirectory() as directory:
-                ours, peer = measure(build_task(size, args, Path(directory)), args.peer, args.repeats)
-            writer.writerow([value, *(f"{side.median * args.pairs_per_prompt:.5f}" for side in (ours, peer))])
-            file.flush()
+    """Write the growth curve of `args.grow`."""
+
+    def run(size: Size, value: int) -> list[float]:
+        if args.grow != "image_tokens":
+            args.pairs_per_prompt = args.batch_size = value
+        with tempfile.TemporaryDirectory() as directory:
+            ours, peer = measure(build_task(size, args, Path(directory)), args.peer, args.repeats)
+        return [side.median * args.pairs_per_prompt for side in (ours, peer)]
+
+    write_growth(args, args.values or GROWTH[args.grow], run)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:

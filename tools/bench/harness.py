@@ -1,6 +1,7 @@
 """Shared parts of the benchmarks: models and data, timing, peak memory, result table and JSON line."""
 
 import argparse
+import csv
 import json
 import platform
 import random
@@ -291,3 +292,22 @@ def parser(description: str, peers: Sequence[str], repeats: int) -> argparse.Arg
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is shared")
     return made
+
+
+def write_growth(args: argparse.Namespace, values: Sequence[int], run: Callable[[Size, int], Sequence[float]]) -> None:
+    """Write a CSV of both sides' seconds against the growing quantity, a row as soon as it is measured.
+
+    Args:
+        args: command-line arguments: `grow` names the quantity, `csv` the file, `size` and `peer` the task.
+        values: of the quantity.
+        run: measures the task of a size and a value; returns the seconds of our side and of the peer's.
+    """
+    with args.csv.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])
+        for value in values:
+            size = sizes()[args.size]
+            if args.grow == "image_tokens":
+                size = size.with_image_tokens(value)
+            writer.writerow([value, *(f"{seconds:.5f}" for seconds in run(size, value))])
+            file.flush()

@@ -7,7 +7,6 @@ Every question is a separate conversation about the same image; both sides load 
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from tools.bench.harness import (
     report,
     sizes,
     words,
+    write_growth,
 )
 
 BATCH = 10  # questions per forward of the batched peer
@@ -131,20 +131,16 @@ def measure(task: Task, peer: str, repeats: int) -> tuple[Side, Side, float]:
 
 
 def grow(args: argparse.Namespace) -> None:
-    """Write a CSV of the seconds for all questions against the growing quantity."""
-    with args.csv.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([args.grow, "ours_seconds", f"{args.peer}_seconds"])
-        for value in args.values or GROWTH[args.grow]:
-            size = sizes()[args.size]
-            if args.grow == "image_tokens":
-                size = size.with_image_tokens(value)
-            else:
-                args.questions = value
-            with tempfile.TemporaryDirectory() as directory:
-                our_side, peer, _ = measure(build_task(size, args, Path(directory)), args.peer, args.repeats)
-            writer.writerow([value, *(f"{side.median * args.questions:.5f}" for side in (our_side, peer))])
-            file.flush()
+    """Write the growth curve of `args.grow`."""
+
+    def run(size: Size, value: int) -> list[float]:
+        if args.grow != "image_tokens":
+            args.questions = value
+        with tempfile.TemporaryDirectory() as directory:
+            ours, peer, _ = measure(build_task(size, args, Path(directory)), args.peer, args.repeats)
+        return [side.median * args.questions for side in (ours, peer)]
+
+    write_growth(args, args.values or GROWTH[args.grow], run)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:

@@ -88,8 +88,10 @@ class Place:
         """Resume the run until it succeeds, at most 4 times. Returns the problem if it never does."""
         for _ in range(4):
             if status == 0:
-                return []
+                break
             status = max(wait(self.start()), key=abs)
+        if status == 0:
+            return []
         return [f"{self.run_dir} ends with status {status} however often it is resumed; see output.txt beside it."]
 
     def compare(self, oracle: "Place") -> list[str]:
