@@ -1,6 +1,7 @@
 """Responses from a fake policy whose answers say what they were drawn from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
