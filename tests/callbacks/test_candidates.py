@@ -60,7 +60,7 @@ class Measuring:
         self.run_dir = run_dir
         self.selection = rules
         self.policy: Any = SimpleNamespace(model=module.policy, answer_probabilities=self._answer)
-        self.labeler: Any = SimpleNamespace(engine=self.policy, model=module.policy, to=lambda device: None)
+        self.labeler: Any = self.policy
         self.fail = fail
         self.measured: list[str] = []
         self.seen_by: list[str] = []

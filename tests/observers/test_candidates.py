@@ -43,7 +43,7 @@ class Loop:
         self.run_dir = run_dir
         self.policy = Policy()
         engine = self.policy if labels_itself else Policy()
-        self.labeler = SimpleNamespace(engine=engine, model=engine.model)
+        self.labeler = engine
         self.selection = SelectionRules(4, **rules)
         self.min_free_bytes = 0
         self.measured: list[float] = []
