@@ -1,4 +1,4 @@
-"""The console: log lines, and the progress bars of long work."""
+"""Console logging, and progress bars for long operations."""
 
 import logging
 import os
@@ -27,14 +27,14 @@ from transformers.utils.logging import disable_progress_bar
 from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
 
-# Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
+# Without a terminal Rich assumes 80 columns; our tables need 100.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """One-line messages on the console; libraries speak up from warnings on.
+    """Set up one-line console messages; libraries log from warnings on.
 
-    Known harmless warnings of libraries are silenced here, each with its reason, and nowhere else.
+    Known harmless library warnings are silenced here, each with its reason, and nowhere else.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -47,18 +47,18 @@ def set_up_logging(verbose: bool = False) -> None:
     if not verbose:
         disable_progress_bar()  # of loading weights, which has one bar per file
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Pairs are few and already encoded; worker processes cost more than they bring on the small configurations.
+    # Pairs are few and already encoded; on small configurations worker processes cost more than they save.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # A run directory that holds committed iterations is not empty when training starts.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-    # The data module counts the batches of an epoch, and its loader leaves out those that were read.
+    # The data module counts the batches of an epoch, and its loader skips those already read.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is.*")
     # Lightning's own use of torch's pytree module.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # What transformers and peft are to rename, among themselves.
+    # Deprecations between transformers and peft, which users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
-    # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.
+    # Epochs of few steps are normal here: the logger writes at every step and at the end of every epoch.
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
     )
@@ -73,11 +73,11 @@ class _Rate(ProgressColumn):
 
 
 class StageBars:
-    """The bars of a piece of work in stages, one below the other; `seconds` holds what each stage took.
+    """Progress bars of an operation in stages, one below the other; `seconds` holds the duration of each stage.
 
     Args:
-        title: in front of the name of each stage.
-        phase: what the stages are to the clock of the run; otherwise each is a phase of its own.
+        title: prefix of each stage's name.
+        phase: phase of the run's clock that all stages count towards; by default each stage is its own phase.
     """
 
     def __init__(self, title: str, phase: str | None = None) -> None:
@@ -95,7 +95,7 @@ class StageBars:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar and yield what advances it."""
+        """Show a bar and yield the function that advances it."""
         task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
         began = time.perf_counter()
         with timed(self.phase or name):
@@ -104,7 +104,7 @@ class StageBars:
 
 
 def progress_bar() -> Progress:
-    """The one look of all long work: description, bar, count, rate, time gone and time left."""
+    """Return a progress bar in the common layout: description, bar, count, rate, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),

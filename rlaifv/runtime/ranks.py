@@ -1,4 +1,4 @@
-"""Ranks: which process this is, how many share the run, and whether the others still live."""
+"""Ranks: which rank this process is, how many there are, and whether the others are alive."""
 
 import os
 import socket
@@ -8,31 +8,31 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-# Where launchers say which rank a process is: torchrun, Slurm, and Lightning's own.
+# Environment variables in which launchers set the rank: torchrun, Slurm, and Lightning's own.
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-# How often a rank looks for the process that started it, and its status where that is gone.
+# Seconds between checks that the parent process is alive; exit status used once it is gone.
 PARENT_SECONDS = 0.5
 PARENT_GONE = 1
-# Processes of the other ranks on this host, once all have met.
+# Process ids of the other ranks on this host, known after `meet`.
 _partners: list[int] = []
 
 
 def rank() -> int:
-    """This process's rank, 0 where nothing is distributed; known from its launcher before the ranks have met."""
+    """Return this process's rank, 0 if not distributed; before process group setup, read from the launcher's variables."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
     return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
 
 
 def world_size() -> int:
-    """How many ranks share the run."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def meet() -> None:
-    """Learn which processes of this host are the other ranks, for `lost_rank`.
+    """Exchange process ids with the other ranks on this host, for `lost_rank`.
 
-    All ranks call it together; later calls are free.
+    Collective: all ranks must call it together; later calls are free.
     """
     if dist.is_available() and dist.is_initialized() and not _partners:
         everyone: list[tuple[str, int]] = [("", 0)] * world_size()
@@ -41,7 +41,7 @@ def meet() -> None:
 
 
 def lost_rank() -> int | None:
-    """The process of a rank of this host that is gone, None while all are there. Of other hosts, their launcher knows."""
+    """Return the process id of a dead rank on this host, or None if all are alive. Other hosts are left to the launcher."""
     return next((pid for pid in _partners if not _lives(pid)), None)
 
 
@@ -53,9 +53,9 @@ def _lives(pid: int) -> bool:
 
 
 def end_with_parent(name: str = "LOCAL_RANK") -> None:
-    """Where a launcher started this process for one more rank, end it soon after that process is gone.
+    """If a launcher started this process as an additional rank, exit soon after the launcher is gone.
 
-    It may be killed in a way that tells nobody, and ranks that wait for it would wait in vain.
+    The launcher may be killed without notice, and ranks waiting for it would wait forever.
     """
     if os.environ.get(name, "0") == "0":
         return

@@ -1,7 +1,7 @@
-"""Stopping in order: a signal asks for it, and work ends where nothing is lost, between two shards or two steps.
+"""Graceful stopping: a signal requests a stop, and work ends at the next safe point, between two shards or steps.
 
-SIGTERM, SIGUSR1   preemption by a cluster; the run ends with status 143
-SIGINT             Ctrl-C; status 130. The second one ends the run at once.
+SIGTERM, SIGUSR1   preemption by a cluster; the run exits with status 143
+SIGINT             Ctrl-C; status 130. A second one ends the run at once.
 """
 
 import os
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 
 
 class Stopped(SystemExit):
-    """The run ends early because a signal asked for it; all that was finished is on disk."""
+    """Raised when a signal ended the run early; all finished work is on disk."""
 
     def __init__(self, asked_by: signal.Signals) -> None:
         super().__init__(STATUS[asked_by])
@@ -27,11 +27,11 @@ class Stopped(SystemExit):
 
 
 class RankLost(OSError):
-    """Another rank ended before it had done its part."""
+    """Raised when another rank ended before finishing its part."""
 
 
 class _Requests:
-    """What was asked for in this process. Signals are of the process, so there is one of these."""
+    """Stop requests of this process; one instance, since signals are per process."""
 
     listening = False
     asked_by: signal.Signals | None = None
@@ -40,7 +40,7 @@ class _Requests:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, signals ask for an end in order; afterwards they do what they did before."""
+    """Handle stop signals gracefully inside the block; restore the previous handlers afterwards."""
     before = {number: signal.getsignal(number) for number in STATUS}
     _Requests.listening, _Requests.asked_by, _Requests.pass_on = True, None, None
     listen()
@@ -53,10 +53,10 @@ def stoppable() -> Iterator[None]:
 
 
 def listen(pass_on: Callable[[signal.Signals], None] | None = None) -> None:
-    """Take the signals (back), where this process is stoppable: a trainer puts handlers of its own in their place.
+    """Reinstall our signal handlers, if inside `stoppable`; a trainer replaces them with its own.
 
     Args:
-        pass_on: also told of the first signal; for processes that this one started.
+        pass_on: called with the first signal, to forward it to child processes.
     """
     if _Requests.listening:
         _Requests.pass_on = pass_on or _Requests.pass_on
@@ -74,30 +74,30 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _Requests.asked_by = signal.Signals(number)
         if _Requests.pass_on is not None:
             _Requests.pass_on(_Requests.asked_by)
-        # No console here: the signal may have come while it was printing, and it has a lock.
+        # Do not use the console: the signal may have interrupted it while it held its lock.
         os.write(2, f"\n{_Requests.asked_by.name}: finishing what is in work, then stopping.\n".encode())
     elif number == signal.SIGINT and rank() == 0:  # a terminal tells every rank, and the first one tells them again
         raise KeyboardInterrupt
 
 
 def stop_requested() -> bool:
-    """Whether a signal asked this process to stop."""
+    """Return whether a signal asked this process to stop."""
     return _Requests.asked_by is not None
 
 
 def stop_if_requested() -> None:
-    """Called between two pieces of work. Raises Stopped."""
+    """Raise Stopped if a stop was requested; call between two units of work."""
     if _Requests.asked_by is not None:
         raise Stopped(_Requests.asked_by)
 
 
 def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
-    """What to raise where the request may have reached another rank only."""
+    """Return the exception to raise when the stop request may have reached only another rank."""
     return Stopped(_Requests.asked_by or number)
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
-    """Look again and again until another rank has done its part. Raises Stopped, or RankLost where it never will."""
+    """Poll until another rank has done its part. Raises Stopped, or RankLost if that rank is gone."""
     while not is_done():
         stop_if_requested()
         lost = lost_rank()

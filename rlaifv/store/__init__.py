@@ -1,1 +1,1 @@
-"""What lies on disk: atomic files, parquet shards, manifests."""
+"""On-disk storage: atomic file writes, parquet shards, manifests, checkpoints."""

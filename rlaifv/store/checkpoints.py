@@ -1,11 +1,11 @@
-"""Checkpoints that are believed only while they are what was meant.
+"""Checkpoints that are verified against a recorded SHA-256 before they are used.
 
     checkpoints/step=000012.ckpt         the state after 12 optimizer steps
                 step=000012.ckpt.json    its SHA-256, published before it
 
-The digest goes first, so a checkpoint is never without one: a process killed in between leaves a digest of a file that
-never came, which is nothing. Sharded strategies write directories, over which the digest is taken last; one without is
-unfinished.
+The digest is published first, so that no checkpoint file lacks one; a process killed in between leaves a digest without
+a checkpoint, which is ignored. Sharded strategies write directories, whose digest is computed last; a directory without
+a digest is unfinished.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ BLOCK_BYTES = 1 << 20
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimizer steps is, or will be."""
+    """Return the path of the checkpoint after `step` optimizer steps, whether or not it exists."""
     return directory / f"step={step:06d}.ckpt"
 
 
 def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Publish the bytes that `write` puts into a file, their digest first.
+    """Publish the bytes that `write` puts into a file, after their digest.
 
-    The digest is taken from the bytes as they are written, and not from what the disk made of them.
+    The digest is computed from the bytes as they are written, not by reading the file back.
 
     Raises:
-        OSError: the file cannot be written; what was there before is still there.
+        OSError: the file cannot be written; any earlier file is unchanged.
     """
     remove_leftovers(path.parent, "*.ckpt*")
     with publish(path) as temporary:
@@ -47,7 +47,7 @@ def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def seal_directory(path: Path) -> None:
-    """Record the digest of a checkpoint that is a directory, which makes it one to be believed."""
+    """Record the digest of a checkpoint directory, which marks it as complete."""
     _write_digest(path, _digest(path))
 
 
@@ -68,12 +68,12 @@ def verify_checkpoint(path: Path) -> None:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint of the most steps that is what was written; None where none was ever written.
+    """Return the valid checkpoint with the most steps, or None if none was ever written.
 
-    One that is not is named in a warning.
+    Invalid checkpoints are skipped with a warning.
 
     Raises:
-        ValueError: there are checkpoints, but none that can be believed.
+        ValueError: there are checkpoints, but none is valid.
     """
     found = list_checkpoints(directory)
     for path in found:
@@ -92,13 +92,13 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Those in a directory, of the most steps first; a directory without a digest is unfinished and none."""
+    """Return the checkpoints in a directory, most steps first; directories without a digest are unfinished and skipped."""
     found = [path for path in directory.glob("*.ckpt") if path.is_file() or digest_path(path).exists()]
     return sorted(found, key=lambda path: (_step(path), path.name), reverse=True)
 
 
 def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
-    """Remove all checkpoints but the last ones up to `newest`; later ones are of a future that was given up."""
+    """Remove all checkpoints except the last `num_kept` up to `newest`; later ones belong to an abandoned continuation."""
     known = [path for path in list_checkpoints(directory) if _step(path) >= 0]
     earlier = [path for path in known if _step(path) <= _step(newest)]
     for path in {*known} - {*earlier[:num_kept]}:
@@ -110,12 +110,12 @@ def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
 
 
 def digest_path(path: Path) -> Path:
-    """The small file beside a checkpoint."""
+    """Return the path of a checkpoint's digest file."""
     return path.with_name(f"{path.name}.json")
 
 
 class _HashingFile:
-    """A file to write to that knows the SHA-256 of what went through it; large pieces are hashed while they are written."""
+    """A writable file that computes the SHA-256 of its content, hashing large chunks while they are written."""
 
     def __init__(self, file: IO[bytes], hasher: ThreadPoolExecutor) -> None:
         self.file = file
@@ -152,6 +152,6 @@ def _digest(path: Path) -> str:
 
 
 def _step(path: Path) -> int:
-    """-1 for a file that this project did not name."""
+    """Return the step in a checkpoint's name, or -1 if the name is not ours."""
     found = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
     return int(found[1]) if found else -1
