@@ -1,1 +1,1 @@
-"""Prompts and images in, batches of preference pairs out."""
+"""Data handling: from prompts and images to batches of preference pairs."""

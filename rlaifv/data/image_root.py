@@ -1,11 +1,11 @@
-"""Images that a list names have to lie in one directory, so that a list from elsewhere opens no other files."""
+"""Confinement of listed images to one directory, so that an untrusted list cannot open other files."""
 
 import os
 from pathlib import Path
 
 
 def path_inside(root: Path, name: str) -> Path | None:
-    """The real path of `name` in `root`, links followed before anything is opened; None where it leads out."""
+    """Return the real path of `name` in `root`, resolving links before any file is opened; None if it leads outside."""
     try:
         found = Path(os.path.realpath(root / name))
     except ValueError:  # a NUL in it, so that no file has that name

@@ -1,1 +1,1 @@
-"""How each format of preference data says what a row is."""
+"""Row parsers, one module per preference data format."""
