@@ -155,7 +155,7 @@ def _files(directory: Path, split: str) -> list[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Count the rows of a local file or directory without reading them; None if that is not possible."""
+    """Count the rows of a local file or directory without parsing them; None if that is not possible."""
     found = [path] if path.is_file() else [file for file in sorted(path.rglob("*.parquet")) if path.is_dir()]
     if found and all(file.suffix == ".parquet" for file in found):
         return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in found)

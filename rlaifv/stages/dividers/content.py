@@ -1,4 +1,4 @@
-"""What a statement is about: the words that carry it, its numbers, and whether it is denied."""
+"""The content of a statement: its content words, its numbers, and whether it is negated."""
 
 import re
 
@@ -15,9 +15,9 @@ _DIGITS = _table("zero one two three four five six seven eight nine ten eleven t
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words of a statement that carry it: stems, numbers as digits; articles, auxiliaries and pronouns left out.
+    """Return the content words of a statement: stems, and numbers as digits, without articles, auxiliaries and pronouns.
 
-    Prepositions stay, as "on the table" and "under the table" differ by them alone.
+    Prepositions are kept, since "on the table" and "under the table" differ only in them.
     """
     words = re.findall(r"\d+(?:[.:,]\d+)*|\w+", _spelled_out(text))
     said = [word for word in words if word not in _EMPTY + _NEGATIONS]
@@ -37,12 +37,12 @@ def _stem(word: str) -> str:
 
 
 def numbers(words: frozenset[str]) -> set[str]:
-    """The numbers among content words, as digits."""
+    """Return the numbers among content words, as digits."""
     return {word for word in words if word[0].isdigit()}
 
 
 def is_negated(text: str) -> bool:
-    """Whether a statement or a question denies something."""
+    """Return whether a statement or a question is negated."""
     return any(word in _NEGATIONS for word in re.findall(r"\w+", _spelled_out(text)))
 
 

@@ -1,4 +1,4 @@
-"""What a divider is: one response at a time, or many at once and some of them in vain."""
+"""Divider protocols: one response at a time, or batches in which some responses may fail."""
 
 import logging
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ logger = logging.getLogger(__name__)
 
 
 class Divider(Protocol):
-    """What turns one response into its claims: in order, with unique ids, none for an answer that asserts nothing."""
+    """Splits a response into its claims: in order, with unique ids, empty for an answer that asserts nothing."""
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NotDivided:
-    """Why a divider made nothing of a response, which is not the same as finding no claims in it."""
+    """The reason why a response could not be divided, as opposed to having no claims."""
 
     reason: str
 
 
 class BatchDivider(Protocol):
-    """A divider that takes many responses at once, and may fail at some. `producer` says what its claims depend on."""
+    """A divider of batches that may fail for some responses. `producer` holds the settings that its claims depend on."""
 
     producer: str
 
@@ -34,7 +34,7 @@ class BatchDivider(Protocol):
 def divide_all(
     divider: Divider | BatchDivider, pairs: Sequence[tuple[Prompt, Response]]
 ) -> list[list[Claim] | NotDivided]:
-    """Divide responses to their prompts, in one call where the divider has one; says so where some were not divided."""
+    """Divide responses to their prompts, in one call if the divider supports it; log if some were not divided."""
     if not hasattr(divider, "divide_all"):
         return [divider.divide(prompt, response) for prompt, response in pairs]
     results = divider.divide_all(pairs)
