@@ -101,7 +101,8 @@ def write_pairs(form: str, examples: Sequence[Example], out: Path) -> None:
     """Write pairs to a directory, which is created if missing.
 
     Raises:
-        ValueError: the format is unknown, the directory is not empty, there are no pairs, or one does not fit the format.
+        ValueError: the format is unknown, the directory is not empty, there are no pairs, or one does not fit the
+            format.
         OSError: an image cannot be read, or a file cannot be written.
     """
     if form not in EXPORTS:

@@ -32,8 +32,8 @@ class ImageError(ValueError):
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
     """Decode the first frame of a file to an RGB image, rotated according to its EXIF orientation.
 
-    Transparent pixels are blended over white. Of 16-bit channels the high byte is kept, as Pillow does for colour PNGs; CMYK
-    is converted without its colour profile.
+    Transparent pixels are blended over white. Of 16-bit channels the high byte is kept, as Pillow does for colour PNGs;
+    CMYK is converted without its colour profile.
 
     Args:
         path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, regardless of its extension.
@@ -42,7 +42,8 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = 
         max_bytes: the largest file size, checked before opening.
 
     Raises:
-        ImageError: the file is missing, over a limit, not an image, or damaged; truncated files are never partly decoded.
+        ImageError: the file is missing, over a limit, not an image, or damaged; truncated files are never partly
+            decoded.
     """
     with _opened(path, max_pixels, max_bytes) as image:
         image.load()
@@ -96,8 +97,8 @@ def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[Image
             f"The image {path} has {num_bytes} bytes, more than the {max_bytes} allowed.", "too_many_bytes"
         )
     try:
-        # Pillow warns of harmless metadata and of sizes that are checked here. Pass a stream, not a path: Pillow maps some
-        # files given by path into memory, and truncation of a mapped file would kill the process.
+        # Pillow warns of harmless metadata and of sizes that are checked here. Pass a stream, not a path: Pillow maps
+        # some files given by path into memory, and truncation of a mapped file would kill the process.
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")
             with Image.open(stream, formats=FORMATS) as image:

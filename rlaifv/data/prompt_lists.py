@@ -1,7 +1,7 @@
 """Readers of prompt lists: JSON Lines, a JSON array, CSV or TSV with a header, and LLaVA conversations.
 
-Names ending in .csv or .tsv are tables; a file that begins with a bracket is an array; any other has one object per line.
-In a table, several images are a JSON list in the `image` cell, and an empty `id` counts as missing.
+Names ending in .csv or .tsv are tables; a file that begins with a bracket is an array; any other has one object per
+line. In a table, several images are a JSON list in the `image` cell, and an empty `id` counts as missing.
 """
 
 import csv
@@ -18,7 +18,7 @@ MARKER = re.compile(r"\s*<image>\s*")
 
 
 def read_entries(path: str | Path, turns: Turns = "first") -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield (number, place, fields) of every entry: line number or array index from 1, and the entry's name in messages.
+    """Yield (number, place, fields) of every entry: its line or array index from 1, and its name in messages.
 
     Args:
         path: the list.

@@ -30,9 +30,9 @@ _ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path", "p
 class Row:
     """A question, usually about images, and optionally a preference between two answers.
 
-    `images` are files (absolute paths) or their bytes, empty for text-only rows; `chosen` and `rejected` are both present or
-    both None; `origin` is any further data of the row as JSON, empty if there are none; `system` and `history` precede the
-    question, see `records.Prompt`. `id` need not be unique.
+    `images` are files (absolute paths) or their bytes, empty for text-only rows; `chosen` and `rejected` are both
+    present or both None; `origin` is any further data of the row as JSON, empty if there are none; `system` and
+    `history` precede the question, see `records.Prompt`. `id` need not be unique.
     """
 
     id: str

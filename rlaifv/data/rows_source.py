@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class RowsSource(SharedPrompts):
     """A source of prompts and pairs from data in one of the formats of `data.rows`.
 
-    All rows are read and checked on construction; unusable rows are dropped and counted, up to a maximum fraction. Rows with
-    the same conversation about the same images share one prompt, so none is used twice. Embedded images are identified by
-    SHA-256, and written to `directory/<sha256>.<ending>` only when a prompt that uses them is requested.
+    All rows are read and checked on construction; unusable rows are dropped and counted, up to a maximum fraction. Rows
+    with the same conversation about the same images share one prompt, so none is used twice. Embedded images are
+    identified by SHA-256, and written to `directory/<sha256>.<ending>` only when a prompt that uses them is requested.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class RowsSource(SharedPrompts):
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Read all rows. See `Table` for the arguments that select the data, `SharedPrompts` for how iterations share them.
+        """Read all rows. Data arguments are as for `Table`, those of sharing prompts as for `SharedPrompts`.
 
-        Arguments of this class only: `directory` is where embedded images are written, created if missing. If `run` is train,
-        rows need answers but no image; otherwise they need an image, since their prompts are answered. `max_drop_rate` is the
-        largest fraction of rows that may be dropped.
+        Arguments of this class only: `directory` is where embedded images are written, created if missing. If `run` is
+        train, rows need answers but no image; otherwise they need an image, since their prompts are answered.
+        `max_drop_rate` is the largest fraction of rows that may be dropped.
 
         Raises:
-            ValueError: the data cannot be read, too many rows are unusable (the message counts them by reason and names data,
-                row and column of the first of each), or there are too few prompts with images to hold out.
+            ValueError: the data cannot be read, too many rows are unusable (the message counts them by reason and names
+                data, row and column of the first of each), or there are too few prompts with images to hold out.
         """
         self.table = Table(
             form,
@@ -111,7 +111,7 @@ class RowsSource(SharedPrompts):
         return self._answers[prompt.asks]
 
     def _read(self) -> tuple[list[Prompt], str]:
-        """Return the distinct prompts in row order and a digest of all data read; record each prompt's rows and images."""
+        """Return the distinct prompts in row order and a digest of all data; record the rows and images of each."""
         digest = hashlib.sha256()
         prompts: dict[Asks, Prompt] = {}
         ids: set[str] = set()

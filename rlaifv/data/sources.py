@@ -4,9 +4,9 @@ A list is JSON Lines, one object per line, or any other form that `prompt_lists`
 
     {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
 
-`image` is a path or a list of paths, relative to the image root, by default the list's folder. Images must lie inside it
-after links are resolved, so that an untrusted list cannot open other files of this machine. `id` is a string or an integer,
-by default the line number; other fields are ignored.
+`image` is a path or a list of paths, relative to the image root, by default the list's folder. Images must lie inside
+it after links are resolved, so that an untrusted list cannot open other files of this machine. `id` is a string or an
+integer, by default the line number; other fields are ignored.
 """
 
 import logging
@@ -74,9 +74,9 @@ def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_by
 class SharedPrompts:
     """A list of prompts shared by the iterations.
 
-    Each iteration gets a new slice of a seeded shuffle. With `reuse_prompts`, slices continue into further shuffles once all
-    prompts are used; a prompt that then occurs twice in one iteration gets a different id the second time. The question of a
-    held-out prompt about the same images is never trained on, whatever its id; its images may be.
+    Each iteration gets a new slice of a seeded shuffle. With `reuse_prompts`, slices continue into further shuffles
+    once all prompts are used; a prompt that then occurs twice in one iteration gets a different id the second time. The
+    question of a held-out prompt about the same images is never trained on, whatever its id; its images may be.
     """
 
     def __init__(
@@ -140,8 +140,8 @@ class SharedPrompts:
             num_prompts: number of prompts; None divides all prompts equally among the iterations, to within one.
 
         Raises:
-            ValueError: the iteration does not exist, or without `reuse_prompts` all iterations together need more prompts
-                than there are.
+            ValueError: the iteration does not exist, or without `reuse_prompts` all iterations together need more
+                prompts than there are.
         """
         num_iterations, available = self.num_iterations, len(self._training)
         if not 0 <= iteration < num_iterations:
@@ -179,8 +179,8 @@ class SharedPrompts:
 class FilesSource(SharedPrompts):
     """Prompts from a file.
 
-    The whole list is read and checked on construction, where an invalid line or a missing image is an error. An existing but
-    damaged image only drops its prompt later (`check_images`), unless no image has a readable header.
+    The whole list is read and checked on construction, where an invalid line or a missing image is an error. An
+    existing but damaged image only drops its prompt later (`check_images`), unless no image has a readable header.
     """
 
     def __init__(
@@ -199,8 +199,8 @@ class FilesSource(SharedPrompts):
         """Read and check the list at `path`; for `image_root` and `turns` see `read_prompts`, else `SharedPrompts`.
 
         Raises:
-            ValueError: the file cannot be read, a line is invalid (the message names file, line and field), or no prompts
-                would be left to train on.
+            ValueError: the file cannot be read, a line is invalid (the message names file, line and field), or no
+                prompts would be left to train on.
         """
         self.image_root = image_root
         self.turns = turns
@@ -249,9 +249,9 @@ def read_prompts(path: str | Path, image_root: str | Path | None = None, turns: 
         Prompts whose image paths are real paths, with links resolved.
 
     Raises:
-        ValueError: the file cannot be read or has no prompts, the root is not a directory, or a line is not a JSON object,
-            lacks a field, has a field of the wrong type, empty or too long, repeats an id, or names an image that does not
-            exist or lies outside the root.
+        ValueError: the file cannot be read or has no prompts, the root is not a directory, or a line is not a JSON
+            object, lacks a field, has a field of the wrong type, empty or too long, repeats an id, or names an image
+            that does not exist or lies outside the root.
     """
     folder = Path(os.path.realpath(Path(path).parent / Path(image_root or "").expanduser()))
     if not folder.is_dir():

@@ -1,8 +1,8 @@
 """AdamW that does not lose small updates to 16-bit weights.
 
-bfloat16 has 8 significant bits. Around 0.02, where most weights of a 7B model lie, neighbouring values are 1.2e-4 apart,
-so adding an update of 5e-7 leaves the weight unchanged. 16-bit weights therefore get float32 masters: updates are added
-to the master, and the weight is the rounded master (mixed-precision training, arXiv 1710.03740, section 3.1).
+bfloat16 has 8 significant bits. Around 0.02, where most weights of a 7B model lie, neighbouring values are 1.2e-4
+apart, so adding an update of 5e-7 leaves the weight unchanged. 16-bit weights therefore get float32 masters: updates
+are added to the master, and the weight is the rounded master (mixed-precision training, arXiv 1710.03740, section 3.1).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,8 @@ CHUNK_ELEMENTS = 1 << 26
 class MasterAdamW(torch.optim.AdamW):
     """AdamW (arXiv 1711.05101) with float32 moments, and float32 masters for 16-bit parameters.
 
-    For float32 parameters it is bitwise equal to `torch.optim.AdamW(fused=True)`. For 16-bit parameters the state takes 12
-    bytes per element: the master and two moments; gradients keep the dtype of their parameter.
+    For float32 parameters it is bitwise equal to `torch.optim.AdamW(fused=True)`. For 16-bit parameters the state takes
+    12 bytes per element: the master and two moments; gradients keep the dtype of their parameter.
 
     Parameter groups hold the model's own parameters, so gradient clipping, scaling and zeroing work as usual. Code that
     changes parameters other than by `step` must also call `load_masters`, or the next step reverts the change.
@@ -41,7 +41,7 @@ class MasterAdamW(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        # Not fused=True: gradient scalers would then leave unscaling to the step, which makes gradient clipping impossible.
+        # Not fused=True: a gradient scaler would then leave unscaling to the step, preventing gradient clipping.
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class MasterAdamW(torch.optim.AdamW):
                 master.copy_(values[parameter])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a saved state without rounding; `torch.optim` would cast it to the parameters' dtype and require moments."""
+        """Load a state unrounded; `torch.optim` would cast it to the parameters' dtype and require moments."""
         super().load_state_dict(state_dict | {"state": {}})
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]

@@ -18,8 +18,9 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class WeightsAsLoaded(Precision):
     """bf16-true without conversions by the trainer.
 
-    Lightning's own plugin casts the whole module. That would round adapters, which train in float32, and rotary position
-    frequencies, which a model loaded in bfloat16 keeps in float32; it also makes bfloat16 the default tensor dtype.
+    Lightning's own plugin casts the whole module. That would round adapters, which train in float32, and rotary
+    position frequencies, which a model loaded in bfloat16 keeps in float32; it also makes bfloat16 the default tensor
+    dtype.
     """
 
     precision = "bf16-true"

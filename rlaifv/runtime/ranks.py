@@ -18,7 +18,7 @@ _partners: list[int] = []
 
 
 def rank() -> int:
-    """Return this process's rank, 0 if not distributed; before process group setup, read from the launcher's variables."""
+    """Return this process's rank, 0 if not distributed; before ranks connect, use the launcher's variables."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
     return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
@@ -41,7 +41,7 @@ def meet() -> None:
 
 
 def lost_rank() -> int | None:
-    """Return the process id of a dead rank on this host, or None if all are alive. Other hosts are left to the launcher."""
+    """Return the process id of a dead rank on this host, None if all live; launchers watch other hosts."""
     return next((pid for pid in _partners if not _lives(pid)), None)
 
 

@@ -28,9 +28,9 @@ passed: Counter[str] = Counter()
 def failpoint(name: str) -> None:
     """Fail here if the environment variable RLAIFV_FAIL says so; for tests.
 
-    The variable holds a failure mode, a glob pattern of failpoints, and the count of the match to fail at: "eio store.* 3".
-    Modes are crash (as by kill -9), eio and enospc (the errors of a broken and a full disk), and sleep (for an hour, so
-    that the process can be killed from outside).
+    The variable holds a failure mode, a glob pattern of failpoints, and the count of the match to fail at, as in
+    "eio store.* 3". Modes are crash (as by kill -9), eio and enospc (the errors of a broken and a full disk), and sleep
+    (for an hour, so that the process can be killed from outside).
     """
     instruction = os.environ.get(FAIL_VARIABLE)
     if instruction is None:
@@ -54,14 +54,14 @@ def failpoint(name: str) -> None:
 def publish(path: Path, is_synced: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name and move it to `path` when the block ends.
 
-    Yields a hidden path in the same directory, unique to this call, at which the block must create the file. If the block
-    or a later step raises, the temporary file is removed and `path` is unchanged, except that the new content may remain
-    if the last step, the sync of the directory, fails. A killed process may leave its temporary file behind.
+    Yields a hidden path in the same directory, unique to this call, at which the block must create the file. If the
+    block or a later step raises, the temporary file is removed and `path` is unchanged, except that the new content may
+    remain if the last step, the sync of the directory, fails. A killed process may leave its temporary file behind.
 
     Args:
         path: destination of the file.
-        is_synced: whether the file must survive a power loss. Pass False to skip the syncs when writing many small files
-            that are verified before use and can be regenerated.
+        is_synced: whether the file must survive a power loss. Pass False to skip the syncs when writing many small
+            files that are verified before use and can be regenerated.
 
     Raises:
         OSError: as raised inside (a full disk, a missing directory), with its errno, and naming `path`.

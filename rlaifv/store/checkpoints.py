@@ -92,13 +92,13 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints in a directory, most steps first; directories without a digest are unfinished and skipped."""
+    """Return checkpoints, most steps first, skipping unfinished directories, which have no digest."""
     found = [path for path in directory.glob("*.ckpt") if path.is_file() or digest_path(path).exists()]
     return sorted(found, key=lambda path: (_step(path), path.name), reverse=True)
 
 
 def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
-    """Remove all checkpoints except the last `num_kept` up to `newest`; later ones belong to an abandoned continuation."""
+    """Keep only the last `num_kept` checkpoints up to `newest`; later ones are of an abandoned continuation."""
     known = [path for path in list_checkpoints(directory) if _step(path) >= 0]
     earlier = [path for path in known if _step(path) <= _step(newest)]
     for path in {*known} - {*earlier[:num_kept]}:

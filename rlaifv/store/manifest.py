@@ -137,7 +137,7 @@ class Manifest:
         return [number for number, shard in enumerate(self.shards(stage)) if shard is None]
 
     def plan(self, stage: str, num_shards: int) -> None:
-        """Fix the number of shards of a stage. Raises ValueError if it is not positive or was fixed to another number."""
+        """Fix the number of shards of a stage. Raises ValueError if not positive or fixed to another one."""
         if stage not in STAGE_RECORDS:
             raise ValueError(f"{self.directory}: {stage!r} is not a stage; there are {', '.join(STAGE_RECORDS)}.")
         if num_shards < 1:
@@ -173,7 +173,7 @@ class Manifest:
         write_json(sidecar, asdict(Shard(digest, len(records), dict(drops or {}))))
 
     def read(self, stage: str, shard: int) -> list[Any]:
-        """Return one shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if it is unfinished or damaged."""
+        """Return a shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if unfinished or damaged."""
         path = self.shard_path(stage, shard)
         entry = self._shard(self._index(), stage, shard)
         if entry is None:

@@ -26,8 +26,8 @@ class DirectoryInUse(OSError):
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold a run directory for this process; the lock file inside names the process and its host.
 
-    The operating system releases the lock when the process ends, however it ends. A lock file left by a dead process on this
-    host is taken over with a warning; for a process on another host this cannot be determined.
+    The operating system releases the lock when the process ends, however it ends. A lock file left by a dead process on
+    this host is taken over with a warning; for a process on another host this cannot be determined.
 
     Raises:
         DirectoryInUse: another process holds the directory, or one on another host may.
@@ -79,7 +79,7 @@ def _refuse_other_host(path: Path) -> None:
 
 
 def _holder(path: Path) -> tuple[int | None, str]:
-    """Return the holder's process id and host, or None for an id not recorded (process just starting, or killed then)."""
+    """Return the holder's process id and host; the id is None if not recorded (just starting or killed)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["pid"]), str(content["host"])

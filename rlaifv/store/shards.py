@@ -66,12 +66,13 @@ def read_shard(path: Path, record_type: type[RecordT], digest: str | None = None
 
     Args:
         path: the parquet file.
-        record_type: the class of its records; the columns must be exactly its fields, except trailing ones with defaults.
+        record_type: the class of its records; the columns must be exactly its fields, except trailing ones with
+            defaults.
         digest: the SHA-256 in hex that the file must have, if known.
 
     Raises:
-        ValueError: the file is missing, truncated or does not match `digest`, or a column is missing, unknown, of another
-            type or nullable.
+        ValueError: the file is missing, truncated or does not match `digest`, or a column is missing, unknown, of
+            another type or nullable.
     """
     content = _read_bytes(path, digest)
     try:
@@ -109,7 +110,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether `value` is of type `hint`; Arrow alone would truncate 1.5 to an int and split a str into a list."""
+    """Return whether `value` is of type `hint`; Arrow alone would truncate 1.5 to an int and split a str."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

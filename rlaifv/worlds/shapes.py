@@ -63,7 +63,7 @@ class Thing:
 
     @property
     def caption_sentence(self) -> str:
-        """The claim in caption form: position first, so that a model attending to it next does not mistake the position."""
+        """The claim in caption form: position first, so that a model that looks there next cannot confuse it."""
         return f"At the {POSITIONS[self.cell]}, there is a {self.colour} {self.shape}."
 
 
@@ -172,7 +172,7 @@ def truthful_questions(scene: Scene, rng: random.Random, num_questions: int) -> 
 
 
 def short_answers(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, str]]:
-    """Return questions about a position with true short answers; one in three asks about any, mostly empty, position."""
+    """Return position questions with true short answers; one in three is about any, mostly empty, position."""
     there = {thing.cell: f"A {thing.colour} {thing.shape}." for thing in scene.things}
     asked = []
     for k in range(num_questions):

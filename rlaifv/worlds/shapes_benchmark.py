@@ -2,8 +2,8 @@
 
 The small model knows one form of yes/no question, "Is there a red circle at the top left?", so every question uses it.
 An absent object is asked about at the position of a present one, so that the position does not reveal the answer. In
-POPE-like splits the absent objects are sampled (random), the most frequent over all scenes (popular), or those that most
-often co-occur with the present objects (adversarial). AMBER-like questions are wrong about the object (existence,
+POPE-like splits the absent objects are sampled (random), the most frequent over all scenes (popular), or those that
+most often co-occur with the present objects (adversarial). AMBER-like questions are wrong about the object (existence,
 always), its colour (attribute) or its position (relation). POPE: arXiv 2305.10355, section 5; AMBER: arXiv 2311.07397.
 """
 

@@ -146,7 +146,7 @@ def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings
 
 
 def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the mean negative log-likelihoods of captions, short answers and yes/no answers, and the yes/no accuracy."""
+    """Return mean negative log-likelihoods of captions, short answers and yes/no, and the yes/no accuracy."""
     branches = packed.split(logps)
     per_scene = settings.captions + settings.polar_questions + settings.short_questions
     kinds: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])

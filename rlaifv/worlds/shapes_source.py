@@ -29,8 +29,8 @@ def _sentences(claim: str) -> list[str]:
 class ShapesSource:
     """Draws fresh scenes for every iteration and a fixed held-out set, written to `directory` as PNG files.
 
-    Before a prompt is first returned, its file is compared with the scene and redrawn if it differs: files are not synced,
-    which would take longer than drawing them, so a power loss may damage the most recent ones.
+    Before a prompt is first returned, its file is compared with the scene and redrawn if it differs: files are not
+    synced, which would take longer than drawing them, so a power loss may damage the most recent ones.
 
     Also provides the ground truth (see `evaluation.truth.KnownObjects`), which only measurements use.
 
@@ -47,7 +47,7 @@ class ShapesSource:
         self._scenes: dict[str, Scene] = {}
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Return one iteration's fresh scenes, by default `PROMPTS_PER_ITERATION`; deterministic in seed and iteration."""
+        """Return an iteration's scenes, by default `PROMPTS_PER_ITERATION`; deterministic in seed and iteration."""
         seed = derive_seed(self.seed, "shapes", iteration)
         num_scenes = PROMPTS_PER_ITERATION if num_prompts is None else num_prompts
         scenes = make_scenes(seed, num_scenes, exclude=self._held_out)
@@ -58,7 +58,7 @@ class ShapesSource:
         return self._publish(HELD_OUT, self._held_out, derive_seed("shapes", "held out questions"))
 
     def canaries(self) -> list[Canary]:
-        """See `HasCanaries`: an exam on separate scenes, and its false questions repeated with an instruction to say yes."""
+        """See `HasCanaries`: an exam on its own scenes, and its false questions with an instruction to say yes."""
         seed = derive_seed("shapes", "canaries")
         canaries = []
         for prompt in self._publish("canary", make_scenes(seed, CANARY_SCENES, exclude=self._held_out), seed):

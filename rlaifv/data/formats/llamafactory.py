@@ -18,7 +18,7 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_llamafactory(fields: Mapping[str, Any], where: str) -> Preference:
-    """Parse columns conversations or messages, else instruction and input; chosen and rejected (texts or turns); system."""
+    """Parse conversations or messages, else instruction and input; chosen and rejected as texts or turns; system."""
     column = next((name for name in ("conversations", "messages") if fields.get(name) is not None), None)
     if column is not None:
         asked = read_messages(fields[column], column, where, is_marked=True)

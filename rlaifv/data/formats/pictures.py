@@ -53,8 +53,8 @@ def is_empty(value: Any) -> bool:
 def read_images(value: Any, column: str, where: str, image_root: Path | None) -> tuple[str | bytes, ...]:
     """Read the images of a column, which holds one or a list of them.
 
-    Each is bytes; {"bytes": …, "path": …}, as in `datasets`; base64, bare or in a data URL; a path relative to the root; or
-    a file URL.
+    Each is bytes; {"bytes": …, "path": …}, as in `datasets`; base64, bare or in a data URL; a path relative to the
+    root; or a file URL.
 
     Returns:
         Image bytes, or real paths inside the root with links resolved.

@@ -1,8 +1,8 @@
 """Parsing of conversations in common formats into a prompt with two answers.
 
-A turn is {"role": …, "content": …} or {"from": …, "value": …}; its content is a text, or a list of text and image blocks.
-The last user turn of a conversation is the question, an optional leading system turn is kept, and the turns in between are
-the history, with user and assistant alternating. Images precede the text of the first user turn.
+A turn is {"role": …, "content": …} or {"from": …, "value": …}; its content is a text, or a list of text and image
+blocks. The last user turn of a conversation is the question, an optional leading system turn is kept, and the turns in
+between are the history, with user and assistant alternating. Images precede the text of the first user turn.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,10 +33,10 @@ def reduce_logps(
 ) -> Tensor:
     """Reduce token log-probs to one log-prob per branch.
 
-    `sum` is the sequence log-prob, for which DPO is derived; `mean` averages over tokens. `weighted` is the dense DPO of
-    RLHF-V (DDPO, arXiv 2312.00849): corrected tokens have weight gamma > 1, unchanged ones 1, and the weighted sum is
-    divided by the sum of the weights, so that long answers do not count more. The paper divides, with gamma 5 and beta 0.5;
-    the authors' later training script does not (`normalize=False`), with gamma 1.1 and beta 0.1.
+    `sum` is the sequence log-prob, for which DPO is derived; `mean` averages over tokens. `weighted` is the dense DPO
+    of RLHF-V (DDPO, arXiv 2312.00849): corrected tokens have weight gamma > 1, unchanged ones 1, and the weighted sum
+    is divided by the sum of the weights, so that long answers do not count more. The paper divides, with gamma 5 and
+    beta 0.5; the authors' later training script does not (`normalize=False`), with gamma 1.1 and beta 0.1.
 
     Args:
         token_logps: float[S], branches concatenated, as `branch_logps` returns them.
@@ -81,7 +81,7 @@ def reduce_logps(
 
 
 def _segment_sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    # Not scatter or index_add: their order of addition on a GPU is nondeterministic, and a resumed run would differ slightly.
+    # Not scatter or index_add: on a GPU they add in no fixed order, and a resumed run would differ in the last bits.
     return torch.stack([part.sum() for part in torch.split(values, list(lengths))])
 
 

@@ -11,8 +11,8 @@ def changed_token_weights(
 ) -> tuple[list[float], list[float]]:
     """Assign weight `changed_weight` to tokens that replace other tokens of the other answer, and 1 to the rest.
 
-    Runs of at least `MIN_SHARED_TOKENS` equal tokens count as shared; single common words do not. A passage that only one
-    side has is an insertion, not a correction, and keeps weight 1, as in the released code. That code compares whole
+    Runs of at least `MIN_SHARED_TOKENS` equal tokens count as shared; single common words do not. A passage that only
+    one side has is an insertion, not a correction, and keeps weight 1, as in the released code. That code compares whole
     conversations, so the shared prompt precedes both answers, and equal first tokens of the answers extend that shared
     passage, however few they are.
 

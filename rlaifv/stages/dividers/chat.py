@@ -1,8 +1,8 @@
 """Division of answers into claims and questions by one prompt to an instruct model.
 
-Neither the answer nor the reply is trusted: the answer is passed as a JSON string, and a reply is accepted only if it has
-the requested form and is about the answer. A rejected reply is sent back once with an explanation of the error; if the
-second one fails too, the answer counts as not divided and is left out of pairing.
+Neither the answer nor the reply is trusted: the answer is passed as a JSON string, and a reply is accepted only if it
+has the requested form and is about the answer. A rejected reply is sent back once with an explanation of the error; if
+the second one fails too, the answer counts as not divided and is left out of pairing.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ _DIGITS = _table("zero one two three four five six seven eight nine ten eleven t
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Return the content words of a statement: stems, and numbers as digits, without articles, auxiliaries and pronouns.
+    """Return a statement's content words as stems, numbers as digits; no articles, auxiliaries or pronouns.
 
     Prepositions are kept, since "on the table" and "under the table" differ only in them.
     """

@@ -45,7 +45,7 @@ Use this format:
 
 ### Declarative sentences:
 <claims>"""
-# The released code truncates prompts to this many words and replies to this many tokens, losing the tail of long answers.
+# The released code truncates prompts to these words and replies to these tokens, losing the tail of long answers.
 RELEASED_WORDS, RELEASED_TOKENS = 300, 256
 
 
@@ -57,7 +57,8 @@ class Llama3SplitDivider:
         question_path: directory or hub id of the model that writes questions.
         dtype: of their weights.
         batch_size: answers divided per batch.
-        truncate: whether to truncate prompts and replies as the released code does; claims then need not be about the answer.
+        truncate: whether to truncate prompts and replies as the released code does; claims then need not be about the
+            answer.
         max_new_tokens: of a reply, if `truncate` is off; longer replies count as failed.
         max_claims: of an answer; further claims are left out, as in the rules divider.
         split_prompt: text file to replace `SPLIT_PROMPT`, containing <question> and <answer>.
@@ -94,7 +95,7 @@ class Llama3SplitDivider:
         self.producer = json.dumps({**made_by, "max_new_tokens": num_tokens, "max_claims": max_claims})
 
     def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
-        """Divide all answers: first list the facts of all, then write their questions. An empty answer has no claims."""
+        """Divide all answers: list the facts of all, then write questions. An empty answer has no claims."""
         asked = [k for k, (_, response) in enumerate(pairs) if response.text.strip()]
         replies = self.splitter.reply_all([[self._split_message(*pairs[k])] for k in asked])
         facts = {k: _bullets(reply, FACTS) for k, reply in zip(asked, replies, strict=True)}

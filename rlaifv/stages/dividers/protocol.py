@@ -24,7 +24,7 @@ class NotDivided:
 
 
 class BatchDivider(Protocol):
-    """A divider of batches that may fail for some responses. `producer` holds the settings that its claims depend on."""
+    """A batch divider, which may fail for some responses. `producer` holds what its claims depend on."""
 
     producer: str
 

@@ -126,8 +126,8 @@ def to_claims(text: str) -> list[str]:
 def to_question(claim_text: str) -> str:
     """Turn a statement into a question that "yes" affirms, without the instruction to answer yes or no.
 
-    A statement that is negated or whose grammar is unclear is quoted instead of inverted: the meaning of "no" in reply to "Is
-    there no dog?" is ambiguous.
+    A statement that is negated or whose grammar is unclear is quoted instead of inverted: the meaning of "no" in reply
+    to "Is there no dog?" is ambiguous.
 
     >>> to_question("There is a red circle at the top left.")
     'Is there a red circle at the top left?'
