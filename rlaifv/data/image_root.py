@@ -8,6 +8,6 @@ def path_inside(root: Path, name: str) -> Path | None:
     """Return the real path of `name` in `root`, resolving links before any file is opened; None if it leads outside."""
     try:
         found = Path(os.path.realpath(root / name))
-    except ValueError:  # a NUL in it, so that no file has that name
+    except ValueError:  # the name contains NUL, so no such file exists
         return root / name
     return found if found.is_relative_to(os.path.realpath(root)) else None

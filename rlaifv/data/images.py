@@ -80,7 +80,7 @@ def _size_bytes(path: str | Path) -> int:
         status = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(f"The image {path} does not exist.", "missing") from error
-    except (OSError, ValueError) as error:  # a loop of links, no permission, a name too long or with a NUL in it
+    except (OSError, ValueError) as error:  # a link loop, no permission, a name too long or containing NUL
         raise ImageError(f"The image {path} cannot be reached: {error}.", "unreadable") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"The image {path} is not a file.", "not_a_file")
@@ -120,7 +120,7 @@ def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[Image
         raise ImageError(
             f"The image {path} is none of {', '.join(FORMATS)}, or its header is damaged.", "unknown_format"
         ) from error
-    except Exception as error:  # damaged files make Pillow's decoders fail in a dozen ways, IndexError among them
+    except Exception as error:  # damaged files make Pillow raise many types, IndexError among them
         reason = "incomplete" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError(f"The image {path} cannot be decoded: {str(error) or repr(error)}.", reason) from error
 

@@ -72,7 +72,7 @@ class Table(Sequence[Row]):
         self.name = str(path) if place.is_file() else f"{path}, split {split}"
         self._is_tsv = False
         if is_local:
-            datasets.disable_progress_bars()  # the caller's own shows how far it is; a download's would be missed
+            datasets.disable_progress_bars()  # the caller shows its own; costs the bar of downloads
             files = [place] if place.is_file() else _files(place, split)
             loader = LOADERS.get(files[0].suffix)
             if loader is None:
@@ -168,14 +168,14 @@ def count_rows(path: Path) -> int | None:
 def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
     """Load rows with undecoded images, memory-mapped or, for a stream, in memory; also return the column names."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of third parties, about third parties
+        warnings.simplefilter("ignore")  # warnings of libraries about libraries
         try:
             loaded = datasets.load_dataset(**options)
             loaded = _undecoded(loaded, loaded.features)
             if options["streaming"]:
                 rows = list(islice(loaded, num_rows))
                 return rows, loaded.column_names or list(rows[0] if rows else ())
-        except Exception as error:  # files that are no such files make its readers fail in a dozen ways
+        except Exception as error:  # invalid files make the readers raise many exception types
             reason = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"{name} cannot be read: {reason or type(error).__name__}.") from error
     found = loaded if num_rows is None else loaded.select(range(min(num_rows, len(loaded))))

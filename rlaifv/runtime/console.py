@@ -38,14 +38,14 @@ def set_up_logging(verbose: bool = False) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what it cannot show must end no run
+            stream.reconfigure(errors="backslashreplace")  # unencodable characters must not end the run
     handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("rlaifv").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric", "transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR if not verbose else logging.INFO)
     if not verbose:
-        disable_progress_bar()  # of loading weights, which has one bar per file
+        disable_progress_bar()  # weight loading shows one bar per file
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Pairs are few and already encoded; on small configurations worker processes cost more than they save.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

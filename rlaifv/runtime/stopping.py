@@ -76,7 +76,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
             _Requests.pass_on(_Requests.asked_by)
         # Do not use the console: the signal may have interrupted it while it held its lock.
         os.write(2, f"\n{_Requests.asked_by.name}: finishing what is in work, then stopping.\n".encode())
-    elif number == signal.SIGINT and rank() == 0:  # a terminal tells every rank, and the first one tells them again
+    elif number == signal.SIGINT and rank() == 0:  # a terminal signals every rank, and rank 0 forwards it again
         raise KeyboardInterrupt
 
 
@@ -101,7 +101,7 @@ def wait_until(is_done: Callable[[], bool]) -> None:
     while not is_done():
         stop_if_requested()
         lost = lost_rank()
-        if lost is not None and not is_done():  # what it did last may have been that part
+        if lost is not None and not is_done():  # it may have finished its part just before it ended
             raise RankLost(
                 f"Process {lost}, another rank of this run, is gone; nothing is lost, and the run can be resumed."
             )

@@ -102,7 +102,7 @@ def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
     known = [path for path in list_checkpoints(directory) if _step(path) >= 0]
     earlier = [path for path in known if _step(path) <= _step(newest)]
     for path in {*known} - {*earlier[:num_kept]}:
-        if path.is_dir():  # first what makes it one, so that it is none when it is half gone
+        if path.is_dir():  # digest first: a half-deleted directory is unfinished
             digest_path(path).unlink()
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ class _HashingFile:
             return self.file.write(content)
         hashed = self.hasher.submit(self.digest.update, content)
         num_written = self.file.write(content)
-        hashed.result()  # the piece is the writer's own again once this returns
+        hashed.result()  # the caller may reuse the buffer once this returns
         return num_written
 
     def flush(self) -> None:

@@ -330,7 +330,7 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
     ):
         if missing:
             yield f"{what}, {min(missing)!r} for one."
-    for pair in records["pairs"] if records["responses"] else ():  # given pairs are of none
+    for pair in records["pairs"] if records["responses"] else ():  # imported pairs have no responses
         if {prompt_of.get(pair.chosen_response_id), prompt_of.get(pair.rejected_response_id)} != {pair.prompt_id}:
             yield f"pair {pair.id!r} is not made of two responses to {pair.prompt_id!r}."
             break

@@ -17,8 +17,8 @@ from rlaifv.metrics.truth import BenchmarkQuestion
 from rlaifv.runtime.seeds import derive_seed
 from rlaifv.worlds.shapes import COLOURS, COMPANION, POSITIONS, SHAPES, USUAL_COLOUR, Scene, Thing, polar_question
 
-NUM_ASKED = 48  # scenes, the first ones; the absent objects' ranks are over all
-MOST_OBJECTS = 3  # of a scene in a split, present and absent each
+NUM_ASKED = 48  # leading scenes asked about; absent objects are ranked over all scenes
+MOST_OBJECTS = 3  # limit per scene and split, for present and absent objects each
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 _NAMED = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b", re.IGNORECASE)
 

@@ -28,7 +28,7 @@ def changed_token_weights(
     matcher = SequenceMatcher(None, list(chosen_ids[start:]), list(rejected_ids[start:]), autojunk=False)
     shared = [block for block in matcher.get_matching_blocks() if block.size >= MIN_SHARED_TOKENS or block.size == 0]
     a = b = start
-    for block in shared:  # the last one is the empty block at both ends
+    for block in shared:  # the last block is empty and marks both ends
         next_a, next_b = start + block.a, start + block.b
         if next_a > a and next_b > b:
             chosen[a:next_a] = [changed_weight] * (next_a - a)

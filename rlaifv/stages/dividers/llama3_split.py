@@ -45,7 +45,7 @@ Use this format:
 
 ### Declarative sentences:
 <claims>"""
-# The released code truncates prompts to these words and replies to these tokens, losing the tail of long answers.
+# Limits of the released code, words per prompt and tokens per reply; the tail of a long answer is lost.
 RELEASED_WORDS, RELEASED_TOKENS = 300, 256
 
 
