@@ -72,7 +72,7 @@ class Table(Sequence[Row]):
         self.name = str(path) if place.is_file() else f"{path}, split {split}"
         self._is_tsv = False
         if is_local:
-            datasets.disable_progress_bars()  # the caller shows its own; costs the bar of downloads
+            datasets.disable_progress_bars()  # the caller shows its own; downloads have none
             files = [place] if place.is_file() else _files(place, split)
             loader = LOADERS.get(files[0].suffix)
             if loader is None:

@@ -207,7 +207,7 @@ def _atoms(clause: str) -> list[str]:
 
 
 def _as_there_is(clause: str) -> str:
-    """Rewrite a clause that shows, sees or merely names a thing as "there is".
+    """Rewrite a clause as "there is" if it says that a thing is shown or can be seen, or only names it.
 
     >>> _as_there_is("The image shows a cup"), _as_there_is("several birds can be seen flying"), _as_there_is("A cup")
     ('there is a cup', 'there are several birds flying', 'there is a cup')
