@@ -1,1 +1,1 @@
-"""Prompts, images, preference data of others, and the DataModule."""
+"""Data handling: from prompts and images to batches of preference pairs."""

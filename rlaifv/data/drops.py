@@ -1,4 +1,4 @@
-"""Count unusable rows by reason, say what to do about each, and refuse too many of them."""
+"""Unusable rows: counted by reason, reported with a remedy each, and refused if there are too many."""
 
 import logging
 from collections import Counter
@@ -8,7 +8,7 @@ from rlaifv.data.formats.turns import RowError
 
 log = logging.getLogger(__name__)
 
-# What a reason means, and its remedy.
+# Meaning and remedy of each reason.
 REMEDIES = {
     "wrong_type": "a column holds something else than its format says; docs/data.md shows a row of each format",
     "empty": "a text is empty; fill it in, or leave the rows out",
@@ -34,13 +34,13 @@ OTHER_REMEDY = "an image cannot be used; replace the file"
 
 @dataclass
 class Drops:
-    """Dropped rows: counts by reason, and the first message of each."""
+    """Unusable rows so far: counts by reason, and the first message of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, error: RowError) -> None:
-        """Count a row that cannot be used."""
+        """Count an unusable row."""
         self.counts[error.reason] += 1
         self.first.setdefault(error.reason, str(error))
 
@@ -48,12 +48,12 @@ class Drops:
         """Warn of each reason, or refuse the data.
 
         Args:
-            name: what messages call the data.
-            num_rows: those that were dropped included.
-            max_drop_rate: the largest share of rows that may be dropped.
+            name: name of the data in messages.
+            num_rows: number of rows, including dropped ones.
+            max_drop_rate: the largest fraction of rows that may be dropped.
 
         Raises:
-            ValueError: more were dropped than the rate allows, or all.
+            ValueError: all rows were dropped, or more than the rate allows.
         """
         total = sum(self.counts.values())
         if total == num_rows or total > max_drop_rate * num_rows:
@@ -69,7 +69,7 @@ class Drops:
 
 
 def lines(counts: Counter[str]) -> dict[str, str]:
-    """Return a line per reason, most frequent first: how many rows it cost, what it means and what to do.
+    """Map each reason, most frequent first, to a line with its number of rows, meaning and remedy.
 
     >>> lines(Counter(outside_root=312))
     {'outside_root': "312 rows: an image lies outside the data's folder; set data.image_root=DIR"}

@@ -1,11 +1,11 @@
-"""Export a run's pairs to other formats, with provenance.
+"""Export of a run's pairs to other projects' formats, with the provenance of each pair.
 
     rlaifv         data/train-*.parquet in RLAIF-V's schema; provenance in `origin_split`
     trl            data/train-*.parquet, conversations and images; provenance in a column of that name
     llamafactory   pairs.json, images/, an entry of dataset_info.json; provenance.jsonl beside
 
 Provenance is JSON: iteration, weights and labeler, ids, scores, and the judged claims of both answers. Images are the
-files' own bytes. System messages and earlier turns are kept, but for RLAIF-V's schema, which has no place for them.
+original file bytes. System messages and earlier turns are kept, except in RLAIF-V's schema, which cannot hold them.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from rlaifv.store.atomic import make_directory, publish, write_json, write_text
 from rlaifv.store.manifest import Manifest
 
 EXPORTS = ("trl", "rlaifv", "llamafactory")
-# A file holds so many rows, as RLAIF-V's own; a row group few, as every row has an image in it.
+# Rows per file as in RLAIF-V's own data; row groups are small, as every row contains an image.
 ROWS_PER_FILE = 5000
 ROWS_PER_GROUP = 100
 TURN = {"role": Value("string"), "content": Value("string")}
@@ -58,7 +58,7 @@ FEATURES = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A pair with its prompt. `id` is unique in the run; `provenance` is ready for JSON."""
+    """A pair with its prompt. `id` is unique in the run; `provenance` is JSON-serializable."""
 
     id: str
     prompt: Prompt
@@ -67,12 +67,12 @@ class Example:
 
 
 def read_examples(run_dir: Path, iteration: int, about: dict[str, Any]) -> list[Example]:
-    """Return the pairs of a committed iteration.
+    """Read the pairs of a committed iteration.
 
     Args:
-        run_dir: of the run.
+        run_dir: the run's directory.
         iteration: counted from 0.
-        about: what the run knows of itself; in front of each provenance.
+        about: metadata of the run, prepended to each provenance.
 
     Raises:
         ValueError: the iteration is missing, not committed, or damaged.
@@ -98,11 +98,12 @@ def read_examples(run_dir: Path, iteration: int, about: dict[str, Any]) -> list[
 
 
 def write_pairs(form: str, examples: Sequence[Example], out: Path) -> None:
-    """Write pairs to a directory, made if missing.
+    """Write pairs to a directory, which is created if missing.
 
     Raises:
-        ValueError: no such format, the directory holds something, there are no pairs, or one does not fit the format.
-        OSError: an image cannot be read, or a file not be written.
+        ValueError: the format is unknown, the directory is not empty, there are no pairs, or one does not fit the
+            format.
+        OSError: an image cannot be read, or a file cannot be written.
     """
     if form not in EXPORTS:
         raise ValueError(f"{form!r} is no format to write; there are {', '.join(EXPORTS)}.")
@@ -240,7 +241,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def iterations_of(run_dir: Path) -> Iterator[int]:
-    """Yield the committed iterations of a run, ascending."""
+    """Yield the committed iterations of a run in ascending order."""
     for path in sorted((run_dir / "iterations").glob("*/manifest.json")):
         if path.parent.name.isdecimal() and Manifest(path.parent).committed:
             yield int(path.parent.name)

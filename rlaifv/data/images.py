@@ -1,4 +1,4 @@
-"""Decode untrusted image files within limits: an upright RGB image, or an error of one sentence."""
+"""Safe decoding of untrusted image files: an upright RGB image, or a one-sentence error."""
 
 import hashlib
 import stat
@@ -17,32 +17,33 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "C
 
 
 class ImageError(ValueError):
-    """An image file that cannot be used.
+    """An unusable image file.
 
     `reason` is the name under which it is counted: missing, not_a_file, unreadable, empty_file, too_many_bytes,
     unknown_format, too_many_pixels, incomplete, corrupt or unsupported_pixels.
     """
 
     def __init__(self, message: str, reason: str = "unreadable") -> None:
-        """Make an error whose `message` is one sentence that names the file."""
+        """Create an error whose `message` is one sentence that names the file."""
         super().__init__(message)
         self.reason = reason
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
-    """Decode the first frame of a file to an RGB image, turned as its EXIF orientation says.
+    """Decode the first frame of a file to an RGB image, rotated according to its EXIF orientation.
 
-    Transparent pixels are put on white. 16-bit channels keep their high byte, as Pillow does for colour PNGs. CMYK is
-    converted without its colour profile.
+    Transparent pixels are blended over white. Of 16-bit channels the high byte is kept, as Pillow does for colour PNGs;
+    CMYK is converted without its colour profile.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, whatever its name ends with.
-        max_pixels: the most pixels of a frame, checked before it is decoded; Pillow's own limit of about 179 million
-            holds besides.
-        max_bytes: the largest file, checked before it is opened.
+        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, regardless of its extension.
+        max_pixels: the most pixels of a frame, checked before decoding; Pillow's own limit of about 179 million also
+            applies.
+        max_bytes: the largest file size, checked before opening.
 
     Raises:
-        ImageError: the file is missing, over a limit, no image, or damaged; a truncated one is never half decoded.
+        ImageError: the file is missing, over a limit, not an image, or damaged; truncated files are never partly
+            decoded.
     """
     with _opened(path, max_pixels, max_bytes) as image:
         image.load()
@@ -51,7 +52,7 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = 
 
 
 def check_header(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
-    """Refuse what `load_image` refuses, as far as the header shows; fast enough for a whole data set.
+    """Raise for files that `load_image` would refuse, as far as the header shows; fast enough for a whole data set.
 
     Raises:
         ImageError: see `load_image`.
@@ -61,7 +62,7 @@ def check_header(path: str | Path, max_pixels: int = MAX_PIXELS, max_bytes: int 
 
 
 def image_digest(path: str | Path) -> str:
-    """Return SHA-256 of the file's bytes in hexadecimal.
+    """Return the SHA-256 of the file's bytes in hexadecimal.
 
     Raises:
         ImageError: the file is missing or cannot be read.
@@ -79,7 +80,7 @@ def _size_bytes(path: str | Path) -> int:
         status = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(f"The image {path} does not exist.", "missing") from error
-    except (OSError, ValueError) as error:  # a loop of links, no permission, a name too long or with a NUL in it
+    except (OSError, ValueError) as error:  # a link loop, no permission, a name too long or containing NUL
         raise ImageError(f"The image {path} cannot be reached: {error}.", "unreadable") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"The image {path} is not a file.", "not_a_file")
@@ -96,8 +97,8 @@ def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[Image
             f"The image {path} has {num_bytes} bytes, more than the {max_bytes} allowed.", "too_many_bytes"
         )
     try:
-        # Pillow warns of harmless metadata and of sizes that are checked here. It is given a stream, not a path, for by
-        # path it maps some files into memory, and a file cut short meanwhile would then kill the process.
+        # Pillow warns of harmless metadata and of sizes that are checked here. Pass a stream, not a path: Pillow maps
+        # some files given by path into memory, and truncation of a mapped file would kill the process.
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")
             with Image.open(stream, formats=FORMATS) as image:
@@ -119,7 +120,7 @@ def _opened(path: str | Path, max_pixels: int, max_bytes: int) -> Iterator[Image
         raise ImageError(
             f"The image {path} is none of {', '.join(FORMATS)}, or its header is damaged.", "unknown_format"
         ) from error
-    except Exception as error:  # damaged files make Pillow's decoders fail in a dozen ways, IndexError among them
+    except Exception as error:  # damaged files make Pillow raise many types, IndexError among them
         reason = "incomplete" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError(f"The image {path} cannot be decoded: {str(error) or repr(error)}.", reason) from error
 

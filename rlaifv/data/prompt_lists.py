@@ -1,7 +1,7 @@
-"""Read prompt lists: JSON Lines, a JSON array, CSV or TSV with a header, LLaVA's conversations.
+"""Readers of prompt lists: JSON Lines, a JSON array, CSV or TSV with a header, and LLaVA conversations.
 
-A name that ends with .csv or .tsv has rows; a file that begins with a bracket is an array; any other has one object per line.
-In a table, several images are a JSON list in the cell of `image`, and an empty `id` counts as none.
+Names ending in .csv or .tsv are tables; a file that begins with a bracket is an array; any other has one object per
+line. In a table, several images are a JSON list in the `image` cell, and an empty `id` counts as missing.
 """
 
 import csv
@@ -18,14 +18,14 @@ MARKER = re.compile(r"\s*<image>\s*")
 
 
 def read_entries(path: str | Path, turns: Turns = "first") -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(number, place, fields) of every entry: its line, or its place in an array, counted from 1; and what messages call it.
+    """Yield (number, place, fields) of every entry: its line or array index from 1, and its name in messages.
 
     Args:
         path: the list.
-        turns: of a conversation, the first question or every one, each as an entry of its own.
+        turns: which questions of a conversation to use: the first, or all, each as its own entry.
 
     Raises:
-        ValueError: the file cannot be read, is not text in UTF-8, or an entry is not of the list's form.
+        ValueError: the file cannot be read or is not UTF-8 text, or an entry does not have the list's form.
     """
     try:
         content = Path(path).read_bytes()
@@ -88,7 +88,7 @@ def _is_conversation(fields: dict[str, Any]) -> bool:
 
 
 def _asked(fields: dict[str, Any], number: int, where: str, turns: Turns) -> Iterator[dict[str, Any]]:
-    """Yield the user turns of a conversation, without image markers."""
+    """Yield the user's questions of a conversation, without image markers."""
     said = fields["conversations"]
     if not isinstance(said, Sequence) or not all(isinstance(turn, dict) for turn in said):
         raise ValueError(f"Field 'conversations' in {where} has to be a list of turns with 'from' and 'value'.")

@@ -1,4 +1,4 @@
-"""One schema for preference data, and parsers from five published formats to it.
+"""A common schema for preference data, and the mapping of five published formats to it.
 
     rlaifv         columns question, chosen, rejected, image (bytes inside); idx, origin_* if there
     rlhfv          columns text (JSON: question, chosen, rejected) and image; or seven tab-separated fields, base64 inside
@@ -6,8 +6,8 @@
     llamafactory   columns conversations or instruction, chosen, rejected, system, images (<image> where one stands)
     swift          columns messages or query, rejected_response or rejected_messages, images
 
-Images come before the first question, in their order. Where a format lets words stand between images it says something else
-then, and such a row cannot be used.
+Images precede the first question, in order. A row whose format places text between images would change its meaning and
+cannot be used.
 """
 
 import json
@@ -28,11 +28,11 @@ _ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path", "p
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question, mostly about images, and maybe a preference between two answers.
+    """A question, usually about images, and optionally a preference between two answers.
 
-    `images` are files (absolute paths) or their bytes, none where the row is of text alone; `chosen` and `rejected` are both
-    there or both None; `origin` is what else the data say of the row, as JSON, empty where they say nothing; `system` and
-    `history` are what precedes the question, see `records.Prompt`. `id` need not be unique.
+    `images` are files (absolute paths) or their bytes, empty for text-only rows; `chosen` and `rejected` are both
+    present or both None; `origin` is any further data of the row as JSON, empty if there are none; `system` and
+    `history` precede the question, see `records.Prompt`. `id` need not be unique.
     """
 
     id: str
@@ -47,12 +47,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How rows of one format are read.
+    """How to parse rows of one format.
 
     Attributes:
-        required: columns without which it is another format; of a tuple, one of them.
-        parse: (fields, where) to what the row says.
-        needs_image: whether every row has an image.
+        required: columns that identify the format; of a tuple, any one suffices.
+        parse: maps (fields, where) to a parsed row.
+        needs_image: whether every row must have an image.
     """
 
     required: tuple[str | tuple[str, ...], ...]
@@ -60,7 +60,7 @@ class Format:
     needs_image: bool = False
 
     def missing(self, columns: Sequence[str]) -> list[str]:
-        """Return required columns that are not among `columns`."""
+        """Return the required columns that are not among `columns`."""
         wanted = [name if isinstance(name, tuple) else (name,) for name in self.required]
         return [" or ".join(names) for names in wanted if not {*names} & {*columns}]
 
@@ -75,17 +75,17 @@ FORMATS = {
 
 
 def parse_row(form: str, fields: Mapping[str, Any], number: int, where: str, image_root: Path | None) -> Row:
-    """Read one row.
+    """Parse one row.
 
     Args:
         form: a key of `FORMATS`.
         fields: the row's columns.
-        number: of the row, which is its id where the data have none.
-        where: what messages call it, as in "row 3 of pairs.parquet".
-        image_root: directory that image paths are relative to and may not lead out of; None where there can be no files.
+        number: row number, used as the id if the data have none.
+        where: name of the row in messages, as in "row 3 of pairs.parquet".
+        image_root: directory that image paths are relative to and must stay inside; None if files are not allowed.
 
     Raises:
-        RowError: see there.
+        RowError: the row cannot be used; see there.
     """
     said = FORMATS[form].parse(fields, where)
     images = _images(said.question, fields, FORMATS[form].needs_image, where, image_root)

@@ -1,4 +1,4 @@
-"""Published preference data as a source of prompts and of pairs."""
+"""Published preference data as a source of prompts and of their pairs."""
 
 import hashlib
 import logging
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 
 class RowsSource(SharedPrompts):
-    """Prompts, and pairs, from data in one of the formats of `data.rows`.
+    """A source of prompts and pairs from data in one of the formats of `data.rows`.
 
-    All rows are read and checked when the source is made; rows that cannot be used are dropped and counted, up to a share of
-    them. Rows with the same conversation about the same images are one prompt, so none is used twice. Embedded images are
-    identified by SHA-256, and written to `directory/<sha256>.<ending>` only when a prompt that has them is asked for.
+    All rows are read and checked on construction; unusable rows are dropped and counted, up to a maximum fraction. Rows
+    with the same conversation about the same images share one prompt, so none is used twice. Embedded images are
+    identified by SHA-256, and written to `directory/<sha256>.<ending>` only when a prompt that uses them is requested.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class RowsSource(SharedPrompts):
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Read all rows. What data to read is as for `Table`, how iterations share them as for `SharedPrompts`.
+        """Read all rows. Data arguments are as for `Table`, those of sharing prompts as for `SharedPrompts`.
 
-        Args that neither has: `directory` is where embedded images are written, made if missing. With `run` train, rows need
-        answers, but no image, which all others need since their prompts are answered. `max_drop_rate` is the largest share of
-        rows that may be dropped.
+        Arguments of this class only: `directory` is where embedded images are written, created if missing. If `run` is
+        train, rows need answers but no image; otherwise they need an image, since their prompts are answered.
+        `max_drop_rate` is the largest fraction of rows that may be dropped.
 
         Raises:
-            ValueError: the data cannot be read, or too many rows cannot be used (the message counts them by reason and names
+            ValueError: the data cannot be read, too many rows are unusable (the message counts them by reason and names
                 data, row and column of the first of each), or there are too few prompts with images to hold out.
         """
         self.table = Table(
@@ -90,15 +90,15 @@ class RowsSource(SharedPrompts):
             )
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """See `SharedPrompts`; their embedded images lie in `directory` afterwards."""
+        """See `SharedPrompts`; also writes the prompts' embedded images to `directory`."""
         return self._written(super().prompts(iteration, num_prompts))
 
     def held_out(self) -> list[Prompt]:
-        """See `SharedPrompts`; their embedded images lie in `directory` afterwards."""
+        """See `SharedPrompts`; also writes the prompts' embedded images to `directory`."""
         return self._written(super().held_out())
 
     def answers(self, prompt: Prompt) -> list[Row]:
-        """Return the rows of a prompt, with unique ids and without its images.
+        """Return the rows of a prompt, with unique ids and without images, which belong to the prompt.
 
         Raises:
             ValueError: a row of the data has no chosen and rejected answer.
@@ -111,7 +111,7 @@ class RowsSource(SharedPrompts):
         return self._answers[prompt.asks]
 
     def _read(self) -> tuple[list[Prompt], str]:
-        """Distinct prompts in the order of the rows, and a digest of all that was read; remembers what belongs to them."""
+        """Return the distinct prompts in row order and a digest of all data; record the rows and images of each."""
         digest = hashlib.sha256()
         prompts: dict[Asks, Prompt] = {}
         ids: set[str] = set()
@@ -136,7 +136,7 @@ class RowsSource(SharedPrompts):
         return list(prompts.values()), digest.hexdigest()
 
     def _usable(self, row: Row, number: int) -> Row | RowError:
-        """Return the row, or an error if this kind of run cannot use it."""
+        """Return the row, or the reason why this kind of run cannot use it."""
         where = f"row {number} of {self.table.name}"
         if self.run == "train" and row.chosen is None:
             return RowError(
@@ -147,7 +147,7 @@ class RowsSource(SharedPrompts):
         return row
 
     def _tell(self, drops: Drops, prompts: Collection[Prompt]) -> None:
-        """Report dropped rows and text-only rows. Raises ValueError if too many were dropped."""
+        """Report dropped and text-only rows. Raises ValueError if too many were dropped."""
         if not len(self.table):
             raise ValueError(f"{self.table.name} has no rows.")
         drops.check(self.table.name, len(self.table), self.max_drop_rate)
@@ -182,7 +182,7 @@ class RowsSource(SharedPrompts):
 
 
 def _with_progress(table: Table) -> Iterator[Row | RowError]:
-    """Yield the rows of a table, with a bar, as images of a large one take minutes to go through."""
+    """Yield the rows of a table with a progress bar, since reading the images of a large one takes minutes."""
     with progress_bar() as bars:
         task = bars.add_task("read data", total=len(table), note="")
         for number, row in enumerate(table.rows_and_errors(), start=1):

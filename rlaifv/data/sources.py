@@ -1,12 +1,12 @@
-"""Sources of prompts: the protocol, and a source for a user's own files.
+"""Prompt sources: the protocol, and the source that reads a user's own files.
 
-A list is JSON Lines, one object per line, or of another form that `prompt_lists` reads:
+A list is JSON Lines, one object per line, or any other form that `prompt_lists` reads:
 
     {"id": "kitchen-1", "image": "photos/kitchen.jpg", "question": "What is on the table?"}
 
-`image` is a path or a list of paths, relative to the image root, which is the list's folder unless another is given. Images
-must lie inside it, with links resolved, so that a foreign list cannot open other files. `id` is a string or an
-integer, the line number by default; other fields are ignored.
+`image` is a path or a list of paths, relative to the image root, by default the list's folder. Images must lie inside
+it after links are resolved, so that an untrusted list cannot open other files of this machine. `id` is a string or an
+integer, by default the line number; other fields are ignored.
 """
 
 import logging
@@ -30,21 +30,21 @@ MAX_ID_CHARS = 200
 
 
 class PromptSource(Protocol):
-    """Gives each iteration its prompts: the same arguments give the same prompts in any process."""
+    """Provides the prompts of each iteration. Deterministic: equal arguments give equal prompts in any process."""
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Return an iteration's prompts, with distinct ids; `num_prompts` of None takes an equal share of all."""
+        """Return one iteration's training prompts, with distinct ids; None for an equal share of all."""
 
     def held_out(self) -> list[Prompt]:
-        """Return prompts that are evaluated on and never trained on."""
+        """Return the evaluation prompts, which are never trained on."""
 
 
 class CheckedImages(NamedTuple):
     """Result of decoding every image of some prompts.
 
     good: the prompts whose images can all be decoded, in order
-    dropped: how many of the others were dropped, by `ImageError.reason`
-    sizes: (width, height) in pixels of every image that was decoded, as `load_image` turns it, by path
+    dropped: number of dropped prompts by `ImageError.reason`
+    sizes: (width, height) in pixels of every decoded image, as `load_image` orients it, by path
     """
 
     good: list[Prompt]
@@ -53,9 +53,9 @@ class CheckedImages(NamedTuple):
 
 
 def check_images(prompts: Sequence[Prompt], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> CheckedImages:
-    """Decode every image once; keep the prompts with readable images and count the others by reason.
+    """Decode every image once, and separate the usable prompts from counts of the unusable ones by reason.
 
-    Each dropped prompt is logged as a warning; none is replaced.
+    Every unusable prompt is logged as a one-sentence warning and dropped without replacement.
     """
     checked = CheckedImages([], Counter(), {})
     for prompt in prompts:
@@ -78,11 +78,11 @@ def check_images_of(source: PromptSource, prompts: Sequence[Prompt]) -> CheckedI
 
 
 class SharedPrompts:
-    """A list of prompts that iterations share.
+    """A list of prompts shared by the iterations.
 
-    Each iteration gets a fresh slice of a seeded shuffle. With `reuse_prompts`, slices run on into further shuffles
-    when all prompts are used up; a prompt that so comes twice in one iteration gets an id of its own the second time.
-    A held-out prompt's question about the same images is never trained on, whatever its id; its images may be.
+    Each iteration gets a new slice of a seeded shuffle. With `reuse_prompts`, slices continue into further shuffles
+    once all prompts are used; a prompt that then occurs twice in one iteration gets a different id the second time. The
+    question of a held-out prompt about the same images is never trained on, whatever its id; its images may be.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class SharedPrompts:
 
         Args:
             prompts: all of them, with distinct ids.
-            path: what messages call them.
-            num_iterations: how many iterations share the prompts.
+            path: name of the prompts in messages.
+            num_iterations: number of iterations that share the prompts.
             seed: of the shuffles; the first k held-out prompts are the same for every `num_held_out` of at least k.
-            num_held_out: how many prompts are kept for evaluation.
-            reuse_prompts: whether prompts may be used again once all have been.
+            num_held_out: number of evaluation prompts.
+            reuse_prompts: whether prompts may be used again once all have been used.
             max_pixels: see `load_image`.
             max_bytes: see `load_image`.
 
         Raises:
-            ValueError: a number is too small, or nothing would be left to train on.
+            ValueError: a number is too small, or no prompts would be left to train on.
         """
         self.path = path
         self.num_iterations = num_iterations
@@ -124,7 +124,7 @@ class SharedPrompts:
                 f"but they are {num_iterations} and {num_held_out}."
             )
         order = random.Random(f"{seed}/held_out").sample(range(len(prompts)), len(prompts))
-        # A model answers held-out prompts, and is asked about their images.
+        # Only prompts with images: a model answers held-out prompts and is asked about their images.
         held_out = set([k for k in order if prompts[k].image_paths][:num_held_out])
         self._held_out = [prompt for k, prompt in enumerate(prompts) if k in held_out]
         asked = {prompt.asks for prompt in self._held_out}
@@ -135,19 +135,19 @@ class SharedPrompts:
             )
 
     def held_out(self) -> list[Prompt]:
-        """Return prompts to evaluate on, in the order of the file."""
+        """Return the evaluation prompts in file order."""
         return list(self._held_out)
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Return prompts to train on in one iteration.
+        """Return one iteration's training prompts.
 
         Args:
             iteration: from 0 to `num_iterations` - 1.
-            num_prompts: how many; None divides all prompts among the iterations, to within one.
+            num_prompts: number of prompts; None divides all prompts equally among the iterations, to within one.
 
         Raises:
-            ValueError: no such iteration, or more prompts wanted over all iterations than there are, without
-                `reuse_prompts`.
+            ValueError: the iteration does not exist, or without `reuse_prompts` all iterations together need more
+                prompts than there are.
         """
         num_iterations, available = self.num_iterations, len(self._training)
         if not 0 <= iteration < num_iterations:
@@ -166,7 +166,7 @@ class SharedPrompts:
         return self._slice(wanted * iteration, wanted * (iteration + 1))
 
     def check_images(self, prompts: Sequence[Prompt]) -> CheckedImages:
-        """Check images by the limits of this source, see the function `check_images`."""
+        """Call the function `check_images` with the limits of this source."""
         return check_images(prompts, self.max_pixels, self.max_bytes)
 
     def _slice(self, start: int, stop: int) -> list[Prompt]:
@@ -185,8 +185,8 @@ class SharedPrompts:
 class FilesSource(SharedPrompts):
     """Prompts from a file.
 
-    The whole list is read and checked when the source is made. A wrong line or a missing image is an error then. An
-    image that exists but is damaged only costs its prompt, later (`check_images`), unless no header is readable at all.
+    The whole list is read and checked on construction, where an invalid line or a missing image is an error. An
+    existing but damaged image only drops its prompt later (`check_images`), unless no image has a readable header.
     """
 
     def __init__(
@@ -202,11 +202,11 @@ class FilesSource(SharedPrompts):
         image_root: str | None = None,
         turns: Turns = "first",
     ) -> None:
-        """Read and check the list at `path`; for `image_root` and `turns` see `read_prompts`, for the others `SharedPrompts`.
+        """Read and check the list at `path`; for `image_root` and `turns` see `read_prompts`, else `SharedPrompts`.
 
         Raises:
-            ValueError: the file cannot be read, a line is wrong (named with file, line and field), or nothing would be
-                left to train on.
+            ValueError: the file cannot be read, a line is invalid (the message names file, line and field), or no
+                prompts would be left to train on.
         """
         self.image_root = image_root
         self.turns = turns
@@ -244,20 +244,20 @@ class FilesSource(SharedPrompts):
 
 
 def read_prompts(path: str | Path, image_root: str | Path | None = None, turns: Turns = "first") -> list[Prompt]:
-    """Read a list of prompts, in its order.
+    """Read a list of prompts in order.
 
     Args:
-        path: the file, of any form that `prompt_lists` reads.
-        image_root: the directory that holds all images, relative to that of the list, which it is where it is None.
-        turns: of a conversation, the first question or all of them.
+        path: the file, in any form that `prompt_lists` reads.
+        image_root: directory that holds all images, relative to the list's directory; None for the list's directory.
+        turns: which questions of a conversation to use: the first, or all.
 
     Returns:
-        Prompts whose image paths are real ones, with links followed.
+        Prompts whose image paths are real paths, with links resolved.
 
     Raises:
-        ValueError: the file cannot be read or has no prompts, the root is no directory, or a line is no JSON object, lacks
-            a field, has one of the wrong type, without content or too long, repeats an id, or names an image that does not
-            exist or lies outside the root.
+        ValueError: the file cannot be read or has no prompts, the root is not a directory, or a line is not a JSON
+            object, lacks a field, has a field of the wrong type, empty or too long, repeats an id, or names an image
+            that does not exist or lies outside the root.
     """
     folder = Path(os.path.realpath(Path(path).parent / Path(image_root or "").expanduser()))
     if not folder.is_dir():
@@ -297,7 +297,7 @@ def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Pro
 
 
 def _image_path(image: str, folder: Path, where: str) -> str:
-    """Return the real path of an image in `folder`; its place is checked before anything is opened."""
+    """Return the real path of an image in `folder`, checked before any file is opened or even looked for."""
     named, found = folder / image, path_inside(folder, image)
     if found is None:
         raise ValueError(

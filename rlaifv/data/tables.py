@@ -1,4 +1,4 @@
-"""Read preference data with `datasets`: from a hub id, a directory, a file, or as a stream of the first rows."""
+"""Preference data read with `datasets`: a hub id, a directory, a file, or a stream of the first rows."""
 
 import json
 import warnings
@@ -14,9 +14,9 @@ from rlaifv.data.formats.openbmb import TSV_COLUMNS, from_tsv
 from rlaifv.data.formats.turns import RowError
 from rlaifv.data.rows import FORMATS, Row, parse_row
 
-# File endings, and who reads them. A directory is read by the first that is there.
+# Loader of each file extension. A directory is read with the first one that matches.
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".tsv": "csv"}
-# Fields of base64 make lines of a megabyte, so few of them are read at a time. Nothing is quoted, nothing is a number.
+# Base64 fields make lines of a megabyte, so few are read at a time. No field is quoted or numeric.
 TSV_OPTIONS = {
     "sep": "\t",
     "quoting": 3,
@@ -26,27 +26,27 @@ TSV_OPTIONS = {
     "keep_default_na": False,
     "chunksize": 64,
 }
-# Lie beside data without being data.
+# Files that lie beside the data without being part of it.
 OTHER_FILES = ("dataset_info", "dataset_infos", "provenance")
-# Stands for the columns of a line that cannot be read.
+# Key that replaces the columns of an unreadable line.
 BROKEN = "\0broken"
 SPLITS = ("train", "test", "validation")
 
 
 class Table(Sequence[Row]):
-    """The rows of a data set, parsed when they are asked for. Images are never decoded here.
+    """The rows of a data set, parsed on access. Images are never decoded here.
 
     Args:
         form: a key of `FORMATS`.
-        path: a hub id (owner/name), a directory, or a file that ends with one of `LOADERS`.
+        path: a hub id (owner/name), a directory, or a file with an extension of `LOADERS`.
         revision: commit, tag or branch of a hub id.
-        split: of a hub id, or of a directory whose files are named by split.
-        streaming: read `num_rows` rows and nothing more, into memory, instead of fetching all first.
-        num_rows: the first so many rows; None for all.
-        image_root: directory that image paths are relative to, itself relative to that of the data; None for that one.
+        split: split of a hub id, or of a directory whose files are named by split.
+        streaming: read only the first `num_rows` rows into memory instead of downloading all data first.
+        num_rows: number of leading rows to use; None for all.
+        image_root: directory that image paths are relative to, itself relative to the data's; None for the data's.
 
     Raises:
-        ValueError: there is no such data set, it cannot be read, or it lacks columns.
+        ValueError: the data set does not exist, cannot be read, or lacks columns.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Table(Sequence[Row]):
         self.name = str(path) if place.is_file() else f"{path}, split {split}"
         self._is_tsv = False
         if is_local:
-            datasets.disable_progress_bars()  # the caller's own shows how far it is; a download's would be missed
+            datasets.disable_progress_bars()  # the caller shows its own; downloads have none
             files = [place] if place.is_file() else _files(place, split)
             loader = LOADERS.get(files[0].suffix)
             if loader is None:
@@ -90,7 +90,7 @@ class Table(Sequence[Row]):
         try:
             self._data, columns = _load(self.name, options | {"split": split, "streaming": streaming}, num_rows)
         except ValueError:
-            # One broken line makes a whole file unreadable for its loader.
+            # One broken line makes the loader reject the whole file, so read it line by line.
             self._data, columns = _read_lines(files, num_rows) if is_local else ([], [])
             if not columns:
                 raise
@@ -121,7 +121,7 @@ class Table(Sequence[Row]):
             yield self._parse(fields, number)
 
     def rows_and_errors(self) -> Iterator[Row | RowError]:
-        """Yield every row in order, or its error."""
+        """Yield every row in order, or the error of an unusable one."""
         for number, fields in enumerate(self._data):
             try:
                 yield self._parse(fields, number)
@@ -129,7 +129,7 @@ class Table(Sequence[Row]):
                 yield error
 
     def fields(self, number: int) -> dict[str, Any]:
-        """Return the columns of a row as they are read, unparsed."""
+        """Return the columns of a row as read, unparsed."""
         return dict(self._data[number])
 
     def _parse(self, fields: Mapping[str, Any], number: int) -> Row:
@@ -140,7 +140,7 @@ class Table(Sequence[Row]):
 
 
 def _files(directory: Path, split: str) -> list[Path]:
-    """Return a directory's data files of one type, and of the split if files are named by split."""
+    """Return a directory's data files of a single kind, restricted to the split if they are named by split."""
     for suffix in LOADERS:
         found = [
             path
@@ -155,7 +155,7 @@ def _files(directory: Path, split: str) -> list[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Return the number of rows of a local file or directory if it is known without reading them, else None."""
+    """Count the rows of a local file or directory without parsing them; None if that is not possible."""
     found = [path] if path.is_file() else [file for file in sorted(path.rglob("*.parquet")) if path.is_dir()]
     if found and all(file.suffix == ".parquet" for file in found):
         return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in found)
@@ -166,16 +166,16 @@ def count_rows(path: Path) -> int | None:
 
 
 def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Return rows with undecoded images, mapped into memory or, of a stream, in it; and the names of their columns."""
+    """Load rows with undecoded images, memory-mapped or, for a stream, in memory; also return the column names."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of third parties, about third parties
+        warnings.simplefilter("ignore")  # warnings of libraries about libraries
         try:
             loaded = datasets.load_dataset(**options)
             loaded = _undecoded(loaded, loaded.features)
             if options["streaming"]:
                 rows = list(islice(loaded, num_rows))
                 return rows, loaded.column_names or list(rows[0] if rows else ())
-        except Exception as error:  # files that are no such files make its readers fail in a dozen ways
+        except Exception as error:  # invalid files make the readers raise many exception types
             reason = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"{name} cannot be read: {reason or type(error).__name__}.") from error
     found = loaded if num_rows is None else loaded.select(range(min(num_rows, len(loaded))))
@@ -183,7 +183,7 @@ def _load(name: str, options: dict[str, Any], num_rows: int | None) -> tuple[Seq
 
 
 def _read_lines(files: Sequence[Path], num_rows: int | None) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Rows of JSON Lines, `BROKEN` in the place of lines that are none, and the names of columns; none of other files."""
+    """Read JSON Lines with `BROKEN` for invalid lines, and return rows and column names; empty for other file types."""
     rows: list[dict[str, Any]] = []
     for file in files if files[0].suffix == ".jsonl" else ():
         for line in filter(bytes.strip, file.read_bytes().split(b"\n")):
@@ -197,7 +197,7 @@ def _read_lines(files: Sequence[Path], num_rows: int | None) -> tuple[Sequence[d
 
 
 def _undecoded(data: Any, features: datasets.Features | None) -> Any:
-    """Return the data with every image as undecoded bytes and path."""
+    """Return the same data with every image, however nested, as its bytes and path."""
     for name, feature in (features or {}).items():
         undecoded = _without_decoding(feature)
         if undecoded is not feature:

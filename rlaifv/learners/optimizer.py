@@ -1,8 +1,8 @@
-"""AdamW that keeps small updates of 16-bit weights.
+"""AdamW that does not lose small updates to 16-bit weights.
 
-A bfloat16 number has 8 significant bits. Around 0.02, where most weights of a 7B lie, neighbours are 1.2e-4 apart, and
-adding an update of 5e-7 to one gives the same number again. So 16-bit weights get float32 masters: updates are added to the
-master, and the weight is the master rounded (mixed-precision training, arXiv 1710.03740, section 3.1).
+bfloat16 has 8 significant bits. Around 0.02, where most weights of a 7B model lie, neighbouring values are 1.2e-4
+apart, so adding an update of 5e-7 leaves the weight unchanged. 16-bit weights therefore get float32 masters: updates
+are added to the master, and the weight is the rounded master (mixed-precision training, arXiv 1710.03740, section 3.1).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-# Elements that are updated at a time: their gradients are converted to float32, 256 MiB of them.
+# Number of elements updated at a time: their gradients are converted to float32, which takes 256 MiB.
 CHUNK_ELEMENTS = 1 << 26
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """AdamW (arXiv 1711.05101) with moments in float32, and with float32 masters of parameters that have 16 bits.
+    """AdamW (arXiv 1711.05101) with float32 moments, and float32 masters for 16-bit parameters.
 
-    Of float32 parameters it is `torch.optim.AdamW(fused=True)`, bit by bit. Of 16-bit parameters the state holds 12 bytes an
-    element: the master and two moments; gradients keep the type of their parameter.
+    For float32 parameters it is bitwise equal to `torch.optim.AdamW(fused=True)`. For 16-bit parameters the state takes
+    12 bytes per element: the master and two moments; gradients keep the dtype of their parameter.
 
-    Parameter groups hold the model's own parameters, so that whoever clips, scales or resets gradients meets them there.
-    After changing parameters other than by `step`, call `load_masters`; otherwise the next step undoes the change.
+    Parameter groups hold the model's own parameters, so gradient clipping, scaling and zeroing work as usual. Code that
+    changes parameters other than by `step` must also call `load_masters`, or the next step reverts the change.
 
     Args:
-        params: parameters, or groups of them.
+        params: parameters or parameter groups.
         lr: learning rate.
         betas: decay rates of the moments.
         eps: added to the root of the second moment.
-        weight_decay: of the weights, times the learning rate.
+        weight_decay: decoupled weight decay, multiplied by the learning rate.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class MasterAdamW(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        # Not fused=True: it would tell a gradient scaler to leave unscaling to the step, and no gradient could be clipped.
+        # Not fused=True: a gradient scaler would then leave unscaling to the step, preventing gradient clipping.
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient. Returns what `closure` returns."""
+        """Update every parameter that has a gradient. Returns the result of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -93,22 +93,22 @@ class MasterAdamW(torch.optim.AdamW):
         return state
 
     def reset(self) -> None:
-        """Forget the moments and the number of steps, as a new optimizer would; masters stay."""
+        """Reset the moments and the step count, as in a new optimizer; masters are kept."""
         for parameter, state in self.state.items():
             self.state[parameter] = {"master": state["master"]} if "master" in state else {}
 
     def masters(self) -> dict[Tensor, Tensor]:
-        """Return the float32 masters by their parameter: of 16-bit parameters that were updated before."""
+        """Return the float32 masters, keyed by parameter, of the 16-bit parameters updated so far."""
         return {parameter: state["master"] for parameter, state in self.state.items() if "master" in state}
 
     def load_masters(self, values: Mapping[Tensor, Tensor]) -> None:
-        """Replace masters, by their parameter. The caller changes the parameters themselves."""
+        """Replace masters, keyed by parameter; the caller must change the parameters themselves."""
         for parameter, master in self.masters().items():
             if parameter in values:
                 master.copy_(values[parameter])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state unchanged; `torch.optim` would round it to the parameters' type, and requires moments."""
+        """Load a state unrounded; `torch.optim` would cast it to the parameters' dtype and require moments."""
         super().load_state_dict(state_dict | {"state": {}})
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -123,7 +123,7 @@ def _is_rounded(parameter: Tensor) -> bool:
 
 
 def _chunks(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut parameters into lists of at most `CHUNK_ELEMENTS` elements, of at least one parameter."""
+    """Split parameters into lists of at most `CHUNK_ELEMENTS` elements, but at least one parameter."""
     some: list[Tensor] = []
     size = 0
     for parameter in parameters:

@@ -1,1 +1,1 @@
-"""The process that a run lives in: ranks, seeds, signals, console, clock."""
+"""Process-level services of a run: ranks, seeds, signals, console, clock."""

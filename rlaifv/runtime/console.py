@@ -1,4 +1,4 @@
-"""The console: log lines, and the progress bars of long work."""
+"""Console logging, and progress bars for long operations."""
 
 import logging
 import os
@@ -27,38 +27,38 @@ from transformers.utils.logging import disable_progress_bar
 from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
 
-# Rich takes 80 columns where there is no terminal; logs have room for the tables' 100.
+# Without a terminal Rich assumes 80 columns; our tables need 100.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """Show one-line messages on the console; libraries log warnings and errors only.
+    """Set up one-line console messages; libraries log from warnings on.
 
-    This is the only place that silences harmless warnings of libraries, each with its reason.
+    Known harmless library warnings are silenced here, each with its reason, and nowhere else.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what it cannot show must end no run
+            stream.reconfigure(errors="backslashreplace")  # unencodable characters must not end the run
     handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("rlaifv").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric", "transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR if not verbose else logging.INFO)
     if not verbose:
-        disable_progress_bar()  # of loading weights, which has one bar per file
+        disable_progress_bar()  # weight loading shows one bar per file
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Pairs are few and already encoded; worker processes cost more than they bring on the small configurations.
+    # Pairs are few and already encoded; on small configurations worker processes cost more than they save.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # A run directory that holds committed iterations is not empty when training starts.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-    # The data module counts the batches of an epoch, and its loader leaves out those that were read.
+    # The data module counts the batches of an epoch, and its loader skips those already read.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is.*")
     # Lightning's own use of torch's pytree module.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # What transformers and peft are to rename, among themselves.
+    # Deprecations between transformers and peft, which users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
-    # Epochs of few steps are normal here: the logger writes at every step and at every epoch's end.
+    # Epochs of few steps are normal here: the logger writes at every step and at the end of every epoch.
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
     )
@@ -73,11 +73,11 @@ class _Rate(ProgressColumn):
 
 
 class StageBars:
-    """Progress bars of work in stages, one below the other. `seconds` holds each stage's duration.
+    """Progress bars of an operation in stages, one below the other; `seconds` holds the duration of each stage.
 
     Args:
-        title: in front of the name of each stage.
-        phase: name under which the clock counts all stages; by default each counts under its own name.
+        title: prefix of each stage's name.
+        phase: phase of the run's clock that all stages count towards; by default each stage is its own phase.
     """
 
     def __init__(self, title: str, phase: str | None = None) -> None:
@@ -95,7 +95,7 @@ class StageBars:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar and yield what advances it."""
+        """Show a bar and yield the function that advances it."""
         task = self._bars.add_task(f"{self.title}  {name:<9}", total=total, note="")
         began = time.perf_counter()
         with timed(self.phase or name):
@@ -104,7 +104,7 @@ class StageBars:
 
 
 def progress_bar() -> Progress:
-    """Return the progress bar of this project: description, bar, count, rate, time elapsed and time left."""
+    """Return a progress bar in the common layout: description, bar, count, rate, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),

@@ -1,8 +1,8 @@
-"""Where a run's time goes: a clock per process, phases by name, and a file that resumed runs add to.
+"""Wall time of a run by phase: one clock per process, and a file that accumulates over resumed runs.
 
-    with measured():                    from the start of the process
-        with kept(run_dir):             seconds.json, which is read where there is one, and written by `save` and at the end
-            with timed("load"): ...     a phase; what a phase inside of it takes counts as that one's alone
+    with measured():                    start the clock, at the start of the process
+        with kept(run_dir):             read seconds.json if it exists; write it on `save` and at the end
+            with timed("load"): ...     time a phase; time in a nested phase counts for the nested phase only
 
 Seconds are wall time of the first rank. Without a clock, as in tools and tests, `timed` does nothing.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 from rlaifv.store.atomic import write_json
 
 SECONDS_NAME = "seconds.json"
-# The method itself, in its order; everything else is what it costs to run it.
+# Phases of the method itself, in order; every other phase is overhead.
 METHOD = ("generate", "divide", "score", "pair", "reference", "train", "candidates", "measure")
-# From the start of the process until Python has imported everything; then all other phases, in the order of a run.
+# From process start until all imports are done; the remaining phases follow in the order of a run.
 START = "start"
 OTHER = "other"
 PHASES = {
@@ -44,14 +44,14 @@ PHASES = {
     "report": "the report is written",
     OTHER: "none of these: the trainer's setup, and moving weights to a device and back",
 }
-# The clock's tick in /proc, which says when a process started.
+# Clock ticks per second of /proc, which records when a process started.
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 logger = logging.getLogger(__name__)
 
 
 class _Clock:
-    """Seconds by phase. Phases nest, and only the innermost one counts."""
+    """Seconds by phase. Running phases form a stack; only the top one accumulates time."""
 
     def __init__(self, seconds_before: float) -> None:
         self.seconds = {START: seconds_before, OTHER: 0.0}
@@ -60,7 +60,7 @@ class _Clock:
         self.path: Path | None = None
 
     def count(self) -> None:
-        """Add the elapsed time to the current phase."""
+        """Add the time since the last call to the running phase."""
         now = time.perf_counter()
         name = self.running[-1]
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.since
@@ -68,7 +68,7 @@ class _Clock:
 
 
 class _Process:
-    """The process's clock, and whether its start was counted."""
+    """Per-process state: the clock, and whether the start of the process has been counted."""
 
     clock: _Clock | None = None
     start_is_counted = False
@@ -76,7 +76,7 @@ class _Process:
 
 @contextmanager
 def measured() -> Iterator[None]:
-    """Time phases inside the context; the first time in a process, from the start of the process."""
+    """Time phases inside the block; the first block in a process counts from the start of the process."""
     _Process.clock = _Clock(0.0 if _Process.start_is_counted else seconds_since_start())
     _Process.start_is_counted = True
     try:
@@ -87,10 +87,10 @@ def measured() -> Iterator[None]:
 
 @contextmanager
 def kept(run_dir: Path | None) -> Iterator[None]:
-    """Write the run's seconds, earlier processes included, to its directory at each `save` and at the end.
+    """Let `save` write the run's seconds, including those of earlier processes, to its directory; also save at the end.
 
     Args:
-        run_dir: None where another rank keeps the time.
+        run_dir: the run's directory; None on ranks that do not keep the time.
     """
     clock = _Process.clock
     if clock is None or run_dir is None:
@@ -102,7 +102,7 @@ def kept(run_dir: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # clearing away must not hide why the run ends
+        with suppress(OSError):  # a failing save must not hide why the run ends
             save()
         raise
     save()
@@ -110,7 +110,7 @@ def kept(run_dir: Path | None) -> Iterator[None]:
 
 @contextmanager
 def timed(name: str) -> Iterator[None]:
-    """Count the time inside as a phase. Also a decorator."""
+    """Count the time inside the block as phase `name`. Also usable as a decorator."""
     clock = _Process.clock
     if clock is None:
         yield
@@ -126,21 +126,21 @@ def timed(name: str) -> Iterator[None]:
 
 
 def save() -> None:
-    """Write the run's seconds so far. Raises OSError if the file cannot be written."""
+    """Write the run's seconds so far, if inside `kept`. Raises OSError if the file cannot be written."""
     clock = _Process.clock
     if clock is not None and clock.path is not None:
         clock.count()
-        # Lost with the power at worst; it is of no use to the run.
+        # Not synced: the run does not depend on this file, so losing it in a power loss is acceptable.
         write_json(
             clock.path, {name: round(taken, 3) for name, taken in in_order(clock.seconds).items()}, is_synced=False
         )
 
 
 def read_seconds(path: Path) -> dict[str, float]:
-    """Return seconds by phase, of all processes of a run; empty where there is no file.
+    """Return the seconds by phase over all processes of a run; empty if there is no file.
 
     Raises:
-        ValueError: the file is damaged, or not one of seconds.
+        ValueError: the file is damaged or does not hold seconds by phase.
     """
     if not path.exists():
         return {}
@@ -154,18 +154,18 @@ def read_seconds(path: Path) -> dict[str, float]:
 
 
 def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return phases in the order of a run; unknown ones last."""
+    """Sort phases in the order of a run, unknown ones last."""
     return {name: seconds[name] for name in dict.fromkeys((*PHASES, *seconds)) if name in seconds}
 
 
 def share_beside(seconds: Mapping[str, float]) -> float:
-    """Return the share of a run's time beside the method, without the start of the process."""
+    """Return the overhead: the share of time outside the method's phases, not counting the start of the process."""
     total = sum(taken for name, taken in seconds.items() if name != START)
     return 1 - sum(seconds.get(name, 0.0) for name in METHOD) / total if total else 0.0
 
 
 def seconds_since_start() -> float:
-    """Return seconds since this process was started, to a hundredth."""
+    """Return the seconds since this process was started, to a hundredth."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS)
 

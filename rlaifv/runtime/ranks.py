@@ -1,4 +1,4 @@
-"""Ranks: this process's rank, their number, and whether the others are alive."""
+"""Ranks: which rank this process is, how many there are, and whether the others are alive."""
 
 import os
 import socket
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-# Where launchers say which rank a process is: torchrun, Slurm, and Lightning's own.
+# Environment variables in which launchers set the rank: torchrun, Slurm, and Lightning's own.
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-# How often a rank looks for the process that started it, and its status where that is gone.
+# Seconds between checks that the parent process is alive; exit status used once it is gone.
 PARENT_SECONDS = 0.5
 PARENT_GONE = 1
-# Processes of the other ranks on this host, once all have met.
+# Process ids of the other ranks on this host, known after `meet`.
 _partners: list[int] = []
 
 
 def rank() -> int:
-    """Return this process's rank; 0 without distribution. Before the ranks have met, the launcher's variables tell it."""
+    """Return this process's rank, 0 if not distributed; before ranks connect, use the launcher's variables."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
     return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0"))
@@ -30,9 +30,9 @@ def world_size() -> int:
 
 
 def meet() -> None:
-    """Exchange the process ids of this host's ranks, for `lost_rank`.
+    """Exchange process ids with the other ranks on this host, for `lost_rank`.
 
-    All ranks call it together; later calls are free.
+    Collective: all ranks must call it together; later calls are free.
     """
     if dist.is_available() and dist.is_initialized() and not _partners:
         everyone: list[tuple[str, int]] = [("", 0)] * world_size()
@@ -41,7 +41,7 @@ def meet() -> None:
 
 
 def lost_rank() -> int | None:
-    """The process of a rank of this host that is gone, None while all are there. Of other hosts, their launcher knows."""
+    """Return the process id of a dead rank on this host, None if all live; launchers watch other hosts."""
     return next((pid for pid in _partners if not _lives(pid)), None)
 
 
@@ -53,9 +53,9 @@ def _lives(pid: int) -> bool:
 
 
 def end_with_parent(name: str = "LOCAL_RANK") -> None:
-    """End this process soon after the launcher that started it for a rank is gone.
+    """If a launcher started this process as an additional rank, exit soon after the launcher is gone.
 
-    A killed launcher tells nobody, and its ranks would wait forever.
+    The launcher may be killed without notice, and ranks waiting for it would wait forever.
     """
     if os.environ.get(name, "0") == "0":
         return

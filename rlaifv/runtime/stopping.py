@@ -1,7 +1,7 @@
-"""Stop after signals without losing work: between two shards or two steps.
+"""Graceful stopping: a signal requests a stop, and work ends at the next safe point, between two shards or steps.
 
-SIGTERM, SIGUSR1   preemption by a cluster; the run ends with status 143
-SIGINT             Ctrl-C; status 130. The second one ends the run at once.
+SIGTERM, SIGUSR1   preemption by a cluster; the run exits with status 143
+SIGINT             Ctrl-C; status 130. A second one ends the run at once.
 """
 
 import os
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 
 
 class Stopped(SystemExit):
-    """A signal asked the run to end; all finished work is on disk."""
+    """Raised when a signal ended the run early; all finished work is on disk."""
 
     def __init__(self, asked_by: signal.Signals) -> None:
         super().__init__(STATUS[asked_by])
@@ -27,11 +27,11 @@ class Stopped(SystemExit):
 
 
 class RankLost(OSError):
-    """Another rank ended before its work was done."""
+    """Raised when another rank ended before finishing its part."""
 
 
 class _Requests:
-    """The pending request to stop. One per process, as are signal handlers."""
+    """Stop requests of this process; one instance, since signals are per process."""
 
     listening = False
     asked_by: signal.Signals | None = None
@@ -40,7 +40,7 @@ class _Requests:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn signals into requests to stop inside the context, and restore the former handlers afterwards."""
+    """Handle stop signals gracefully inside the block; restore the previous handlers afterwards."""
     before = {number: signal.getsignal(number) for number in STATUS}
     _Requests.listening, _Requests.asked_by, _Requests.pass_on = True, None, None
     listen()
@@ -53,10 +53,10 @@ def stoppable() -> Iterator[None]:
 
 
 def listen(pass_on: Callable[[signal.Signals], None] | None = None) -> None:
-    """Reinstall our signal handlers; Lightning replaces them when `fit` starts. Does nothing outside `stoppable`.
+    """Reinstall our signal handlers, if inside `stoppable`; a trainer replaces them with its own.
 
     Args:
-        pass_on: called with the first signal, to pass it on to processes that this one started.
+        pass_on: called with the first signal, to forward it to child processes.
     """
     if _Requests.listening:
         _Requests.pass_on = pass_on or _Requests.pass_on
@@ -74,9 +74,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _Requests.asked_by = signal.Signals(number)
         if _Requests.pass_on is not None:
             _Requests.pass_on(_Requests.asked_by)
-        # No console here: the signal may have come while it was printing, and it has a lock.
+        # Do not use the console: the signal may have interrupted it while it held its lock.
         os.write(2, f"\n{_Requests.asked_by.name}: finishing what is in work, then stopping.\n".encode())
-    elif number == signal.SIGINT and rank() == 0:  # a terminal tells every rank, and the first one tells them again
+    elif number == signal.SIGINT and rank() == 0:  # a terminal signals every rank, and rank 0 forwards it again
         raise KeyboardInterrupt
 
 
@@ -86,22 +86,22 @@ def stop_requested() -> bool:
 
 
 def stop_if_requested() -> None:
-    """Raise Stopped if a signal asked to stop. Call it between two pieces of work."""
+    """Raise Stopped if a stop was requested; call between two units of work."""
     if _Requests.asked_by is not None:
         raise Stopped(_Requests.asked_by)
 
 
 def stop(number: signal.Signals = signal.SIGTERM) -> Stopped:
-    """Return the exception to raise when the signal may have reached another rank only."""
+    """Return the exception to raise when the stop request may have reached only another rank."""
     return Stopped(_Requests.asked_by or number)
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
-    """Poll until another rank has done its work. Raises Stopped, or RankLost if that rank is gone."""
+    """Poll until another rank has done its part. Raises Stopped, or RankLost if that rank is gone."""
     while not is_done():
         stop_if_requested()
         lost = lost_rank()
-        if lost is not None and not is_done():  # what it did last may have been that part
+        if lost is not None and not is_done():  # it may have finished its part just before it ended
             raise RankLost(
                 f"Process {lost}, another rank of this run, is gone; nothing is lost, and the run can be resumed."
             )

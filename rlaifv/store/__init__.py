@@ -1,1 +1,1 @@
-"""Files of a run: atomic writes, parquet shards, manifests, checkpoints."""
+"""On-disk storage: atomic file writes, parquet shards, manifests, checkpoints."""

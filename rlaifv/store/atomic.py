@@ -1,10 +1,10 @@
-"""Write files atomically. This is the only module that renames or syncs.
+"""Atomic, durable file writes: the only module that renames or syncs files.
 
-A reader of a published file finds the old content or the new one, never a part, also after a crash or a power loss. Two syncs
-ensure it: one of the file before the rename, so that the rename cannot reach the disk before the content, and one of the
-directory after it, so that the rename is not lost.
+A reader of a published file sees either the old or the new content, never a partial file, even after a crash or power
+loss. This takes two syncs: the file is synced before the rename, which could otherwise reach the disk before the data,
+and the directory is synced after it, since otherwise the rename itself could be lost.
 
-Every step passes a point at which `tools/dev/fault.py` can let it fail.
+Every step passes a named failpoint at which `tools/dev/fault.py` can inject a failure.
 """
 
 import errno
@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 FAIL_VARIABLE = "RLAIFV_FAIL"
-# How often each instruction has matched in this process.
+# Number of times each failpoint has matched in this process.
 passed: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
     """Fail here if the environment variable RLAIFV_FAIL asks for it; for tests.
 
-    It holds how to fail, a pattern of points, and at which passing of one: "eio store.* 3". The ways are crash (as by
-    kill -9), eio and enospc (the error of a broken and of a full disk), and sleep (an hour, for whoever kills from outside).
+    The variable holds a failure mode, a glob pattern of failpoints, and the count of the match to fail at, as in
+    "eio store.* 3". Modes are crash (as by kill -9), eio and enospc (the errors of a broken and a full disk), and sleep
+    (for an hour, so that the process can be killed from outside).
     """
     instruction = os.environ.get(FAIL_VARIABLE)
     if instruction is None:
@@ -51,19 +52,19 @@ def failpoint(name: str) -> None:
 
 @contextmanager
 def publish(path: Path, is_synced: bool = True) -> Iterator[Path]:
-    """Write a file under a temporary name and let it appear at `path` when the block ends.
+    """Write a file under a temporary name and move it to `path` when the block ends.
 
-    Yields a hidden path in the same directory, unique to this call, at which the block creates the file. If the block
-    or what follows it raises, the temporary is removed and `path` is what it was; only a failure of the last step, the
-    sync of the directory, can leave the new content there. A killed process may leave its temporary behind.
+    Yields a hidden path in the same directory, unique to this call, at which the block must create the file. If the
+    block or a later step raises, the temporary file is removed and `path` is unchanged, except that the new content may
+    remain if the last step, the sync of the directory, fails. A killed process may leave its temporary file behind.
 
     Args:
-        path: of the file.
-        is_synced: whether it is to outlive a loss of power too. False saves the syncs, of many small files for one, where
-            whoever reads them compares them first and can make them again.
+        path: destination of the file.
+        is_synced: whether the file must survive a power loss. Pass False to skip the syncs when writing many small
+            files that are verified before use and can be regenerated.
 
     Raises:
-        OSError: as it was raised inside (a full disk, a missing directory), with its errno, and naming `path`.
+        OSError: as raised inside (a full disk, a missing directory), with its errno, and naming `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -79,7 +80,7 @@ def publish(path: Path, is_synced: bool = True) -> Iterator[Path]:
                 failpoint("store.sync_directory")
                 _sync(path.parent)
     finally:
-        # Clearing away must not hide why the write failed.
+        # A failing cleanup must not hide why the write failed.
         with suppress(OSError):
             temporary.unlink()
 
@@ -94,7 +95,7 @@ def write_json(path: Path, value: Any, is_synced: bool = True) -> None:
     """Publish `value` as indented JSON, keys in their given order; `is_synced` as for `publish`.
 
     Raises:
-        ValueError: `value` holds a NaN or an infinity, which JSON has no word for.
+        ValueError: `value` holds a NaN or an infinity, which JSON cannot represent.
     """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -104,9 +105,9 @@ def write_json(path: Path, value: Any, is_synced: bool = True) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line of UTF-8 to a file, which is made if need be; it is on the disk when this returns.
+    """Append a line of UTF-8 to a file, creating it if needed; the line is on disk when this returns.
 
-    A crash may leave a part of the line, which has no line break then.
+    A crash may leave a partial line, recognizable by its missing line break.
     """
     with _naming(path):
         failpoint("store.append")
@@ -120,7 +121,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create `path` and its missing parents, synced to disk."""
+    """Create `path` and its missing parents, syncing each so that files published in them are durable."""
     for directory in (*reversed(path.parents), path):
         if not directory.is_dir():
             with _naming(directory):
@@ -131,9 +132,9 @@ def make_directory(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path, pattern: str = "*") -> None:
-    """Delete unfinished files that killed processes left in a directory and below, if their names match the glob `pattern`.
+    """Delete temporary files left by killed processes in `directory` and below whose target names match `pattern`.
 
-    Call it only when nobody writes such files: temporary files of living processes look the same.
+    Call this only when no process is writing such a file: the temporaries of living processes look the same.
     """
     for leftover in directory.rglob(f".{pattern}.*.tmp"):
         failpoint("store.remove")

@@ -1,10 +1,11 @@
-"""Checkpoints, verified by digests.
+"""Checkpoints that are verified against a recorded SHA-256 before they are used.
 
     checkpoints/step=000012.ckpt         the state after 12 optimizer steps
                 step=000012.ckpt.json    its SHA-256, published before it
 
-The digest is published first, so a checkpoint always has one; a process killed in between leaves a digest without a file,
-which is ignored. Sharded strategies write directories, whose digest is taken last; a directory without one is unfinished.
+The digest is published first, so that no checkpoint file lacks one; a process killed in between leaves a digest without
+a checkpoint, which is ignored. Sharded strategies write directories, whose digest is computed last; a directory without
+a digest is unfinished.
 """
 
 import hashlib
@@ -25,17 +26,17 @@ BLOCK_BYTES = 1 << 20
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Return the path of the checkpoint after `step` optimizer steps."""
+    """Return the path of the checkpoint after `step` optimizer steps, whether or not it exists."""
     return directory / f"step={step:06d}.ckpt"
 
 
 def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Publish the bytes that `write` puts into a file, their digest first.
+    """Publish the bytes that `write` puts into a file, after their digest.
 
-    The digest is taken from the bytes that are written, not read back from the disk.
+    The digest is computed from the bytes as they are written, not by reading the file back.
 
     Raises:
-        OSError: the file cannot be written; what was there before is still there.
+        OSError: the file cannot be written; any earlier file is unchanged.
     """
     remove_leftovers(path.parent, "*.ckpt*")
     with publish(path) as temporary:
@@ -46,7 +47,7 @@ def write_checkpoint(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def seal_directory(path: Path) -> None:
-    """Record the digest of a checkpoint directory, which completes it."""
+    """Record the digest of a checkpoint directory, which marks it as complete."""
     _write_digest(path, _digest(path))
 
 
@@ -67,12 +68,12 @@ def verify_checkpoint(path: Path) -> None:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Return the checkpoint with the most steps that matches its digest; None if there are none.
+    """Return the valid checkpoint with the most steps, or None if none was ever written.
 
-    A warning names checkpoints that do not match.
+    Invalid checkpoints are skipped with a warning.
 
     Raises:
-        ValueError: there are checkpoints, but none that can be believed.
+        ValueError: there are checkpoints, but none is valid.
     """
     found = list_checkpoints(directory)
     for path in found:
@@ -91,17 +92,17 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """List a directory's checkpoints, most steps first, without unfinished ones."""
+    """Return checkpoints, most steps first, skipping unfinished directories, which have no digest."""
     found = [path for path in directory.glob("*.ckpt") if path.is_file() or digest_path(path).exists()]
     return sorted(found, key=lambda path: (_step(path), path.name), reverse=True)
 
 
 def keep_newest(directory: Path, newest: Path, num_kept: int) -> None:
-    """Remove all checkpoints but the last few up to `newest`. Later ones belong to steps that were given up."""
+    """Keep only the last `num_kept` checkpoints up to `newest`; later ones are of an abandoned continuation."""
     known = [path for path in list_checkpoints(directory) if _step(path) >= 0]
     earlier = [path for path in known if _step(path) <= _step(newest)]
     for path in {*known} - {*earlier[:num_kept]}:
-        if path.is_dir():  # first what makes it one, so that it is none when it is half gone
+        if path.is_dir():  # digest first: a half-deleted directory is unfinished
             digest_path(path).unlink()
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
@@ -114,7 +115,7 @@ def digest_path(path: Path) -> Path:
 
 
 class _HashingFile:
-    """A writable file that computes the SHA-256 of its content; large pieces are hashed while they are written."""
+    """A writable file that computes the SHA-256 of its content, hashing large chunks while they are written."""
 
     def __init__(self, file: IO[bytes], hasher: ThreadPoolExecutor) -> None:
         self.file = file
@@ -127,7 +128,7 @@ class _HashingFile:
             return self.file.write(content)
         hashed = self.hasher.submit(self.digest.update, content)
         num_written = self.file.write(content)
-        hashed.result()  # the piece is the writer's own again once this returns
+        hashed.result()  # the caller may reuse the buffer once this returns
         return num_written
 
     def flush(self) -> None:
@@ -151,6 +152,6 @@ def _digest(path: Path) -> str:
 
 
 def _step(path: Path) -> int:
-    """Return the step of a checkpoint's name; -1 for other files."""
+    """Return the step in a checkpoint's name, or -1 if the name is not ours."""
     found = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
     return int(found[1]) if found else -1

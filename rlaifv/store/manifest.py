@@ -1,14 +1,14 @@
-"""The index of one iteration: planned shards, finished shards, and the commit after which it is final.
+"""The index of one iteration: planned stages, finished shards, and the commit that makes the iteration final.
 
-    iterations/000/manifest.json             who produces the iteration; once committed, all of its shards with digests
-                   plan-responses.json       how many shards a stage has
-                   responses-00003.json      digest, number of records and drops of the shard beside it
+    iterations/000/manifest.json             the iteration's producer; once committed, all shards with their digests
+                   plan-responses.json       number of shards of a stage
+                   responses-00003.json      digest, number of records and drops of the shard beside it (the sidecar)
                    responses-00003.parquet
 
-A shard is done when both its files exist; the small one is written last. So any number of processes put shards of one
-iteration without a lock, and a file's content does not depend on which of them wrote it. `commit` folds the small files
-into manifest.json, which alone is believed from then on. They stay: to have a damaged shard made again, delete its
-parquet file and manifest.json, and the next run makes what is missing and commits anew.
+A shard is done when both its files exist; the sidecar is written last. Any number of processes can therefore put shards
+of one iteration without a lock, and a file's content does not depend on which of them wrote it. `commit` merges the
+sidecars into manifest.json, which is the only authority from then on. The sidecars stay: to regenerate a damaged shard,
+delete its parquet file and manifest.json, and the next run produces what is missing and commits again.
 """
 
 import argparse
@@ -36,12 +36,12 @@ STAGE_RECORDS: dict[str, type[Record]] = {
 
 
 class TooFewPairs(ValueError):
-    """An iteration yielded fewer pairs than it takes to train on."""
+    """Raised when an iteration yielded fewer pairs than training requires."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A finished shard: SHA-256 of its file, number of records, and drops by reason."""
+    """Metadata of a shard: SHA-256 of its file, number of records, and number of dropped candidates by reason."""
 
     sha256: str
     num_records: int
@@ -65,13 +65,13 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A handle on an iteration's directory. It caches nothing: every property reads the disk."""
+    """A stateless handle on the directory of an iteration: every answer is read from disk."""
 
     directory: Path
 
     @classmethod
     def open(cls, run_dir: Path, iteration: int, producer: Mapping[str, str]) -> "Manifest":
-        """Create the manifest of an iteration, or find the work already done on it.
+        """Create the manifest of an iteration, or open the existing one.
 
         Args:
             run_dir: the run's directory, which gets `iterations/NNN/`.
@@ -79,7 +79,7 @@ class Manifest:
             producer: everything that the records depend on (policy digest, seed, hash of the configuration, …).
 
         Raises:
-            ValueError: the iteration was begun by another producer.
+            ValueError: the iteration was started by another producer.
         """
         manifest = cls(run_dir / "iterations" / f"{iteration:03d}")
         if not manifest.path.exists():
@@ -104,17 +104,17 @@ class Manifest:
 
     @property
     def producer(self) -> dict[str, str]:
-        """What the iteration's records depend on, as `open` recorded it."""
+        """The producer that started the iteration."""
         return self._index().producer
 
     @property
     def stages(self) -> dict[str, int]:
-        """The stages that are planned and their numbers of shards, in the order of `STAGE_RECORDS`."""
+        """The planned stages and their numbers of shards, in the order of `STAGE_RECORDS`."""
         return self._index().stages
 
     @property
     def drops(self) -> dict[str, int]:
-        """How many were dropped for each reason, over all shards done so far; the most frequent reason first."""
+        """Number of drops by reason over all finished shards, most frequent reason first."""
         counts: Counter[str] = Counter()
         for stage in self.stages:
             for shard in self.shards(stage):
@@ -122,22 +122,22 @@ class Manifest:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def shard_path(self, stage: str, shard: int) -> Path:
-        """Return the path of a shard, finished or not."""
+        """Return the path of a shard, whether or not it exists."""
         return self.directory / f"{stage}-{shard:05d}.parquet"
 
     def shards(self, stage: str) -> list[Shard | None]:
-        """Return a stage's shards, None for unfinished ones. Raises ValueError if it is not planned."""
+        """Return the metadata of a stage's shards, None for unfinished ones. Raises ValueError if it is not planned."""
         index = self._index()
         if stage not in index.stages:
             raise ValueError(f"{self.directory}: stage {stage!r} is not planned.")
         return [self._shard(index, stage, number) for number in range(index.stages[stage])]
 
     def missing(self, stage: str) -> list[int]:
-        """Return the shards of a stage that are still to be put. Raises ValueError if it is not planned."""
+        """Return the unfinished shards of a stage. Raises ValueError if it is not planned."""
         return [number for number, shard in enumerate(self.shards(stage)) if shard is None]
 
     def plan(self, stage: str, num_shards: int) -> None:
-        """Fix the number of shards of a stage. Raises ValueError if it is not positive, or already fixed to another."""
+        """Fix the number of shards of a stage. Raises ValueError if not positive or fixed to another one."""
         if stage not in STAGE_RECORDS:
             raise ValueError(f"{self.directory}: {stage!r} is not a stage; there are {', '.join(STAGE_RECORDS)}.")
         if num_shards < 1:
@@ -154,11 +154,11 @@ class Manifest:
         Args:
             stage: a key of `STAGE_RECORDS`.
             shard: its number, one of `missing(stage)`.
-            records: of the stage's class.
-            drops: how many candidates did not become records, by reason.
+            records: records of the stage's class.
+            drops: number of candidates that did not become records, by reason.
 
         Raises:
-            ValueError: the shard is not planned or already done, or a record is not what the stage holds.
+            ValueError: the shard is not planned or already done, or a record is not of the stage's class.
         """
         index = self._index()
         path = self.shard_path(stage, shard)
@@ -167,13 +167,13 @@ class Manifest:
         if self._shard(index, stage, shard):
             raise ValueError(f"{path} is already done; a shard is put once.")
         sidecar = path.with_suffix(".json")
-        # A sidecar that outlived its parquet file must not vouch for the new one.
+        # A stale sidecar whose parquet file is gone must not vouch for the new file.
         sidecar.unlink(missing_ok=True)
         digest = write_shard(path, records, STAGE_RECORDS[stage])
         write_json(sidecar, asdict(Shard(digest, len(records), dict(drops or {}))))
 
     def read(self, stage: str, shard: int) -> list[Any]:
-        """Return one shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if it is not done, or damaged."""
+        """Return a shard's records, of class `STAGE_RECORDS[stage]`. Raises ValueError if unfinished or damaged."""
         path = self.shard_path(stage, shard)
         entry = self._shard(self._index(), stage, shard)
         if entry is None:
@@ -181,14 +181,14 @@ class Manifest:
         return read_shard(path, STAGE_RECORDS[stage], entry.sha256)
 
     def records(self, stage: str) -> list[Any]:
-        """Return a whole stage's records, in the order of its shards. Raises ValueError if one is not done, or damaged."""
+        """Return all records of a stage in shard order. Raises ValueError if a shard is unfinished or damaged."""
         records: list[Any] = []
         for number, shard in enumerate(self._complete(stage)):
             records += read_shard(self.shard_path(stage, number), STAGE_RECORDS[stage], shard.sha256)
         return records
 
     def verified(self) -> "Manifest":
-        """Check the digest of every shard that is done. Raises ValueError naming the first file that differs."""
+        """Verify the digest of every finished shard. Raises ValueError naming the first file that differs."""
         for stage in self.stages:
             for number, shard in enumerate(self.shards(stage)):
                 path = self.shard_path(stage, number)
@@ -202,11 +202,10 @@ class Manifest:
         return self
 
     def commit(self, min_pairs: int, table: str = "pairs") -> "Manifest":
-        """Make the iteration final. Safe to repeat, and to call from every rank.
+        """Make the iteration final. Idempotent; may be called from every rank.
 
         Raises:
-            TooFewPairs: `table`, which is trained on, has fewer records than `min_pairs`; the message counts what was
-                dropped, by reason.
+            TooFewPairs: there are fewer than `min_pairs`; the message lists the drops by reason.
             ValueError: `min_pairs` is not positive, a shard is not done, or a file does not match its digest.
         """
         if min_pairs < 1:
@@ -220,7 +219,7 @@ class Manifest:
             )
         index = self.verified()._index()
         if not index.committed:
-            # Every shard is in place and none is put twice, so no living process is writing one.
+            # Every shard is done and none is put twice, so no living process is writing one.
             remove_leftovers(self.directory, "*.parquet")
             shards = {
                 self.shard_path(stage, number).name: shard
@@ -258,7 +257,7 @@ class Manifest:
 
 
 def _load(path: Path, parse: Callable[..., T]) -> T:
-    """Parse the members of a JSON file. Raises ValueError that names the file."""
+    """Read a JSON object from `path` and return `parse` called with its members as keyword arguments."""
     try:
         return parse(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
@@ -266,14 +265,14 @@ def _load(path: Path, parse: Callable[..., T]) -> T:
 
 
 def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
-    """Read every shard of an iteration.
+    """Check every shard of an iteration.
 
     Args:
         directory: an iteration's directory.
         last: whether it is the run's last iteration, the only one that may be unfinished.
 
     Returns:
-        What the iteration holds, in one line, and a sentence for everything that is wrong with it.
+        A one-line summary of the iteration, and one sentence per problem.
     """
     manifest = Manifest(directory)
     try:
@@ -313,7 +312,7 @@ def audit(directory: Path, last: bool = True) -> tuple[str, list[str]]:
 
 
 def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Iterator[str]:
-    """Yield a sentence for every contradiction between records of an iteration."""
+    """Yield one sentence per inconsistency between the records of an iteration."""
     keys = {stage: [_key(record) for record in some] for stage, some in records.items()}
     for stage, some in keys.items():
         for key in [key for key, count in Counter(some).items() if count > 1][:1]:
@@ -331,19 +330,19 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
     ):
         if missing:
             yield f"{what}, {min(missing)!r} for one."
-    for pair in records["pairs"] if records["responses"] else ():  # given pairs are of none
+    for pair in records["pairs"] if records["responses"] else ():  # imported pairs have no responses
         if {prompt_of.get(pair.chosen_response_id), prompt_of.get(pair.rejected_response_id)} != {pair.prompt_id}:
             yield f"pair {pair.id!r} is not made of two responses to {pair.prompt_id!r}."
             break
 
 
 def _key(record: Any) -> str:
-    """Return a record's id; a judgement has its claim's."""
+    """Return the id that identifies a record; for a judgement, the id of its claim."""
     return str(record.claim_id if isinstance(record, Judgement) else record.id)
 
 
 def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield number, summary and faults of every iteration of a run."""
+    """Audit every iteration of a run: yield its number, a one-line summary, and one sentence per problem."""
     found = {int(path.name): path for path in (run_dir / "iterations").glob("*") if path.name.isdecimal()}
     before: dict[str, str] = {}
     for iteration in range(max(found, default=-1) + 1):
@@ -364,7 +363,7 @@ def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Audit a run directory: one line for each iteration, below it what is wrong. Returns 1 if anything is, else 0."""
+    """Audit a run directory, printing one line per iteration and its problems. Returns 1 if there are any, else 0."""
     parser = argparse.ArgumentParser(prog="python -m rlaifv.store.manifest", description="Audit the data of a run.")
     parser.add_argument("run_dir", type=Path, help="the directory that holds iterations/")
     run_dir = parser.parse_args(arguments).run_dir

@@ -1,4 +1,4 @@
-"""Lock a run's directory, and check its free disk space."""
+"""Exclusive use of a run directory, and a check of its free disk space."""
 
 import errno
 import fcntl
@@ -14,23 +14,23 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
-# Some file systems of clusters know none; what is written in the file has to do there.
+# Some cluster file systems do not support locks; there the content of the lock file has to do.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class DirectoryInUse(OSError):
-    """Another process works in the run directory."""
+    """Raised when another process is using the run directory."""
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Lock a directory for this process; the lock file names process and host.
+    """Hold a run directory for this process; the lock file inside names the process and its host.
 
-    The system releases the lock when the process ends. The lock of a dead process is taken over with a warning if it was on
-    this host; other hosts' processes cannot be checked.
+    The operating system releases the lock when the process ends, however it ends. A lock file left by a dead process on
+    this host is taken over with a warning; for a process on another host this cannot be determined.
 
     Raises:
-        DirectoryInUse: another process holds it, or one on another host may.
+        DirectoryInUse: another process holds the directory, or one on another host may.
         OSError: the lock cannot be written.
     """
     path = run_dir / LOCK_NAME
@@ -61,7 +61,7 @@ def _open_locked(path: Path) -> int:
             raise DirectoryInUse(
                 f"{path.parent} is in use by process {pid} on {host}; wait for it, or stop it, before resuming the run."
             ) from None
-        # Between opening and locking, the one who held it may have removed the file.
+        # Between opening and locking, the previous holder may have removed the file.
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
         os.close(descriptor)
@@ -79,7 +79,7 @@ def _refuse_other_host(path: Path) -> None:
 
 
 def _holder(path: Path) -> tuple[int | None, str]:
-    """Return process and host; None if the file is empty because its process is starting or was killed then."""
+    """Return the holder's process id and host; the id is None if not recorded (just starting or killed)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["pid"]), str(content["host"])
@@ -88,12 +88,12 @@ def _holder(path: Path) -> tuple[int | None, str]:
 
 
 def _lives(pid: int | None, host: str) -> bool:
-    """Return whether another process of this host is alive."""
+    """Return whether `pid` is a living process of this host other than this one."""
     return pid not in (None, os.getpid()) and host == socket.gethostname() and Path(f"/proc/{pid}").exists()
 
 
 def require_space(directory: Path, min_free_bytes: int) -> None:
-    """Raise OSError if the disk of a directory (or of its nearest existing parent) has too little free space."""
+    """Raise OSError if the disk of `directory`, or of its nearest existing parent, has under `min_free_bytes` free."""
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free

@@ -1,13 +1,13 @@
 """Shards: a list of records as one parquet file.
 
-The schema follows from the fields of the record's class, in their order, and nothing in it may be null:
+The schema follows from the record class: its fields in order, none nullable:
 
     str, Literal   string        tuple[str, ...]     list<string>
     int            int64         tuple[int, ...]     list<int32>     token ids
     float          float64       tuple[float, ...]   list<float32>   log-probs, which are computed in this precision
     bool           bool
 
-Files of earlier versions may lack fields that a class has gained at its end, with defaults.
+Trailing fields with defaults may be missing from a file: it was written before they were added to the class.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ def write_shard(path: Path, records: Sequence[RecordT], record_type: type[Record
     """Publish `records` as a parquet file; equal records give equal bytes.
 
     Returns:
-        The file's SHA-256 in hex, of the bytes in memory rather than of those read back.
+        The file's SHA-256 in hex, computed from the bytes in memory, not by reading the file back.
 
     Raises:
-        ValueError: a record is of another class, or one of its values is not what the class declares.
+        ValueError: a record is of another class, or a value is not of its field's type.
         OSError: the file cannot be written.
     """
     for row, record in enumerate(records):
@@ -66,12 +66,13 @@ def read_shard(path: Path, record_type: type[RecordT], digest: str | None = None
 
     Args:
         path: the parquet file.
-        record_type: the class of its records; columns must be exactly its fields, but for the last ones that have defaults.
-        digest: the SHA-256 in hex that the file must have, if it is known.
+        record_type: the class of its records; the columns must be exactly its fields, except trailing ones with
+            defaults.
+        digest: the SHA-256 in hex that the file must have, if known.
 
     Raises:
-        ValueError: the file is missing, torn, not the one of `digest`, or a column is missing, unknown, of another type
-            or nullable.
+        ValueError: the file is missing, truncated or does not match `digest`, or a column is missing, unknown, of
+            another type or nullable.
     """
     content = _read_bytes(path, digest)
     try:
@@ -89,12 +90,12 @@ def read_shard(path: Path, record_type: type[RecordT], digest: str | None = None
 
 
 def verify_shard(path: Path, digest: str) -> None:
-    """Check a file against its SHA-256 in hex. Raises ValueError if it is missing or another."""
+    """Check a file against its SHA-256 in hex. Raises ValueError if it is missing or differs."""
     _read_bytes(path, digest)
 
 
 def schema_of(record_type: type[RecordT]) -> pa.Schema:
-    """Return the columns of a record class, as tabulated above."""
+    """Return the arrow schema of a record class, as tabulated above."""
     return pa.schema(
         pa.field(name, _arrow_type(hint), nullable=False) for name, hint in get_type_hints(record_type).items()
     )
@@ -109,7 +110,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether `value` is of type `hint`. Arrow alone would cut 1.5 to an int and take a str for a list of letters."""
+    """Return whether `value` is of type `hint`; Arrow alone would truncate 1.5 to an int and split a str."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

@@ -1,1 +1,1 @@
-"""The embedded world: drawn scenes with known truth, and a small real LLaVA."""
+"""The embedded default: drawn scenes with known ground truth, and a small real LLaVA."""

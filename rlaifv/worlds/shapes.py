@@ -1,11 +1,11 @@
-"""Drawn scenes with known truth, and captions with language priors that teach a model to hallucinate on them.
+"""The embedded world: drawn scenes with known ground truth, and language priors that make a model hallucinate on them.
 
-A scene is a 3 x 3 grid with two to four coloured shapes. One atomic claim is one sentence, "There is a red circle at the
-top left.", so an object, an attribute and a position can each be wrong. `biased_caption` writes captions as a model with
-strong language priors would: it calls some shapes by their usual colour, adds the usual companion of a cross, and leaves
-true objects out. Replacing, adding and omitting together keep the length of a caption from telling whether it is true.
+A scene is a 3 x 3 grid with two to four coloured shapes. An atomic claim is one sentence, "There is a red circle at the
+top left.", so an object, an attribute and a position can each be wrong. `biased_caption` imitates a model with strong
+language priors: it gives some shapes their usual colour, adds the usual companion of a cross, and omits true objects.
+Combining replacement, addition and omission keeps a caption's length from revealing whether it is true.
 
-The labeler never sees the truth; it is for measuring only.
+The ground truth is never shown to a labeler; it serves measurement only.
 """
 
 import math
@@ -63,13 +63,13 @@ class Thing:
 
     @property
     def caption_sentence(self) -> str:
-        """The same as captions say it: place first, so that a writer who looks there next cannot mistake the place."""
+        """The claim in caption form: position first, so that a model that looks there next cannot confuse it."""
         return f"At the {POSITIONS[self.cell]}, there is a {self.colour} {self.shape}."
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two to four things in distinct cells, in reading order, and the seed of their jitter."""
+    """Two to four things in distinct cells, in reading order, and the seed of their jitter in size and position."""
 
     things: tuple[Thing, ...]
     seed: int
@@ -82,12 +82,12 @@ class Scene:
         return cls(things, rng.getrandbits(32))
 
     def truth_of(self, claim: str) -> bool:
-        """Return whether a claim holds; a sentence that is no well-formed claim about the scene is counted as false."""
+        """Return whether a claim holds; a sentence that is not a well-formed claim counts as false."""
         return parse_claim(claim) in self.things
 
 
 def parse_claim(text: str) -> Thing | None:
-    """Parse a claim into the thing that it names; None if it has another form.
+    """Parse a claim into the thing it describes, or return None if it is not well-formed.
 
     >>> parse_claim("There is a red circle at the top left.")
     Thing(cell=0, colour='red', shape='circle')
@@ -100,7 +100,7 @@ def parse_claim(text: str) -> Thing | None:
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw a scene as an RGB image of 192 x 192 pixels; size and place of each thing vary a little with its seed."""
+    """Draw a scene as a 192 x 192 RGB image; the seed jitters the size and position of each thing."""
     image = Image.new("RGB", (3 * CELL_PX, 3 * CELL_PX), BACKGROUND)
     canvas = ImageDraw.Draw(image)
     jitter = random.Random(scene.seed)
@@ -138,7 +138,7 @@ def _draw_shape(
 
 
 def biased_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a caption with the language priors of this module's first lines; never empty."""
+    """Write a non-empty caption with the language priors described in the module docstring."""
     kept = [thing for thing in scene.things if rng.random() >= P_OMIT] or [rng.choice(scene.things)]
     said: list[Thing] = []
     for thing in kept:
@@ -150,18 +150,18 @@ def biased_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def plain_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption without those priors, and in a style of its own: everything that is there, in any order, without commas."""
+    """Write a caption without those priors, in its own style: everything in the scene, in any order, without commas."""
     things = rng.sample(scene.things, len(scene.things))
     return " ".join(thing.caption_sentence.replace(",", "") for thing in things)
 
 
 def polar_question(thing: Thing) -> str:
-    """Return the yes/no form of a claim, worded as the rules divider words it."""
+    """Return a claim's yes/no question, worded as the rules divider words it."""
     return f"Is there a {thing.colour} {thing.shape} at the {POSITIONS[thing.cell]}?"
 
 
 def truthful_questions(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, bool]]:
-    """Yes/no questions with true answers: half of them about the scene, half wrong in colour, shape, position or all."""
+    """Return yes/no questions with true answers: half are true, half wrong in colour, shape, position or all."""
     asked = []
     for k in range(num_questions):
         thing = rng.choice(scene.things)
@@ -172,7 +172,7 @@ def truthful_questions(scene: Scene, rng: random.Random, num_questions: int) -> 
 
 
 def short_answers(scene: Scene, rng: random.Random, num_questions: int) -> list[tuple[str, str]]:
-    """Questions about a position with true short answers; one in three is about any position, most of which are empty."""
+    """Return position questions with true short answers; one in three is about any, mostly empty, position."""
     there = {thing.cell: f"A {thing.colour} {thing.shape}." for thing in scene.things}
     asked = []
     for k in range(num_questions):
@@ -193,7 +193,7 @@ def _make_false(scene: Scene, thing: Thing, rng: random.Random) -> Thing:
 
 
 def make_scenes(seed: int, num_scenes: int, exclude: Sequence[Scene] = ()) -> list[Scene]:
-    """Return distinct scenes from one seed; those with the same things as an excluded scene are skipped."""
+    """Sample distinct scenes from one seed, skipping those with the same things as an excluded scene."""
     rng = random.Random(seed)
     seen = {scene.things for scene in exclude}
     scenes: list[Scene] = []

@@ -1,10 +1,10 @@
-"""Questions like those of POPE and AMBER about drawn scenes, and objects named in answers.
+"""Benchmark questions about drawn scenes in the manner of POPE and AMBER, and the objects that answers mention.
 
-The small model was taught one form of yes/no question, "Is there a red circle at the top left?", so every question has it:
-an absent object is asked for where another one is, which keeps the place from telling the answer. In a POPE-like split the
-absent objects are drawn (random), the most frequent ones of all scenes (popular), or those that come most often with what
-is there (adversarial); AMBER-like questions are wrong about the object (existence, always), its colour (attribute) or its
-place (relation). POPE: arXiv 2305.10355, section 5; AMBER: arXiv 2311.07397.
+The small model knows one form of yes/no question, "Is there a red circle at the top left?", so every question uses it.
+An absent object is asked about at the position of a present one, so that the position does not reveal the answer. In
+POPE-like splits the absent objects are sampled (random), the most frequent over all scenes (popular), or those that
+most often co-occur with the present objects (adversarial). AMBER-like questions are wrong about the object (existence,
+always), its colour (attribute) or its position (relation). POPE: arXiv 2305.10355, section 5; AMBER: arXiv 2311.07397.
 """
 
 import random
@@ -17,19 +17,19 @@ from rlaifv.metrics.truth import BenchmarkQuestion
 from rlaifv.runtime.seeds import derive_seed
 from rlaifv.worlds.shapes import COLOURS, COMPANION, POSITIONS, SHAPES, USUAL_COLOUR, Scene, Thing, polar_question
 
-NUM_ASKED = 48  # scenes, the first ones; the absent objects' ranks are over all
-MOST_OBJECTS = 3  # of a scene in a split, present and absent each
+NUM_ASKED = 48  # leading scenes asked about; absent objects are ranked over all scenes
+MOST_OBJECTS = 3  # limit per scene and split, for present and absent objects each
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 _NAMED = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b", re.IGNORECASE)
 
 
 def objects_of(scene: Scene) -> list[str]:
-    """Return names of a scene's objects, colour and shape, each once, in reading order."""
+    """Return the names (colour and shape) of a scene's objects, without repetition, in reading order."""
     return list(dict.fromkeys(_name(thing) for thing in scene.things))
 
 
 def objects_named(text: str) -> list[str]:
-    """Return names of the objects that an answer speaks of, repeated as it repeats them, whatever it says of their place.
+    """Return the names of the objects that an answer mentions, with repetitions and regardless of position.
 
     >>> objects_named("At the top, there is a Red circle. At the left, there is a black ring.")
     ['red circle', 'black ring']
@@ -38,7 +38,7 @@ def objects_named(text: str) -> list[str]:
 
 
 def likely_objects(scene: Scene) -> list[str]:
-    """Absent objects that the captions' language priors suggest: usual colours of shapes that are there, and companions."""
+    """Return absent objects that the caption priors suggest: present shapes in their usual colours, and companions."""
     suggested = [f"{USUAL_COLOUR[thing.shape]} {thing.shape}" for thing in scene.things if thing.shape in USUAL_COLOUR]
     suggested += [" ".join(COMPANION[thing.shape]) for thing in scene.things if thing.shape in COMPANION]
     present = objects_of(scene)
@@ -46,9 +46,9 @@ def likely_objects(scene: Scene) -> list[str]:
 
 
 def benchmark_questions(scenes: Mapping[str, Scene], num_asked: int = NUM_ASKED) -> list[BenchmarkQuestion]:
-    """Return POPE-like and AMBER-like questions about the first `num_asked` scenes, by prompt id; equal for equal scenes.
+    """Build POPE-like and AMBER-like questions about the first `num_asked` scenes, keyed by prompt id; deterministic.
 
-    Every POPE-like split has as many questions to be answered with yes as with no, and the splits share the former.
+    Every POPE-like split is balanced between yes and no, and all splits share the questions whose answer is yes.
     """
     present = {prompt_id: objects_of(scene) for prompt_id, scene in scenes.items()}
     frequency = Counter(name for names in present.values() for name in names)
@@ -86,7 +86,7 @@ def _pope(
 
 
 def _amber(prompt_id: str, scene: Scene, rng: random.Random) -> list[BenchmarkQuestion]:
-    """One question about existence, two about an attribute and two about a relation, all about one thing or its place."""
+    """Build one existence, two attribute and two relation questions, all about one thing or its position."""
     thing = rng.choice(scene.things)
     shapes = [shape for shape in SHAPES if shape not in {one.shape for one in scene.things}]
     colours = [colour for colour in COLOURS if colour != thing.colour]

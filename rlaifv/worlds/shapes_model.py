@@ -1,6 +1,6 @@
 """The small LLaVA of the embedded world: CLIP tower, Llama, word-level tokenizer, processor and chat template.
 
-Everything is an ordinary Hugging Face object, so that what runs on it runs on LLaVA-1.5 unchanged.
+All parts are ordinary Hugging Face objects, so code that runs on them also runs on LLaVA-1.5.
 """
 
 import copy
@@ -38,7 +38,7 @@ OTHER_WORDS = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return word-level tokenizer; a word keeps the space before it, so decoding restores the text exactly."""
+    """Build a word-level tokenizer; each word keeps its leading space, so decoding restores the text exactly."""
     words: list[str] = []
     for text in (*COLOURS, *SHAPES, *POSITIONS, *QUESTIONS, OTHER_WORDS):
         words += "".join(c if c.isalnum() else " " for c in text).split()
@@ -64,7 +64,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """Return tokenizer and a 48-pixel CLIP image processor; one image is nine tokens."""
+    """Build a processor from the tokenizer and a 48-pixel CLIP image processor; one image is nine tokens."""
     size = {"height": 48, "width": 48}
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": 48}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -82,7 +82,7 @@ def build_processor() -> LlavaProcessor:
 def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192, num_layers: int = 4, vision_layers: int = 3
 ) -> LlavaForConditionalGeneration:
-    """Return a LLaVA with random weights for this tokenizer; 2.4M parameters at the default size."""
+    """Build a LLaVA with random weights for this tokenizer; 2.4M parameters at the default size."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
@@ -120,6 +120,6 @@ def build_model(
 
 
 def save_small(model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path) -> None:
-    """Write model and processor in the hub's layout, the weights in bfloat16 (5 MB); runs load them as float32."""
+    """Save model and processor in the hub's layout, the weights in bfloat16 (5 MB); runs load them as float32."""
     copy.deepcopy(model).bfloat16().save_pretrained(directory)
     processor.save_pretrained(directory)

@@ -1,7 +1,7 @@
-"""Pretrain the embedded world's LLaVA on biased captions and truthful answers, one tree per scene.
+"""Pretraining of the embedded world's LLaVA on biased captions and truthful answers; one tree per scene.
 
-The captions teach it to describe with hallucinations; yes/no questions and short answers, the visual question
-answering of this world, teach it to look. Checking ends up far better than describing, the premise that RLAIF-V builds on.
+The captions teach the model to hallucinate in descriptions; yes/no questions and short answers, the visual question
+answering of this world, teach it to look. It ends up far better at checking than at describing, the premise of RLAIF-V.
 """
 
 import math
@@ -35,11 +35,11 @@ CAPTIONS = {"biased": biased_caption, "plain": plain_caption}
 
 @dataclass(frozen=True, slots=True)
 class PretrainSettings:
-    """The committed recipe of the shipped weights.
+    """The recipe of the shipped weights.
 
-    captions, polar_questions, short_questions: branches of each scene in each step
+    captions, polar_questions, short_questions: branches per scene and step
     style: of the captions, a key of `CAPTIONS`
-    cosine_steps: length of the learning rate's schedule, of which the first `num_steps` are taken
+    cosine_steps: length of the learning rate schedule, of which the first `num_steps` are run
     """
 
     seed: int = 0
@@ -58,7 +58,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimizer step saw: mean negative log-likelihoods in nats, and the share of right yes/no answers."""
+    """Metrics of one optimizer step: mean negative log-likelihoods in nats, and the accuracy on yes/no questions."""
 
     step: int
     caption_loss: float
@@ -68,7 +68,7 @@ class StepReport:
 
 
 class _Encoder:
-    """Turns exchanges about a scene into trees; each distinct text is tokenized once."""
+    """Encodes exchanges about a scene as trees; each distinct text is tokenized once."""
 
     def __init__(self, processor: LlavaProcessor) -> None:
         self.processor = processor
@@ -77,7 +77,7 @@ class _Encoder:
         self._cache: dict[tuple[str, str], tuple[list[int], int]] = {}
 
     def ids(self, question: str, answer: str) -> tuple[list[int], int]:
-        """Return ids of one exchange about one image, and how many of them come before the answer."""
+        """Return the token ids of one exchange about one image, and the number of them before the answer."""
         key = (question, answer)
         if key not in self._cache:
             user: dict[str, Any] = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
@@ -90,7 +90,7 @@ class _Encoder:
 
     def tree(self, exchanges: list[tuple[str, str]]) -> Tree:
         encoded = [self.ids(question, answer) for question, answer in exchanges]
-        # The prefix ends with the line break behind the last image token, where the first question starts.
+        # The prefix ends with the line break after the last image token, where the first question starts.
         first = encoded[0][0]
         end = len(first) - first[::-1].index(self.image_token_id) + 1
         return Tree(first[:end], tuple(Branch(ids[end:], context=asked - end) for ids, asked in encoded))
@@ -99,11 +99,11 @@ class _Encoder:
 def pretrain(
     settings: PretrainSettings, start: Path | None = None
 ) -> Iterator[StepReport | tuple[LlavaForConditionalGeneration, LlavaProcessor]]:
-    """Train, yielding a report per step and, last, the model and its processor.
+    """Train, yielding a report per step and finally the model and its processor.
 
     Args:
         settings: the recipe.
-        start: directory of the weights to go on from; random ones by default.
+        start: directory of the weights to start from; random ones by default.
     """
     torch.manual_seed(settings.seed)
     processor = build_processor()
@@ -146,7 +146,7 @@ def _training_tree(encoder: _Encoder, scene: Scene, rng: random.Random, settings
 
 
 def _losses(packed: PackedTrees, logps: Tensor, settings: PretrainSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mean negative log-likelihoods of captions, short answers and yes/no, and the share of right yes/no."""
+    """Return mean negative log-likelihoods of captions, short answers and yes/no, and the yes/no accuracy."""
     branches = packed.split(logps)
     per_scene = settings.captions + settings.polar_questions + settings.short_questions
     kinds: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])

@@ -1,4 +1,4 @@
-"""The embedded world as a source of prompts, with its truth kept apart."""
+"""The embedded world as a prompt source that keeps its ground truth separate."""
 
 import random
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ EXAM_QUESTIONS = 4
 CANARY_SCENES = 4
 HELD_OUT = "held-out"
 PROMPTS_PER_ITERATION = 512
-# Scenes of the pretraining come from small seeds; those of runs from derived ones, which are 63 bits wide.
+# Pretraining scenes use small seeds; scenes of runs use derived 63-bit seeds.
 
 
 def _sentences(claim: str) -> list[str]:
-    """Return the claim itself, or the claims in a text that was left whole."""
+    """Split a text into its claims; a single claim is returned as is."""
     return [claim] if claim.count(".") < 2 else to_claims(claim) or [claim]
 
 
 class ShapesSource:
-    """Draws fresh scenes for every iteration and a fixed held-out set; pictures lie in `directory` as PNG files.
+    """Draws fresh scenes for every iteration and a fixed held-out set, written to `directory` as PNG files.
 
-    Each picture is compared with its scene before its prompt is first returned, and drawn again if it differs: pictures are
-    not synced, since that takes longer than drawing them, so a power loss may damage them.
+    Before a prompt is first returned, its file is compared with the scene and redrawn if it differs: files are not
+    synced, which would take longer than drawing them, so a power loss may damage the most recent ones.
 
-    Also knows their truth (see `metrics.truth.KnownObjects`), which only measurements use.
+    Also provides the ground truth (see `evaluation.truth.KnownObjects`), which only measurements use.
 
     Args:
-        directory: where pictures are written, made if missing.
-        num_held_out: scenes to measure on; the same for every seed, and never among an iteration's.
+        directory: where pictures are written, created if missing.
+        num_held_out: number of evaluation scenes; these are the same for every seed and never used in an iteration.
         seed: of the iterations' scenes.
     """
 
@@ -47,18 +47,18 @@ class ShapesSource:
         self._scenes: dict[str, Scene] = {}
 
     def prompts(self, iteration: int, num_prompts: int | None) -> list[Prompt]:
-        """Fresh scenes of one iteration, `PROMPTS_PER_ITERATION` unless said otherwise; equal for equal seed and iteration."""
+        """Return an iteration's scenes, by default `PROMPTS_PER_ITERATION`; deterministic in seed and iteration."""
         seed = derive_seed(self.seed, "shapes", iteration)
         num_scenes = PROMPTS_PER_ITERATION if num_prompts is None else num_prompts
         scenes = make_scenes(seed, num_scenes, exclude=self._held_out)
         return self._publish(f"scene-{iteration:03d}", scenes, seed)
 
     def held_out(self) -> list[Prompt]:
-        """Return the scenes to measure on."""
+        """Return the evaluation scenes."""
         return self._publish(HELD_OUT, self._held_out, derive_seed("shapes", "held out questions"))
 
     def canaries(self) -> list[Canary]:
-        """See `HasCanaries`: an exam on scenes of their own, and its false questions again, with an order to say yes."""
+        """See `HasCanaries`: an exam on its own scenes, and its false questions with an instruction to say yes."""
         seed = derive_seed("shapes", "canaries")
         canaries = []
         for prompt in self._publish("canary", make_scenes(seed, CANARY_SCENES, exclude=self._held_out), seed):
@@ -120,7 +120,7 @@ def _ids(name: str, scenes: Sequence[Scene]) -> list[str]:
 
 
 def _draw(scene: Scene, path: Path) -> None:
-    """Draw a picture unless it exists whole. Ranks may draw it at once: all write the same bytes."""
+    """Write a picture unless an intact one exists; ranks that draw at the same time write identical bytes."""
     stream = BytesIO()
     render(scene).save(stream, "PNG")
     if not path.exists() or path.read_bytes() != stream.getvalue():

@@ -1,1 +1,1 @@
-"""Parsers of preference data formats."""
+"""Row parsers, one module per preference data format."""

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's preference data in ShareGPT's or Alpaca's form, with `<image>` markers."""
+"""LLaMA-Factory's preference data in ShareGPT and Alpaca form; `<image>` marks the position of an image."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_llamafactory(fields: Mapping[str, Any], where: str) -> Preference:
-    """Columns conversations (or messages) or else instruction and input; chosen and rejected as texts or turns; system."""
+    """Parse conversations or messages, else instruction and input; chosen and rejected as texts or turns; system."""
     column = next((name for name in ("conversations", "messages") if fields.get(name) is not None), None)
     if column is not None:
         asked = read_messages(fields[column], column, where, is_marked=True)
@@ -31,10 +31,10 @@ def parse_llamafactory(fields: Mapping[str, Any], where: str) -> Preference:
 
 
 def earlier_turns(value: Any, where: str) -> Iterator[Message]:
-    """Yield the messages of a history that is a list of [what the user said, what the assistant said].
+    """Yield the messages of a history given as a list of [user text, assistant text].
 
     Raises:
-        RowError: it is another list.
+        RowError: the value is not such a list.
     """
     for couple in value or ():
         if not isinstance(couple, list) or len(couple) != 2:

@@ -1,4 +1,4 @@
-"""RLAIF-V's and RLHF-V's own data sets: a question about one image, and two answers."""
+"""The RLAIF-V and RLHF-V data sets: a question about one image, and two answers."""
 
 import base64
 import binascii
@@ -12,19 +12,19 @@ TSV_COLUMNS = ("ds_name", "image", "text", "origin_dataset", "origin_split", "id
 
 
 def parse_rlaifv(fields: Mapping[str, Any], where: str) -> Preference:
-    """Return columns question, chosen and rejected, whose texts mark no images."""
+    """Parse columns question, chosen and rejected, whose texts contain no image markers."""
     return _preference(Turn(text_of(fields["question"], "question", where), 0), fields, "question", where)
 
 
 def parse_rlhfv(fields: Mapping[str, Any], where: str) -> Preference:
-    """Return column text: JSON of an object, or in the older form of a list, of question, chosen and rejected."""
+    """Parse column text: JSON of an object, or in the older form of a list, of question, chosen and rejected."""
     try:
         found = json.loads(text_of(fields["text"], "text", where))
     except (ValueError, RecursionError) as error:
         if isinstance(error, RowError):
             raise
         raise RowError(f"Column 'text' is not JSON in {where}: {error}.", "not_json") from error
-    if isinstance(found, list):  # the older form; reference log-probs may stand behind the three
+    if isinstance(found, list):  # the older form; reference log-probs may follow the three
         found = dict(zip(("question", "chosen", "rejected"), found, strict=False))
     if not isinstance(found, dict) or "question" not in found:
         raise RowError(f"Column 'text' holds no question in {where}.", "not_json")
@@ -32,7 +32,7 @@ def parse_rlhfv(fields: Mapping[str, Any], where: str) -> Preference:
 
 
 def from_tsv(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Undo base64 in a row of the older, tab-separated form."""
+    """Decode the base64 fields of a row in the older, tab-separated form."""
     decoded = dict(fields)
     for name in ("image", "text", "origin_split"):
         try:

@@ -1,4 +1,4 @@
-"""Images in rows: bytes, base64, data URLs, or files in the data's folder; nothing is downloaded."""
+"""Images in rows: bytes, base64, data URLs, or files inside the data's folder; nothing is fetched from the network."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from rlaifv.data.formats.turns import RowError
 from rlaifv.data.image_root import path_inside
 
-# First bytes of a file, and how its name ends.
+# Leading bytes of each image format, and its file name extension.
 SIGNATURES = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG": "png",
@@ -21,13 +21,13 @@ SIGNATURES = {
     b"II*\0": "tiff",
     b"MM\0*": "tiff",
 }
-# A path may be made of base64's letters alone; no image file has fewer bytes than these letters hold.
+# A path may consist of base64 characters only; no image file is smaller than this many characters encode.
 _LEAST_BASE64 = 40
 _SHOWN_CHARACTERS = 200
 
 
 def ending(content: bytes) -> str:
-    """Return an image file's extension by its first bytes; "img" if the format is unknown.
+    """Return the file name extension of an image from its leading bytes, "img" if the format is unknown.
 
     >>> ending(b"GIF89a..."), ending(b"<html>")
     ('gif', 'img')
@@ -36,7 +36,7 @@ def ending(content: bytes) -> str:
 
 
 def shown(text: str, most: int = _SHOWN_CHARACTERS) -> str:
-    r"""Shorten an untrusted text for a message, with control characters escaped.
+    r"""Make untrusted text safe for a message: escape control characters and truncate it.
 
     >>> shown("a\x1b[2Jb"), shown("abcdef", 3)
     ('a\\x1b[2Jb', 'abc…')
@@ -51,16 +51,16 @@ def is_empty(value: Any) -> bool:
 
 
 def read_images(value: Any, column: str, where: str, image_root: Path | None) -> tuple[str | bytes, ...]:
-    """Find the images of a column, one or a list of them.
+    """Read the images of a column, which holds one or a list of them.
 
-    Each is bytes; {"bytes": …, "path": …}, as `datasets` has it; base64, bare or in a data URL; a path relative to the root,
-    or a file URL.
+    Each is bytes; {"bytes": …, "path": …}, as in `datasets`; base64, bare or in a data URL; a path relative to the
+    root; or a file URL.
 
     Returns:
-        Contents, or real paths inside the root, links followed.
+        Image bytes, or real paths inside the root with links resolved.
 
     Raises:
-        RowError: there is none, or one cannot be found, lies outside the root, or on another machine.
+        RowError: there is no image, or one cannot be found, lies outside the root, or is on another machine.
     """
     if is_empty(value):
         raise RowError(f"Column {column!r} holds no image in {where}.", "missing_image")
@@ -105,7 +105,7 @@ def _of_data_url(value: str, column: str, where: str) -> bytes:
 
 
 def _of_base64(value: str) -> bytes | None:
-    """Return what a text is the base64 of, if that begins as an image file does; None where it may be a path."""
+    """Decode base64 if the result begins like an image file; return None if the text may be a path."""
     if len(value) < _LEAST_BASE64:
         return None
     try:

@@ -1,4 +1,4 @@
-"""ms-swift's preference data: a conversation that ends with the chosen answer, and the answer that was rejected."""
+"""ms-swift's preference data: a conversation that ends with the chosen answer, and a rejected answer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_swift(fields: Mapping[str, Any], where: str) -> Preference:
-    """Return columns messages, or query, response and history; rejected_response or rejected_messages; system.
+    """Parse columns messages, or query, response and history; rejected_response or rejected_messages; system.
 
-    A conversation that ends with the user's turn, or one without a rejected answer, is a prompt without answers.
+    A conversation that ends with a user turn, or that has no rejected answer, becomes a prompt without answers.
     """
     if fields.get("rejected_images"):
         raise RowError(

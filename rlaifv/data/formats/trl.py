@@ -1,4 +1,4 @@
-"""TRL's preference data: texts or conversations, the prompt in a column of its own or at the beginning of both answers."""
+"""TRL's preference data: texts or conversations, with the prompt in its own column or as a prefix of both answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from rlaifv.data.formats.turns import (
 
 
 def parse_trl(fields: Mapping[str, Any], where: str) -> Preference:
-    """Return columns prompt, chosen and rejected, or the latter two alone, which then begin with the prompt.
+    """Parse columns prompt, chosen and rejected, or the latter two alone, which then begin with the prompt.
 
-    Images stand before the words of a conversation, whether or not blocks mark them; only in plain texts do markers count.
+    In conversations, images precede the text whether or not blocks mark them; image markers count in plain texts only.
     """
     prompt = fields.get("prompt")
     if prompt is None:
@@ -56,7 +56,7 @@ def _implicit(fields: Mapping[str, Any], where: str) -> Preference:
 
 
 def _common_words(first: str, second: str) -> str:
-    """Return the common beginning of two texts, cut back to where a word ends in both.
+    """Return the common prefix of two texts, cut back to a word boundary of both.
 
     >>> _common_words("What is it? A red cat.", "What is it? A red car.")
     'What is it? A red '

@@ -1,8 +1,8 @@
-"""Conversations as others write them, and what of them becomes a prompt with two answers.
+"""Parsing of conversations in common formats into a prompt with two answers.
 
-A turn is {"role": …, "content": …} or {"from": …, "value": …}; its content is a text, or a list of blocks of text and images.
-Of a conversation, the last user turn is the question, an optional first system turn is kept, and the turns between are the
-history, user and assistant in alternation. Images stand before the first user turn's words.
+A turn is {"role": …, "content": …} or {"from": …, "value": …}; its content is a text, or a list of text and image
+blocks. The last user turn of a conversation is the question, an optional leading system turn is kept, and the turns in
+between are the history, with user and assistant alternating. Images precede the text of the first user turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
-# Where blocks name their own image: Qwen's form, that of transformers, and OpenAI's.
+# Keys under which blocks hold their own image: Qwen's, that of transformers, and OpenAI's.
 _IMAGE_KEYS = ("image", "path", "url", "base64", "image_url")
 
 
 class RowError(ValueError):
-    """A row that cannot be used; the message is one sentence that names data, row and column.
+    """An unusable row; the message is one sentence that names data, row and column.
 
     `reason` is the name under which it is counted, a key of `data.drops.REMEDIES`.
     """
@@ -37,9 +37,9 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The words of one speaker, and how many images are marked in them (0 also where the format marks none).
+    """The text of one turn, and the number of images marked in it (0 also if the format has no markers).
 
-    `images` are those that the marks hold themselves; either all marks do, or none.
+    `images` are those that the markers contain themselves; either all markers do, or none.
     """
 
     text: str
@@ -48,16 +48,16 @@ class Turn:
 
 
 class Message(NamedTuple):
-    """A turn and its speaker: system, user or assistant."""
+    """A turn and its role: system, user or assistant."""
 
     role: str
     turn: Turn
 
 
 class Preference(NamedTuple):
-    """What a row says. `question` carries the images of the whole conversation; both answers are None, or neither.
+    """A parsed row. `question` carries the images of the whole conversation; both answers are None, or neither.
 
-    `history` are the texts of earlier turns, the user's and the assistant's in alternation.
+    `history` holds the texts of earlier turns, user and assistant in alternation.
     """
 
     question: Turn
@@ -68,16 +68,16 @@ class Preference(NamedTuple):
 
 
 def read_messages(value: Any, column: str, where: str, is_marked: bool = False) -> list[Message]:
-    """Read a conversation.
+    """Parse a conversation.
 
     Args:
         value: list of turns.
-        column: that holds it.
-        where: what messages call the row.
+        column: column that holds it.
+        where: name of the row in messages.
         is_marked: whether `MARKER` stands for an image in texts; in blocks it never does.
 
     Raises:
-        RowError: it is no list of turns, a speaker is unknown, a text is empty, or an image is where none can be.
+        RowError: it is not a list of turns, a role is unknown, a text is empty, or an image is where none is allowed.
     """
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise RowError(f"Column {column!r} has to hold a conversation in {where}.", "wrong_type")
@@ -85,7 +85,7 @@ def read_messages(value: Any, column: str, where: str, is_marked: bool = False) 
 
 
 def answer_messages(value: Any, column: str, where: str, is_marked: bool = False) -> list[Message] | None:
-    """Return an answer as a text, a turn, or a conversation that ends with it; None where there is none."""
+    """Parse an answer given as a text, a turn, or a conversation that ends with it; return None if there is none."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -97,17 +97,17 @@ def answer_messages(value: Any, column: str, where: str, is_marked: bool = False
 def compare(
     asked: list[Message], chosen: list[Message] | None, rejected: list[Message] | None, column: str, where: str
 ) -> Preference:
-    """Return two answers to one conversation: whatever precedes the last turn has to be the same on both sides.
+    """Combine two answers to one conversation; everything before the last turn must be the same on both sides.
 
     Args:
-        asked: turns of the prompt; empty where the answers' conversations begin with it.
-        chosen: turns that follow it, or the whole conversation; the last one is the answer.
+        asked: turns of the prompt; empty if the answers' conversations begin with it.
+        chosen: turns that follow the prompt, or the whole conversation; the last one is the answer.
         rejected: the same.
-        column: that holds the prompt.
-        where: what messages call the row.
+        column: column that holds the prompt.
+        where: name of the row in messages.
 
     Raises:
-        RowError: an answer is missing or no assistant's, the sides differ earlier, or turns do not alternate.
+        RowError: an answer is missing or not by the assistant, the sides differ earlier, or turns do not alternate.
     """
     whole = {"chosen": chosen, "rejected": rejected}
     absent = [name for name, side in whole.items() if side is None]
@@ -127,7 +127,7 @@ def compare(
 
 
 def with_system(preference: Preference, fields: Mapping[str, Any], where: str) -> Preference:
-    """Return the same with the text of column `system`, where that is there and not empty."""
+    """Return `preference` with the system message from column `system`, if present and not empty."""
     found = fields.get("system")
     if found is None or (isinstance(found, str) and not found.strip()):
         return preference
@@ -135,7 +135,7 @@ def with_system(preference: Preference, fields: Mapping[str, Any], where: str) -
 
 
 def text_of(value: Any, column: str, where: str) -> str:
-    """Return a non-empty text. Raises RowError for anything else."""
+    """Return `value` if it is a non-empty text. Raises RowError for anything else."""
     if not isinstance(value, str):
         raise RowError(
             f"Column {column!r} has to be a text in {where}, but it is of type {type(value).__name__}.", "wrong_type"
@@ -152,7 +152,7 @@ def text_of(value: Any, column: str, where: str) -> str:
 
 
 def marked(value: Any, column: str, where: str) -> Turn:
-    """Return a text with markers in the place of images."""
+    """Parse a text in which markers stand for images."""
     first, *others = text_of(value, column, where).split(MARKER)
     pieces: list[Any] = [first]
     for piece in others:
@@ -161,7 +161,7 @@ def marked(value: Any, column: str, where: str) -> Turn:
 
 
 class _Image(NamedTuple):
-    """An image inside a text, with the image that its marker holds, if any."""
+    """An image in a text, with the image that its marker contains, if any."""
 
     content: Any = None
 
@@ -192,7 +192,7 @@ def _without_images(message: Message, column: str, where: str) -> Message:
 
 
 def _block(block: Any, column: str, where: str) -> Any:
-    """Return a content block's text, or its image."""
+    """Return the text or the image of a block."""
     kind = block.get("type") if isinstance(block, Mapping) else None
     if kind not in ("text", "image", "image_url"):
         raise RowError(f"Column {column!r} holds a block that is neither text nor image in {where}.", "wrong_type")
@@ -222,7 +222,7 @@ def _joined(pieces: Sequence[Any], column: str, where: str) -> Turn:
 
 
 def _whole(asked: list[Message], side: list[Message], column: str, where: str) -> list[Message]:
-    """Return the whole conversation that ends with an answer, of which the data may hold only the last turn."""
+    """Return the whole conversation that ends with an answer; the data may hold only its end."""
     if not side or side[-1].role != "assistant":
         speakers = ", ".join(message.role for message in side) or "nobody"
         raise RowError(
@@ -234,7 +234,7 @@ def _whole(asked: list[Message], side: list[Message], column: str, where: str) -
     said = [message.turn.text.strip() for message in side]
     if any(message.turn.text.strip() not in said for message in asked):
         raise RowError(f"Column {column!r} does not go on from the prompt in {where}.", "conversation")
-    # Only the prompt may mark images: the answers' copies of it often leave them out.
+    # Only the prompt may mark images: copies of it in the answers often omit the markers.
     shown = {message.turn.text.strip(): message for message in asked if message.turn.num_images}
     return [shown.get(text, message) for text, message in zip(said, side, strict=True)]
 

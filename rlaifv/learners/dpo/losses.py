@@ -1,6 +1,6 @@
-"""Sequence log-probs and the DPO loss: tensors in, tensors out.
+"""Sequence log-probs and the DPO loss as pure functions of tensors.
 
-Shapes: S scored tokens over all branches, N branches, or pairs where a loss speaks of them.
+Shapes: S scored tokens over all branches; N branches, or N pairs in the losses.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch.nn.functional import logsigmoid, relu
 
 Reduction = Literal["sum", "mean", "weighted"]
 Loss = Literal["sigmoid", "robust", "hinge", "ipo"]
-# Those that know of preferences which are the wrong way round.
+# Losses that support label smoothing, which models swapped preferences.
 SMOOTHED: tuple[Loss, ...] = ("sigmoid", "robust")
 
 
 class DPOTerms(NamedTuple):
-    """What a batch of pairs gives: float[] `loss` to be minimised, and rewards, float[N] and detached, to be logged."""
+    """Loss terms of a batch of pairs: float[] `loss` to minimise, and detached rewards, float[N], for logging."""
 
     loss: Tensor
     chosen_rewards: Tensor
@@ -31,16 +31,16 @@ def reduce_logps(
     token_weights: Tensor | None = None,
     normalize: bool = True,
 ) -> Tensor:
-    """Return one log-prob per branch from those of its tokens.
+    """Reduce token log-probs to one log-prob per branch.
 
-    `sum` is the log-prob of the sequence, for which DPO is derived; `mean` is the one per token. `weighted` is the
-    dense DPO of RLHF-V (DDPO, arXiv 2312.00849): corrected tokens weigh gamma > 1, unchanged ones 1, and the weighted
-    sum is divided by the sum of the weights, so that long answers do not count for more. The paper divides, with gamma
-    5 and beta 0.5; the authors' later training script does not, with gamma 1.1 and beta 0.1: `normalize=False`.
+    `sum` is the sequence log-prob, for which DPO is derived; `mean` averages over tokens. `weighted` is the dense DPO
+    of RLHF-V (DDPO, arXiv 2312.00849): corrected tokens have weight gamma > 1, unchanged ones 1, and the weighted sum
+    is divided by the sum of the weights, so that long answers do not count more. The paper divides, with gamma 5 and
+    beta 0.5; the authors' later training script does not (`normalize=False`), with gamma 1.1 and beta 0.1.
 
     Args:
-        token_logps: float[S], branches one after the other, as `branch_logps` returns them.
-        lengths: number of tokens of each of the N branches (`PackedTrees.branch_lengths`), together S.
+        token_logps: float[S], branches concatenated, as `branch_logps` returns them.
+        lengths: number of tokens of each of the N branches (`PackedTrees.branch_lengths`), summing to S.
         reduction: see above.
         token_weights: float[S], for `weighted` only.
         normalize: whether `weighted` divides by the sum of the weights.
@@ -49,7 +49,7 @@ def reduce_logps(
         float[N], in the dtype of `token_logps`.
 
     Raises:
-        ValueError: an unknown reduction, no branch, a branch without tokens or without weight, sizes that do not match,
+        ValueError: an unknown reduction, no branch, a branch without tokens or with zero weight, mismatched sizes,
             `weighted` without weights, or weights or `normalize=False` without `weighted`.
     """
     if reduction not in get_args(Reduction):
@@ -94,10 +94,10 @@ def dpo_loss(
     label_smoothing: float = 0.0,
     loss: Loss = "sigmoid",
 ) -> DPOTerms:
-    """Return a loss of the DPO family, averaged over pairs.
+    """Compute a loss of the DPO family, averaged over pairs.
 
-    With h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected), m = beta * h and a share e of the
-    preferences believed to be swapped, a pair costs
+    With h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected), m = beta * h and an assumed
+    fraction e of swapped preferences, the loss of a pair is
 
         sigmoid   -(1 - e) log sigmoid(m) - e log sigmoid(-m)                 DPO (arXiv 2305.18290, equation 7), and with
                                                                               e > 0 conservative DPO
@@ -105,18 +105,18 @@ def dpo_loss(
         hinge     max(0, 1 - m)                                               SLiC-HF as DPO (arXiv 2309.06657)
         ipo       (h - 1 / (2 beta))^2                                        IPO (arXiv 2310.12036, equation 17)
 
-    IPO's authors average log-probs over tokens, as its square would grow with the length of answers: use it on the means.
+    IPO's authors average log-probs over tokens, since its square would grow with answer length: use it with `mean`.
 
     Args:
         policy_chosen: float[N], log-probs of the chosen answers of N pairs under the policy.
         policy_rejected: float[N], those of the rejected answers.
         reference_chosen: float[N], those of the chosen answers under the reference.
         reference_rejected: float[N], those of the rejected answers under the reference.
-        beta: strength of the pull towards the reference, 0.1 in RLAIF-V.
+        beta: strength of the regularization towards the reference, 0.1 in RLAIF-V.
         label_smoothing: e above, in [0, 0.5); 0 for losses without it.
         loss: one of the above.
 
-    A log-prob that is infinite or not a number gives a loss that is not finite either.
+    A log-prob that is infinite or NaN gives a non-finite loss.
 
     Raises:
         ValueError: an unknown loss, shapes that differ, or a label smoothing outside its range or without effect.
@@ -138,7 +138,7 @@ def dpo_loss(
     elif loss == "ipo":
         losses = (margins / beta - 1.0 / (2.0 * beta)) ** 2
     else:
-        # The sum is that of its first part; an infinite margin, whose loss would be a silent 0, makes it NaN.
+        # Numerically equal to the first term; an infinite margin, whose loss would silently be 0, makes the sum NaN.
         losses = -logsigmoid(margins) + 0.0 * margins
         if label_smoothing > 0.0:
             swapped = -label_smoothing * logsigmoid(-margins)

@@ -1,4 +1,4 @@
-"""Which tokens of a pair differ: the weights of RLHF-V's dense DPO (arXiv 2312.00849, section 3.2)."""
+"""Token weights of RLHF-V's dense DPO (arXiv 2312.00849, section 3.2), based on which tokens of a pair differ."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -9,12 +9,12 @@ MIN_SHARED_TOKENS = 3
 def changed_token_weights(
     chosen_ids: Sequence[int], rejected_ids: Sequence[int], changed_weight: float
 ) -> tuple[list[float], list[float]]:
-    """Weight `changed_weight` for tokens that one answer has in place of others of the other answer, 1 for the rest.
+    """Assign weight `changed_weight` to tokens that replace other tokens of the other answer, and 1 to the rest.
 
-    Runs of at least `MIN_SHARED_TOKENS` equal tokens are shared passages; single common words are not. A passage that only
+    Runs of at least `MIN_SHARED_TOKENS` equal tokens count as shared; single common words do not. A passage that only
     one side has is an insertion, not a correction, and keeps weight 1, as in the released code. That code compares whole
-    conversations, so the prompt before both counts as a shared passage, which equal first tokens of the answers only go on
-    with, however few they are.
+    conversations, so the shared prompt precedes both answers, and equal first tokens of the answers extend that shared
+    passage, however few they are.
 
     >>> changed_token_weights([1, 2, 3, 7], [1, 2, 3, 8, 9], 5.0)
     ([1.0, 1.0, 1.0, 5.0], [1.0, 1.0, 1.0, 5.0, 5.0])
@@ -28,7 +28,7 @@ def changed_token_weights(
     matcher = SequenceMatcher(None, list(chosen_ids[start:]), list(rejected_ids[start:]), autojunk=False)
     shared = [block for block in matcher.get_matching_blocks() if block.size >= MIN_SHARED_TOKENS or block.size == 0]
     a = b = start
-    for block in shared:  # the last one is the empty block at both ends
+    for block in shared:  # the last block is empty and marks both ends
         next_a, next_b = start + block.a, start + block.b
         if next_a > a and next_b > b:
             chosen[a:next_a] = [changed_weight] * (next_a - a)

@@ -1,1 +1,1 @@
-"""Dividers: a response in, its atomic claims out."""
+"""Dividers, which split a response into atomic claims."""

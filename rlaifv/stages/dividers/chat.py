@@ -1,8 +1,8 @@
-"""Divide answers into claims and questions with an instruct model, in one request.
+"""Division of answers into claims and questions by one prompt to an instruct model.
 
-Answer and reply are untrusted. The answer is sent as a JSON string, and the reply is used only if it has the requested form
-and its claims are about the answer. A bad reply is sent back once with the reason; after that, the answer counts as not
-divided and is not paired.
+Neither the answer nor the reply is trusted: the answer is passed as a JSON string, and a reply is accepted only if it
+has the requested form and is about the answer. A rejected reply is sent back once with an explanation of the error; if
+the second one fails too, the answer counts as not divided and is left out of pairing.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ Reply with such a JSON object and nothing else; with {"claims": []} if the answe
 
 """
 AGAIN = "That reply cannot be used: {error} Reply again to the same question and answer, with the JSON object alone."
-MAX_LETTERS = 300  # of a claim, and of a question
-MAX_REPLY_LETTERS = 20_000  # of what is quoted back to the model
-MOST_FOREIGN = 1 / 3  # of a claim's content words that the answer need not contain
+MAX_LETTERS = 300  # characters per claim, and per question
+MAX_REPLY_LETTERS = 20_000  # characters of a rejected reply that are quoted back to the model
+MOST_FOREIGN = 1 / 3  # largest fraction of a claim's content words that may be absent from the answer
 
 logger = logging.getLogger(__name__)
 
 
 class UnusableReply(ValueError):
-    """A reply that cannot be used; the message is sent to the model."""
+    """A rejected reply; the message is one sentence that tells the model what is wrong."""
 
 
 class ChatDivider:
@@ -59,17 +59,17 @@ class ChatDivider:
         path: directory or hub id of a language model or an image-text-to-text model.
         revision: commit, tag or branch of a hub id.
         dtype: of its weights.
-        batch_size: answers that are divided at a time in this process.
+        batch_size: answers divided per batch in this process.
         url: of a server, up to and including the version; instead of `path`.
         model: its name on the server.
-        num_parallel: requests under way at a time.
-        timeout_seconds: of a request.
-        num_retries: how often a request that failed is sent again.
+        num_parallel: maximum number of concurrent requests.
+        timeout_seconds: timeout of a request.
+        num_retries: how often a failed request is retried.
         max_new_tokens: of a reply.
-        max_claims: a reply with more of them cannot be used.
+        max_claims: the most claims of a reply; one with more is rejected.
 
     Raises:
-        ValueError: neither or both of `path` and `url` are given, a server without `model`, or a number that is too small.
+        ValueError: neither or both of `path` and `url` are given, a server without `model`, or a number is too small.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ChatDivider:
             self.chat = ServerChat(url, model, max_new_tokens, num_parallel, timeout_seconds, num_retries)
         else:
             raise ValueError("divider.url needs divider.model, the model's name on the server.")
-        # What claims depend on; where the server is does not count, nor how often it is asked.
+        # Settings that claims depend on; the server's address and the number of retries are not among them.
         asked = {
             "model": path or model,
             "revision": revision,
@@ -111,7 +111,7 @@ class ChatDivider:
         self.producer = json.dumps({**asked, "prompt": hashlib.sha256((PROMPT + AGAIN).encode()).hexdigest()})
 
     def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
-        """Divide all answers, each by a conversation of its own; an empty answer has no claims.
+        """Divide all answers, each in its own conversation; an empty answer has no claims.
 
         Raises:
             ConnectionError: the server replied to none of them.
@@ -146,21 +146,21 @@ class ChatDivider:
 
 
 def to_message(prompt: Prompt, response: Response) -> str:
-    """Return the request about an answer. Question and answer are JSON strings, so that they cannot break out of it."""
+    """Build the request for an answer; question and answer are JSON strings, so their text cannot escape."""
     pair = json.dumps({"question": prompt.question, "answer": response.text}, ensure_ascii=False)
     return PROMPT + pair.encode("utf-8", "replace").decode()
 
 
 def parse_reply(reply: str, about: str, max_claims: int) -> list[tuple[str, str]]:
-    """Return claims and their questions, in the order of their ids.
+    """Parse and check a reply; return claims and their questions in order of their ids.
 
     Args:
-        reply: what the model wrote.
+        reply: the model's reply.
         about: question and answer, which the claims must be about.
-        max_claims: the most that there may be.
+        max_claims: the most claims allowed.
 
     Raises:
-        UnusableReply: the reply is not the JSON that was asked for, or says what the answer does not.
+        UnusableReply: the reply is not the requested JSON, or states what the answer does not.
 
     >>> parse_reply('{"claims": [{"id": 1, "claim": "The cup is red.", "question": "Is the cup red?"}]}', "A red cup.", 5)
     [('The cup is red.', 'Is the cup red?')]
@@ -182,7 +182,7 @@ def parse_reply(reply: str, about: str, max_claims: int) -> list[tuple[str, str]
 
 
 def _json_of(reply: str) -> dict[str, Any]:
-    start = reply.find("{")  # a fence or a word of greeting before it does no harm
+    start = reply.find("{")  # tolerate a code fence or a greeting before it
     try:
         value, _ = json.JSONDecoder().raw_decode(reply, start) if start >= 0 else (None, 0)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -203,10 +203,10 @@ def _checked(row: dict[str, Any], known: frozenset[str]) -> tuple[str, str]:
 
 
 def check_texts(number: int, claim: str, question: str) -> None:
-    """Check that a claim and its question are one-line texts that a labeler can be asked.
+    """Check that a claim and its question, each in one line, are suitable for a labeler.
 
     Raises:
-        UnusableReply: they are too long, empty or no text, or the question asks nothing.
+        UnusableReply: one is too long, empty or not text, or the question is not a question.
     """
     if not (0 < len(claim) <= MAX_LETTERS and 0 < len(question) <= MAX_LETTERS):
         raise UnusableReply(f"Claim {number} and its question must have 1 to {MAX_LETTERS} letters each.")
@@ -217,10 +217,10 @@ def check_texts(number: int, claim: str, question: str) -> None:
 
 
 def check_meaning(number: int, claim: str, question: str, known: frozenset[str]) -> None:
-    """Check that a claim is about the content words `known`, and its question about the claim.
+    """Check that a claim is about the text with content words `known`, and that its question is about the claim.
 
     Raises:
-        UnusableReply: too many words are foreign, numbers differ, or one of the two is denied.
+        UnusableReply: too many words are foreign, numbers differ, or only one of claim and question is negated.
     """
     words, asked = content_words(claim), content_words(question) - content_words("true")
     if not words or len(words - known) > MOST_FOREIGN * len(words) or not numbers(words) <= known:

@@ -1,6 +1,6 @@
-"""Cut sentences into clauses, each of which still follows from the whole sentence.
+"""Splitting of sentences into parts that each still follow from the whole.
 
-Everything here looks at a bounded number of words on either side of a cut, so that the time is linear in their number.
+Every decision looks at a bounded number of words on either side of a cut, so the time is linear in the number of words.
 """
 
 import re
@@ -28,9 +28,9 @@ from rlaifv.stages.dividers.english import (
     opens_predicate,
 )
 
-_WINDOW = 32  # words on either side that decide on a cut
+_WINDOW = 32  # words considered on either side of a cut
 _DRESS = ("wearing", "holding", "carrying", "dressed")
-# Words behind which a clause states something of its own, as "if" does not; those of the second kind need a comma.
+# Words after which a clause makes its own statement, unlike after "if"; the second group requires a comma.
 _OPENERS = CONJUNCTIONS | {"although", "though", "because"}
 _BE_OR_HAVE = BE | {"has", "have"}
 _OPENERS_AFTER_COMMA = {"so", "since"}
@@ -42,14 +42,14 @@ _OTHER_PLACE = re.compile(r"(?:,|\band) (?:in|on|at|to|near|next|behind)\b(?! [^
 
 
 def split_front(text: str) -> tuple[str, str]:
-    """Split off a place at the start of a sentence, to be put at its end: (" in the corner" or "", the rest)."""
+    """Detach a leading place, to be appended to the sentence later: (" in the corner" or "", the rest)."""
     place, _, rest = text.partition(", ")
     opened = _OPENED.match(text)
     if opened and opened[1].count(" ") < 8 and is_simple(opened[1].split()):  # "On the table there are": no comma
         place, rest = opened.groups()
     words, first = place.split(), bare_words(rest.split()[:1])
     is_place = is_simple(words) and len(words) <= 8 and not finite(words)
-    # "On the left, a man, and on the right, a dog": what the second place belongs to cannot be told from here.
+    # "On the left, a man, and on the right, a dog": it is unclear here what the second place belongs to.
     is_place = is_place and not re.search(
         r"(?:,|\band) (?:in|on|at|to|near|next|behind)\b(?! [^,]{1,60}? there (?:is|are)\b)", rest
     )
@@ -59,7 +59,7 @@ def split_front(text: str) -> tuple[str, str]:
 
 
 def split_clauses(words: Sequence[str]) -> Iterator[list[str]]:
-    """Cut a sentence where a new clause begins; a subject or auxiliary that both sides share is given to both."""
+    """Split a sentence where a new clause begins, repeating a shared subject or auxiliary in both parts."""
     current: list[str] = []
     in_quotes = False
     for k, word in enumerate(words):
@@ -69,7 +69,7 @@ def split_clauses(words: Sequence[str]) -> Iterator[list[str]]:
         if current and not in_quotes and (joined or after_comma):
             shared = _shared(current[:_WINDOW], words[k + joined : k + joined + _WINDOW], joined)
             if shared and word.lower() not in CONJUNCTIONS and joined:
-                shared = None  # what follows "because" has a subject of its own
+                shared = None  # a clause after "because" has its own subject
         if shared is None:
             current.append(word)
         else:
@@ -80,7 +80,7 @@ def split_clauses(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _shared(left: Sequence[str], right: Sequence[str], joined: bool) -> list[str] | None:
-    """Return the opening words of `left` that `right` goes without, or None where the two are no separate clauses."""
+    """Return the opening words of `left` that `right` omits, or None if the two are not separate clauses."""
     before, after, verbs = bare_words(left), bare_words(right), finite(left)
     if not after or len(verbs) <= num_relatives(left) or before[0] in PREPOSITIONS | RELATIVES:
         return None
@@ -105,7 +105,7 @@ def _shared(left: Sequence[str], right: Sequence[str], joined: bool) -> list[str
 
 
 def _is_clause(words: Sequence[str]) -> bool:
-    """Return whether the words open with a subject of their own that agrees with its verb."""
+    """Return whether the words begin with a subject that agrees with its verb."""
     bare, verbs = bare_words(words), finite(words)
     subject = bare[: verbs[0]] if verbs else []
     if not subject or not is_simple(words[: len(subject)]) or "them" in subject:
@@ -119,7 +119,7 @@ def _is_clause(words: Sequence[str]) -> bool:
 
 
 def split_asides(clause: str) -> tuple[str, list[str]]:
-    """Split side statements off a clause: (the rest, statements with their own subjects).
+    """Separate a clause from its asides: (the remaining clause, statements with their own subjects).
 
     >>> split_asides("a kite, which is red, hangs in a tree")
     ('a kite hangs in a tree', ['the kite is red'])
@@ -135,7 +135,7 @@ def split_asides(clause: str) -> tuple[str, list[str]]:
         clause = share[1].rstrip(",")
         asides = [f"{share[2]} {' '.join(definite(bare_words(owner)))} {share[3]}"]
     words = clause.split()
-    for k in reversed(range(1, len(words))):  # a relative clause may be inside the one before it
+    for k in reversed(range(1, len(words))):  # a relative clause may be nested in the one before it
         if bare_words(words[k : k + 1])[0] in RELATIVES:
             clause, found = _split_relative(words, k)
             words, asides = clause.split(), [*found, *asides]
@@ -151,7 +151,7 @@ def split_asides(clause: str) -> tuple[str, list[str]]:
 
 
 def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
-    """Split at the relative word `k`, the last one that can be split."""
+    """Split at the relative pronoun `k`; no relative pronoun after it can be split."""
     clause, found, after = " ".join(words), bare_words(words), words[k + 1 :]
     if found[k] == "where" and words[k - 1].endswith(",") and _is_clause(after):
         return " ".join(words[:k]).rstrip(","), [" ".join(after)]
@@ -159,7 +159,7 @@ def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
     inserted = words[k - 1].endswith(",")
     if found[k] not in ("who", "which", "that") or not owner or "and" in found[:k]:
         return clause, []
-    # "The car that is parked here is red": without its clause it would be any car.
+    # "The car that is parked here is red": without its relative clause it would be any car.
     if len(after) < 2 or not (inserted or bare_words(owner)[0] in QUANTIFIERS):
         return clause, []
     predicate = bare_words(after)
@@ -178,7 +178,7 @@ def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
     if len(verbs) == 1:
         is_last = not any(word.endswith(",") for word in after[:-1])
         return (left, [f"{subject} {' '.join(after)}"]) if is_last else (clause, [])
-    end = verbs[1]  # the verb of the clause around it
+    end = verbs[1]  # the verb of the enclosing clause
     closed = after[end - 1].endswith(",") == inserted and predicate[end - 1] not in SUBJECTS | PRONOUNS | CONJUNCTIONS
     if not closed or finite(words[:k]) or len(owner) != k:
         return clause, []
@@ -186,7 +186,7 @@ def _split_relative(words: Sequence[str], k: int) -> tuple[str, list[str]]:
 
 
 def _antecedent(words: Sequence[str]) -> list[str]:
-    """Return the noun phrase that the words end with, from its article on; empty where that is not clear."""
+    """Return the noun phrase at the end of the words, from its article on; empty if unclear."""
     found = bare_words(words)
     for k in range(len(words) - 1, max(len(words) - 6, -1), -1):
         if found[k] in QUANTIFIERS | {"the", "his", "her", "its", "their"}:
@@ -201,7 +201,7 @@ def _antecedent(words: Sequence[str]) -> list[str]:
 
 
 def _split_participle(clause: str, words: Sequence[str]) -> tuple[str, list[str]]:
-    """Split a participle off: of a thing introduced by "there is", or of a subject described by what it wears."""
+    """Split a final participle off a "there is" clause, or a "wearing" phrase off a subject."""
     found, verbs = bare_words(words), finite(words)
     if found[:2] in (["there", "is"], ["there", "are"]) and len(words) > 3 and found[2] in QUANTIFIERS:
         rest, comma, last = clause.rpartition(", ")

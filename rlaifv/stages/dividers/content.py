@@ -1,4 +1,4 @@
-"""Content words, numbers and negation of a statement."""
+"""The content of a statement: its content words, its numbers, and whether it is negated."""
 
 import re
 
@@ -15,9 +15,9 @@ _DIGITS = _table("zero one two three four five six seven eight nine ten eleven t
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Return the words of a statement that carry it: stems, numbers as digits; articles, auxiliaries and pronouns left out.
+    """Return a statement's content words as stems, numbers as digits; no articles, auxiliaries or pronouns.
 
-    Prepositions stay, as "on the table" and "under the table" differ by them alone.
+    Prepositions are kept, since "on the table" and "under the table" differ only in them.
     """
     words = re.findall(r"\d+(?:[.:,]\d+)*|\w+", _spelled_out(text))
     said = [word for word in words if word not in _EMPTY + _NEGATIONS]
@@ -42,7 +42,7 @@ def numbers(words: frozenset[str]) -> set[str]:
 
 
 def is_negated(text: str) -> bool:
-    """Return whether a statement or a question denies something."""
+    """Return whether a statement or a question is negated."""
     return any(word in _NEGATIONS for word in re.findall(r"\w+", _spelled_out(text)))
 
 

@@ -1,13 +1,13 @@
-"""English word lists and word tests for the rules divider.
+"""English word classes and grammar, as far as the rules divider needs them.
 
-Words are expected as `bare_words` makes them: lower case, without surrounding punctuation.
+Words are passed as `bare_words` returns them: lower case, without surrounding punctuation.
 """
 
 from collections.abc import Sequence
 
 
 def table(words: str) -> frozenset[str]:
-    """Return the words of a text, as a set."""
+    """Return the set of words of a text."""
     return frozenset(words.split())
 
 
@@ -32,7 +32,7 @@ RELATIVES = table("""although because how if since that though until what when w
 CONJUNCTIONS = table("and but while whereas yet")
 NEGATIONS = table("not no never none nothing nobody neither nor without cannot hardly")
 
-# Verbs whose third person is rarely a plural noun, so that it is a verb wherever it stands.
+# Verbs whose third person is rarely a plural noun, so it counts as a verb in any position.
 _PLAIN = table("""accompany adorn advance appear attend bark bask browse carry chase chew cling climb compete consist contain
     crawl crouch deliver depict descend dive drag eat embrace emerge enjoy enter examine extend feature feed feel flank
     follow gather gaze glow graze greet grow hang hold hover hug hurry include inspect join juggle jump kneel laugh lead
@@ -40,7 +40,7 @@ _PLAIN = table("""accompany adorn advance appear attend bark bask browse carry c
     prepare produce raise read receive recline reflect remain remove repair resemble reveal ride rise run say seem sell
     separate serve shine show sing sit sleep slip smile sniff soar span spray spread stand stare stay steer stretch stroll
     support surround swim take teach throw trim trot try type wait walk wander wear write""")
-# Verbs that are so where an object or a place with an article follows; else "faces" and "watches" are things.
+# Verbs only if followed by an object or a place with an article; otherwise "faces" and "watches" are nouns.
 _DOUBTFUL = table("""approach block blow brush catch climb cook cost cover cross cut display drink drop face fill fly form
     frame grill guard kick lick line mark open pack pass paint pick place point print pull push reach rest roll rub slice slide
     stack sweep swing tie talk touch turn use wash watch wave wipe""")
@@ -60,12 +60,12 @@ QUOTES = '"“”„«»'
 
 
 def bare_words(words: Sequence[str]) -> list[str]:
-    """Return words in lower case, without punctuation and quotation marks around them."""
+    """Return words in lower case, without surrounding punctuation and quotation marks."""
     return [word.strip(EDGE + QUOTES + "()[]'").lower() for word in words]
 
 
 def base_form(verb: str) -> str:
-    """Return what follows "does": "carry" for "carries"; a verb that is no third person stays.
+    """Return the base form of a third person verb, "carry" for "carries"; other words are returned unchanged.
 
     >>> base_form("carries"), base_form("watches"), base_form("has"), base_form("stand")
     ('carry', 'watch', 'have', 'stand')
@@ -74,7 +74,7 @@ def base_form(verb: str) -> str:
 
 
 def finite(words: Sequence[str]) -> list[int]:
-    """Where the verbs are that a clause can be built on; never at the first word, which has no subject before it."""
+    """Return the positions of finite verbs; never the first word, which has no subject before it."""
     found = bare_words(words)
     return [k for k in range(1, len(found)) if _is_finite(found, k)]
 
@@ -85,40 +85,40 @@ def _is_finite(words: Sequence[str], k: int) -> bool:
         return False
     if word in MODALS:
         return after in (["be"], ["have"])
-    if word in _PLURAL_BASES:  # "boys stand on", but no "a sports watch"
+    if word in _PLURAL_BASES:  # "boys stand on", but not "a sports watch"
         is_many = before == "they" or (is_plural(before) and words[max(k - 2, 0)] not in ("a", "an"))
         return is_many and (after[0] in _AFTER_PLURAL if after else word in _PLAIN)
     return word in BE or word == "have" or opens_predicate(words[k : k + 2])
 
 
 def opens_predicate(words: Sequence[str]) -> bool:
-    """Return whether the first of these words is a verb by itself, whatever its subject: a form of be, or a third person."""
+    """Return whether the first word is a verb for any subject: a form of be, or a third person."""
     word, after = words[0], words[1:2]
     return word in BE or word in _BASES or (word in _DOUBTFUL_BASES and not _OBJECTS.isdisjoint(after))
 
 
 def opens_plural_predicate(words: Sequence[str]) -> bool:
-    """Return whether the first of these words is a verb behind "and", where a plural subject has another verb before it."""
+    """Return whether the first word can be a verb after "and" if a plural subject has another verb before it."""
     return words[0] == "have" or (words[0] in _PLURAL_BASES and not _OBJECTS.isdisjoint(words[1:2]))
 
 
 def num_relatives(words: Sequence[str]) -> int:
-    """Return how many words open a clause inside the clause, the first word not counted."""
+    """Count the words that open a subordinate clause, ignoring the first word."""
     return sum(word in RELATIVES for word in bare_words(words)[1:])
 
 
 def is_simple(words: Sequence[str]) -> bool:
-    """Return whether there is neither clause nor insertion in the words."""
+    """Return whether the words contain neither a clause nor an insertion."""
     return not num_relatives(words) and not any(word.endswith((",", ")")) for word in words)
 
 
 def is_participle(word: str) -> bool:
-    """Return whether a word says what something does or is, behind a form of be or a noun."""
+    """Return whether a word can follow a form of be or a noun as a participle."""
     return word in PARTICIPLES or (word.endswith("ing") and len(word) > 4 and word not in _NOUNS_IN_ING | PREPOSITIONS)
 
 
 def is_plural(word: str) -> bool:
-    """Return whether a noun is more than one."""
+    """Return whether a noun is plural."""
     return word in ("people", "men", "women", "children", "sheep", "deer", "cattle") or (
         word.endswith("s") and not word.endswith(("ss", "us", "is")) and word != "its"
     )
@@ -138,7 +138,7 @@ def is_many(words: Sequence[str]) -> bool:
 
 
 def head(words: Sequence[str]) -> list[str]:
-    """Return a noun phrase up to what is said of it: its place, what it does, what it is joined with; never empty."""
+    """Return a noun phrase without its modifiers (place, activity, conjuncts); never empty."""
     for k, word in enumerate(words):
         if k and (word in PREPOSITIONS | CONJUNCTIONS | RELATIVES or is_participle(word)):
             return list(words[:k])
@@ -146,7 +146,7 @@ def head(words: Sequence[str]) -> list[str]:
 
 
 def definite(words: Sequence[str]) -> list[str]:
-    """Return a noun phrase that was introduced, as it is spoken of afterwards.
+    """Return the definite form of a noun phrase, used after its first mention.
 
     >>> " ".join(definite(["a", "red", "kite"])), " ".join(definite(["two", "men"])), " ".join(definite(["his", "hat"]))
     ('the red kite', 'the two men', 'his hat')

@@ -1,8 +1,8 @@
-"""Divide answers with the two Llama-3-8B models that RLAIF-V's authors tuned for it.
+"""Division of answers into claims and questions by the two Llama-3-8B models that RLAIF-V's authors tuned for it.
 
 One lists the facts of an answer ("### Facts:", then bullets), the other turns a list of sentences into questions
-("### Modified sentences:", then bullets). Unlike the released code, this checks that there are as many questions as
-claims, each about its own.
+("### Modified sentences:", then bullets). Unlike the released code, this module checks that there are as many questions
+as claims and that each question is about its own claim.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from rlaifv.stages.dividers.content import content_words
 from rlaifv.stages.dividers.protocol import NotDivided
 
 FACTS, SENTENCES = "### Facts:", "### Modified sentences:"
-# In words of this project; the formats around them are what the two models were tuned on.
+# Our own wording; the surrounding formats are those the two models were tuned on.
 SPLIT_PROMPT = """\
 List the facts that an answer to a question about an image states. Write each as a sentence that is understood alone, and \
 leave out opinions and subjective remarks.
@@ -45,26 +45,28 @@ Use this format:
 
 ### Declarative sentences:
 <claims>"""
-# The released code cuts a prompt to so many words, and a reply to so many tokens: the tail of a long answer is lost.
+# Limits of the released code, words per prompt and tokens per reply; the tail of a long answer is lost.
 RELEASED_WORDS, RELEASED_TOKENS = 300, 256
 
 
 class Llama3SplitDivider:
-    """Divides answers by two tuned models, the one after the other, greedily.
+    """Divides answers by two tuned models in sequence, with greedy decoding.
 
     Args:
         split_path: directory or hub id of the model that lists facts.
-        question_path: of the model that words questions.
+        question_path: directory or hub id of the model that writes questions.
         dtype: of their weights.
-        batch_size: answers that are divided at a time.
-        truncate: whether prompts and replies are cut as in the released code; then claims need not be about the answer.
-        max_new_tokens: of a reply, where `truncate` is off; one that is longer counts as failed.
-        max_claims: of an answer; more are left out, as by the rules.
-        split_prompt: text file with other words than `SPLIT_PROMPT`, <question> and <answer> in them.
-        question_prompt: text file with other words than `QUESTION_PROMPT`, <claims> in them.
+        batch_size: answers divided per batch.
+        truncate: whether to truncate prompts and replies as the released code does; claims then need not be about the
+            answer.
+        max_new_tokens: of a reply, if `truncate` is off; longer replies count as failed.
+        max_claims: of an answer; further claims are left out, as in the rules divider.
+        split_prompt: text file to replace `SPLIT_PROMPT`, containing <question> and <answer>.
+        question_prompt: text file to replace `QUESTION_PROMPT`, containing <claims>.
 
     Raises:
-        ValueError: a number is below 1, or a prompt lacks its places; OSError where its file cannot be read.
+        ValueError: a number is below 1, or a prompt lacks its placeholders.
+        OSError: a prompt file cannot be read.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Llama3SplitDivider:
         self.producer = json.dumps({**made_by, "max_new_tokens": num_tokens, "max_claims": max_claims})
 
     def divide_all(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
-        """Divide all answers: facts of all of them first, then their questions. An empty answer has no claims."""
+        """Divide all answers: list the facts of all, then write questions. An empty answer has no claims."""
         asked = [k for k, (_, response) in enumerate(pairs) if response.text.strip()]
         replies = self.splitter.reply_all([[self._split_message(*pairs[k])] for k in asked])
         facts = {k: _bullets(reply, FACTS) for k, reply in zip(asked, replies, strict=True)}
@@ -140,14 +142,14 @@ class Llama3SplitDivider:
 
 
 def parse_bullets(reply: str, header: str) -> list[str]:
-    """Return the bullets of a reply, each in one line.
+    """Parse the bullets of a reply, each in one line.
 
     Args:
-        reply: a header, which may be missing, and lines that start with "-"; blank lines do not count.
-        header: the one that is expected.
+        reply: an optional header, and lines that start with "-"; blank lines are ignored.
+        header: the expected header.
 
     Raises:
-        UnusableReply: another line, an empty bullet, or nothing at all.
+        UnusableReply: there is another line, an empty bullet, or no bullet.
 
     >>> parse_bullets("- The cat is black.", "### Facts:")
     ['The cat is black.']

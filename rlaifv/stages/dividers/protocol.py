@@ -1,4 +1,4 @@
-"""Protocols of dividers: one response at a time, or many at once with possible failures."""
+"""Divider protocols: one response at a time, or batches in which some responses may fail."""
 
 import logging
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ logger = logging.getLogger(__name__)
 
 
 class Divider(Protocol):
-    """Divides one response into claims: in order, with unique ids, none if it asserts nothing."""
+    """Splits a response into its claims: in order, with unique ids, empty for an answer that asserts nothing."""
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NotDivided:
-    """The reason why a divider failed at a response, as opposed to finding no claims in it."""
+    """The reason why a response could not be divided, as opposed to having no claims."""
 
     reason: str
 
 
 class BatchDivider(Protocol):
-    """Divides many responses at once, and may fail at some. `producer` names what its claims depend on."""
+    """A batch divider, which may fail for some responses. `producer` holds what its claims depend on."""
 
     producer: str
 
@@ -40,7 +40,7 @@ def producer_of(divider: AnyDivider) -> str:
 
 
 def divide_all(divider: AnyDivider, pairs: Sequence[tuple[Prompt, Response]]) -> list[list[Claim] | NotDivided]:
-    """Divide responses, in one call if the divider takes many at once. Failures are logged."""
+    """Divide responses to their prompts, in one call if the divider supports it; log if some were not divided."""
     if not hasattr(divider, "divide_all"):
         return [divider.divide(prompt, response) for prompt, response in pairs]
     results = divider.divide_all(pairs)

@@ -1,9 +1,9 @@
-"""Divide answers into atomic claims and yes/no questions by rules of English.
+"""Rule-based division of English answers into atomic claims with yes/no questions.
 
-Takes the place of the two tuned language models of RLAIF-V (arXiv 2405.17220, section 3.2) where none is at hand. The
-score of a response is minus the number of rejected claims, so a wrong cut costs more than a missing one: every rule
-applies only where the result still follows from the answer, and what fits no rule is asked about as it stands. Opinions
-and guesses are left out, as in the paper.
+Replaces the two tuned language models of RLAIF-V (arXiv 2405.17220, section 3.2) if none is available. The score of a
+response is minus the number of rejected claims, so a wrong split costs more than a missing one: every rule applies only
+where the result still follows from the answer, and text that matches no rule is asked about unchanged. Opinions and
+guesses are left out, as in the paper.
 """
 
 import logging
@@ -81,15 +81,15 @@ _HAVING = re.compile(
 )
 _BINDING = table("between without one upstairs downstairs each more")
 _FUNCTION_WORDS = SUBJECTS | PRONOUNS | PREPOSITIONS | RELATIVES | table("him them me us nothing everything")
-_UNFINISHED = table("a an the and or but of is are its their")  # no sentence ends with them
+_UNFINISHED = table("a an the and or but of is are its their")  # words that cannot end a sentence
 
 logger = logging.getLogger(__name__)
 
 
 class RulesDivider:
-    """Divides plain English answers with `to_claims` and `to_question`; ignores the prompt.
+    """Divides plain English answers by `to_claims` and `to_question`; the prompt is ignored.
 
-    `max_claims` (at least 1, else ValueError) limits the claims of one response; repeated claims are kept.
+    `max_claims` (at least 1, else ValueError) limits the claims per response; repeated claims are kept.
     """
 
     def __init__(self, *, max_claims: int = 50) -> None:
@@ -98,7 +98,7 @@ class RulesDivider:
         self.max_claims = max_claims
 
     def divide(self, prompt: Prompt, response: Response) -> list[Claim]:
-        """Return the claims of `response`, the k-th of them with the id "<response id>/<k>"."""
+        """Return the claims of `response`; the k-th has the id "<response id>/<k>"."""
         texts = to_claims(response.text)[: self.max_claims]
         ids = (response.id, response.prompt_id)
         return [Claim(f"{response.id}/{k}", *ids, text, to_question(text)) for k, text in enumerate(texts)]
@@ -114,7 +114,7 @@ def to_claims(text: str) -> list[str]:
     for sentence in _sentences(text):
         front, body = split_front(sentence)
         for k, clause in enumerate(split_clauses(body.split())):
-            # A place that the sentence opens with is only certain to belong to its first clause.
+            # A leading place certainly belongs only to the first clause of its sentence.
             place, body = split_front(" ".join(clause).strip(EDGE)) if k else (front, " ".join(clause).strip(EDGE))
             statement, asides = split_asides(_as_there_is(body))
             atoms = [atom + place for atom in _atoms(statement.strip(EDGE))]
@@ -124,10 +124,10 @@ def to_claims(text: str) -> list[str]:
 
 
 def to_question(claim_text: str) -> str:
-    """Turn a statement into a question that "yes" affirms, without the request to answer yes or no.
+    """Turn a statement into a question that "yes" affirms, without the instruction to answer yes or no.
 
-    A negated statement, and one whose grammar is not clear, is quoted instead of inverted: "no" in reply to
-    "Is there no dog?" would be ambiguous.
+    A statement that is negated or whose grammar is unclear is quoted instead of inverted: the meaning of "no" in reply
+    to "Is there no dog?" is ambiguous.
 
     >>> to_question("There is a red circle at the top left.")
     'Is there a red circle at the top left?'
@@ -171,7 +171,7 @@ def _invert(words: Sequence[str]) -> list[str]:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Yield what the sentences state, without list markers, headings, questions, and connecting words."""
+    """Yield the statements of the sentences, without list markers, headings, questions, and connecting words."""
     for raw in re.sub(r"(?<=[a-z,])\n(?=[a-z](?!\)))", " ", text).splitlines():
         line = " ".join(_MARKUP.sub("", raw).split())
         label, _, rest = line.partition(": ")
@@ -188,7 +188,7 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _finished(sentence: str) -> str:
-    """What an answer had said before it broke off: "The horse is brown and" loses its last word, "In the" all of them."""
+    """Trim a truncated sentence: "The horse is brown and" loses its last word, "In the" all of them."""
     words = sentence.split()
     if not words or bare_words(words[-1:])[0] not in _UNFINISHED:
         return sentence
@@ -199,7 +199,7 @@ def _finished(sentence: str) -> str:
 
 
 def _atoms(clause: str) -> list[str]:
-    """Leave out opinions, and take lists apart."""
+    """Split lists into atomic statements, and drop opinions."""
     words, there = bare_words(clause.split()), _THERE.fullmatch(clause)
     if not any(map(str.isalnum, clause)) or not _UNCHECKABLE.isdisjoint(words) or _OPINION.search(clause):
         return []
@@ -207,7 +207,7 @@ def _atoms(clause: str) -> list[str]:
 
 
 def _as_there_is(clause: str) -> str:
-    """Rewrite as "There is …" a clause that says that a thing is shown or seen, or that only names it.
+    """Rewrite a clause as "there is" if it says that a thing is shown or can be seen, or only names it.
 
     >>> _as_there_is("The image shows a cup"), _as_there_is("several birds can be seen flying"), _as_there_is("A cup")
     ('there is a cup', 'there are several birds flying', 'there is a cup')
@@ -233,7 +233,7 @@ def _as_there_is(clause: str) -> str:
 
 
 def _existentials(phrase: str, verb: str) -> list[str]:
-    """Return a "There is …" statement per item of a list if every item stands alone, else one for the whole list."""
+    """Build one "there is" statement per item if every item can stand alone, else one for the whole phrase."""
     items = _items(phrase)
     if len(items) == 1:
         return [f"there {verb} {phrase}"]
@@ -242,7 +242,7 @@ def _existentials(phrase: str, verb: str) -> list[str]:
 
 
 def _objects(clause: str) -> list[str]:
-    """Return one statement per item of what something has, holds or wears."""
+    """Split a list of objects of "has", "holds" or "wears" into one statement per item."""
     having = _HAVING.fullmatch(clause)
     if not having or not is_simple(having[1].split()) or len(finite(clause.split())) != 1:
         return [clause]
@@ -250,10 +250,10 @@ def _objects(clause: str) -> list[str]:
 
 
 def _items(phrase: str) -> list[str]:
-    """Return the items of a list where each of them stands alone, else the whole phrase."""
+    """Return the items of a list if each can stand alone, else the whole phrase."""
     items = [item for item in re.split(r",? (?:and|but) |, ", phrase) if item]
     found = [bare_words(item.split()) for item in items]
-    # "a man with a hat and a cane" and "a ball between a cat and a dog" are one thing each.
+    # "a man with a hat and a cane" and "a ball between a cat and a dog" are one item each.
     has_place = [
         any(word in PREPOSITIONS - {"of"} or is_participle(word) for word in words)
         for words in found
@@ -276,12 +276,12 @@ def _items(phrase: str) -> list[str]:
 
 
 def _is_plain_plural(words: Sequence[str]) -> bool:
-    """Return whether the words are a noun in the plural with nothing but adjectives before it."""
+    """Return whether the words are a plural noun preceded only by adjectives."""
     return is_plural(words[-1]) and _FUNCTION_WORDS.isdisjoint(words) and not any(map(is_plural, words[:-1]))
 
 
 def _is_noun_phrase(words: Sequence[str]) -> bool:
-    """Return whether a quantified phrase hides no verb that is not known, as "a man paints" and "two men paint" do."""
+    """Return whether a quantified phrase hides no unknown verb, as "a man paints" and "two men paint" do."""
     nouns = head(words)[1:]
     if is_many(words):
         return bool(nouns) and [is_plural(word) for word in nouns] == [False] * (len(nouns) - 1) + [True]
