@@ -7,12 +7,10 @@ Shapes: Q questions.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from rlaifv.metrics.by_row import RowMetric
-from rlaifv.metrics.yes_no import exact, first_found, reader, whole_word
+from rlaifv.metrics.yes_no import YesNoMetric, exact, first_found, reader, whole_word
 
 TASKS = ("existence", "count", "position", "color")
 
@@ -92,7 +90,7 @@ def mme_scores(right: Sequence[bool], tasks: Sequence[str], images: Sequence[int
     return scores
 
 
-class MME(RowMetric):
+class MME(YesNoMetric):
     """MME's scores on existence, count, position and color, and their total; higher is better.
 
     A task's score is the percentage of questions answered right (`count/accuracy`) plus that of images of which both are
@@ -106,21 +104,8 @@ class MME(RowMetric):
     """
 
     columns = ("task", "image", "is_right", "is_read")
+    readers, benchmark = READERS, "MME"
     higher_is_better = True
-
-    def __init__(self, num_rows: int, parser: str = "official", **kwargs: Any) -> None:
-        """Start with no answer.
-
-        Args:
-            num_rows: how many questions there are to be in all.
-            parser: how answers are read: see `read_answer`.
-            kwargs: options of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: there is no such parser.
-        """
-        super().__init__(num_rows, **kwargs)
-        self.read = reader(READERS, parser, "MME")
 
     def update(
         self,

@@ -6,12 +6,11 @@ Shapes: Q questions.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from rlaifv.metrics.by_row import RowMetric, share
-from rlaifv.metrics.yes_no import exact, reader, whole_word
+from rlaifv.metrics.by_row import share
+from rlaifv.metrics.yes_no import YesNoMetric, exact, reader, whole_word
 
 
 def _by_first_sentence(text: str) -> str:
@@ -88,7 +87,7 @@ def pope_scores(answers: Sequence[str], truths: Sequence[str], parser: str = "of
     return dict(zip(NAMES, (right / len(pairs), precision, recall, f1, yes / len(pairs)), strict=True))
 
 
-class POPE(RowMetric):
+class POPE(YesNoMetric):
     """POPE's five numbers for one split, as shares in [0, 1], which is how its script prints them (arXiv 2305.10355).
 
     - `accuracy`: right answers / answers
@@ -109,22 +108,8 @@ class POPE(RowMetric):
     """
 
     columns = ("answer", "is_positive", "is_read")
+    readers, benchmark = READERS, "POPE"
     higher_is_better = None
-
-    def __init__(self, num_rows: int, parser: str = "official", **kwargs: Any) -> None:
-        """Start with no answer.
-
-        Args:
-            num_rows: how many questions there are to be in all.
-            parser: how answers are read: see `read_answer`.
-            kwargs: options of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: there is no such parser.
-        """
-        super().__init__(num_rows, **kwargs)
-        self.read = reader(READERS, parser, "POPE")
-        self.parser = parser
 
     def update(self, responses: Sequence[str], truths: Sequence[str], rows: Sequence[int] | None = None) -> None:
         """Add Q answers.

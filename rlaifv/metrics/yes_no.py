@@ -5,6 +5,9 @@ A reader returns "yes", "no", or "" for what it cannot read.
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from rlaifv.metrics.by_row import RowMetric
 
 Reader = Callable[[str], str]
 # What VLMEvalKit takes for punctuation: an asterisk or a colon stays in its word.
@@ -20,6 +23,33 @@ def reader(readers: Mapping[str, Reader], parser: str, benchmark: str) -> Reader
     if parser not in readers:
         raise ValueError(f"{benchmark} has the parsers {', '.join(readers)}, but got {parser!r}.")
     return readers[parser]
+
+
+class YesNoMetric(RowMetric):
+    """Base of metrics over yes/no questions, whose answers are read by one of several parsers.
+
+    Class attributes:
+        readers: parsers by name.
+        benchmark: name for messages.
+    """
+
+    readers: ClassVar[Mapping[str, Reader]]
+    benchmark: ClassVar[str]
+
+    def __init__(self, num_rows: int, parser: str = "official", **kwargs: Any) -> None:
+        """Start without answers.
+
+        Args:
+            num_rows: number of questions in all.
+            parser: how answers are read, a key of `readers`.
+            kwargs: options of `torchmetrics.Metric`.
+
+        Raises:
+            ValueError: there is no such parser.
+        """
+        super().__init__(num_rows, **kwargs)
+        self.read = reader(self.readers, parser, self.benchmark)
+        self.parser = parser
 
 
 def whole_word(text: str) -> str:
