@@ -8,6 +8,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALLED := $(VENV)/.installed
 
 VIDEO := .venv-video
+# Two processes of one thread each; more would need more memory than they save time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .PHONY: setup demo test test-all twins test-video fault check format rebuild-world clean
 
@@ -25,15 +27,15 @@ demo: setup
 	$(BIN)/python train.py
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 # Also the slow tests: three seeds of the whole demo, rebuilding the embedded weights.
 test-all: setup
-	$(BIN)/python -m pytest -q -m ''
+	$(PYTEST) -m ''
 
 # Every experiment file on a small model of its family, by the command that its users type.
 twins: setup
-	$(BIN)/python -m pytest -q -m '' tests/twins
+	$(PYTEST) -m '' tests/twins
 
 # The twins of Qwen-VL with their whole processors, whose part for videos needs torchvision: 4.7 GB in a place of its own.
 test-video: $(VIDEO)/.installed

@@ -53,7 +53,10 @@ PATH_KEYS = (
 # Groups that null leaves out of a run.
 OPTIONAL_GROUPS = ("callbacks", "evaluation", "logger")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
-OPEN_SECTIONS = ("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer")
+OPEN_SECTIONS = (
+    *("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer"),
+    *("method.learner", "method.observers", "method.stages"),
+)
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
 # Ranks that the first one starts inherit it, so that all of them mean the same directory.

@@ -7,6 +7,7 @@ from rlaifv.records import Claim, Prompt, Response
 from rlaifv.stages.answered import Answered, label_answered
 from rlaifv.stages.dividers.protocol import NotDivided
 from rlaifv.stages.dividers.rules import RulesDivider
+from rlaifv.stages.score import Wording
 
 PROMPTS = [Prompt("a", "What is it?", ()), Prompt("b", "What else?", ())]
 
@@ -30,7 +31,7 @@ def test_a_score_is_minus_the_rejected_claims() -> None:
         Answered(PROMPTS[0], ("There is a cat. There is a dog.", "There is a cat.")),
         Answered(PROMPTS[1], ("What a day!",)),
     ]
-    (first, second), (nothing,) = label_answered(rows, RulesDivider(), labeler, " Yes or no?")
+    (first, second), (nothing,) = label_answered(rows, RulesDivider(), labeler, Wording(" Yes or no?"))
     assert (first["score"], second["score"], nothing["score"]) == (-1.0, 0.0, None)
     assert first["claims"] == [
         {"text": "There is a cat.", "question": "Is there a cat?", "p_yes": 0.9, "p_no": 0.05, "verdict": "accepted"},

@@ -110,7 +110,7 @@ def test_interrupted_and_resumed_it_ends_the_same(world: World, monkeypatch: pyt
 
 def test_other_data_are_another_iteration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Manifest, "commit", lambda self, min_pairs: self)
+        patched.setattr(Manifest, "commit", lambda self, *arguments: self)
         world.loop().prepare(0)
     changed = rows()
     changed[5]["chosen"] = "Something else."
