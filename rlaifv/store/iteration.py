@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest
 
 
@@ -87,6 +89,10 @@ class Iteration:
         if self.units.get(table) == unit and table not in self.tables:
             return self.manifest.read(table, shard)
         if table == "prompts":
-            wanted = {record.prompt_id for record in units}
-            return [prompt for prompt in self.records("prompts") if prompt.id in wanted]
+            return [self.prompts_by_id[prompt_id] for prompt_id in dict.fromkeys(one.prompt_id for one in units)]
         return self.records(table)
+
+    @cached_property
+    def prompts_by_id(self) -> dict[str, Prompt]:
+        """The iteration's prompts, read once: many shards ask for a few of them."""
+        return {prompt.id: prompt for prompt in self.records("prompts")}

@@ -49,7 +49,7 @@ def test_prompts_of_another_unit_are_those_that_it_belongs_to(work: Iteration) -
     work.keep("preferences", SimpleNamespace(records=[pair("p4"), pair("p0"), pair("p4")], drops={}))
     (shard,) = work.shards_of("preferences", 9)
     prompts, units = work.inputs(("prompts", "preferences"), "preferences", 0, shard)
-    assert ([prompt.id for prompt in prompts], units) == (["p0", "p4"], shard)
+    assert ([prompt.id for prompt in prompts], units) == (["p4", "p0"], shard)
 
 
 def test_drops_are_counted_over_all_shards_and_those_in_memory_once(work: Iteration) -> None:
