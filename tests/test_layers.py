@@ -191,8 +191,30 @@ def test_nothing_is_too_long(path: Path) -> None:
     assert long == []
 
 
-def test_train_reads_as_a_recipe() -> None:
-    assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 120
+@pytest.mark.parametrize("name", ["train.py", "rlaifv/loop.py"])
+def test_what_is_read_first_fits_on_a_page(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_train_needs_the_package_alone() -> None:
+    assert {module for module in imported_modules(parse(ROOT / "train.py")) if module.startswith("tools")} == set()
+
+
+def test_no_method_is_a_loop_of_its_own() -> None:
+    """A method is a list of stages."""
+    bases = {
+        ast.unparse(base)
+        for path in FILES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    }
+    assert not any("FeedbackLoop" in base for base in bases)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=name_of)
+def test_tools_are_commands(path: Path) -> None:
+    assert is_package(path) or 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 
 
 def test_no_drawers_for_odds_and_ends() -> None:
