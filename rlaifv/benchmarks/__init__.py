@@ -1,1 +1,1 @@
-"""The field's hallucination benchmarks: their official files in, their official numbers out."""
+"""Hallucination benchmarks: official files in, official numbers out."""

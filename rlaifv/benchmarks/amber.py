@@ -27,10 +27,10 @@ from rlaifv.models.sampling import Decoding
 
 
 class AMBER:
-    """AMBER's files in, its script's numbers out.
+    """AMBER with its official files and its script's numbers.
 
-    Descriptions, answers to questions or both are scored: a dimension of which anything is answered is expected in full. All
-    dimensions of questions give the overall numbers, and together with descriptions `amber_score`.
+    Scores descriptions, answers to questions, or both. A dimension with any answer must be answered in full. Overall numbers need
+    all dimensions of questions; `amber_score` also needs descriptions.
     """
 
     name = "amber"

@@ -1,4 +1,4 @@
-"""Reads AMBER's files: annotations, words, and what stands in for its tagger and word vectors."""
+"""Read AMBER's files: annotations, word lists, and stand-ins for its tagger and word vectors."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Published numbers of other models: who says so, how they were made, and how far they can be believed."""
+"""Published numbers of other models, with source, protocol and reliability."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model's answers to a benchmark: the official prompts, all questions about an image on one prefix, shard by shard.
+"""Answer a benchmark with a model: official prompts, one prefix per image, in resumable shards.
 
 <directory>/asked.json            who answers what, and how; another one is refused
             answers-00000.jsonl   id, question, answer and whether it had ended; what is there is not asked again
@@ -50,7 +50,7 @@ def run_benchmark(
     advance: Advance = ignore_progress,
     review: Callable[[Given], Given] | None = None,
 ) -> dict[str, Any]:
-    """Answer and score; what is in the directory already is not asked again.
+    """Answer and score. Answers that are in the directory already are not asked for again.
 
     Args:
         benchmark: what to run.
@@ -159,7 +159,7 @@ def _check_asked(path: Path, asked: dict[str, Any]) -> None:
 
 
 def _shards(images: Sequence[AskedImage], shard_items: int) -> list[list[AskedImage]]:
-    """Return whole images, until a shard has so many questions."""
+    """Return shards of whole images with at least so many questions each."""
     shards: list[list[AskedImage]] = []
     size = shard_items
     for one in images:
@@ -172,7 +172,7 @@ def _shards(images: Sequence[AskedImage], shard_items: int) -> list[list[AskedIm
 
 
 def _described(benchmark: Benchmark, how: Asking) -> dict[str, Any]:
-    """Return the decoding as it was, and in what it is not the published one."""
+    """Return the decoding, and its deviations from the published one."""
     decoding = how.decoding(benchmark)
     deviations = []
     if benchmark.name in BEAMS:

@@ -16,7 +16,7 @@ USUAL = 500
 class Chair:
     """CHAIR: any images of COCO 2014, usually 500 of val2014, and one caption of each.
 
-    Questions may be left out when scoring: then what is answered is what is scored. Answers are the script's caption file
+    Without questions, all given answers are scored. Answers are the script's caption file
     (`imgToEval`; the caption metrics beside it, which the script prints, are not needed), or JSON Lines with `image_id` and
     `caption`. The script prints percent with one decimal, which `rounding` follows.
     """

@@ -1,4 +1,4 @@
-"""What is in COCO's images, from its annotation files: segmented objects, and objects that people's captions mention."""
+"""Objects in COCO's images, from its annotation files: segmented ones, and ones in human captions."""
 
 import json
 import re

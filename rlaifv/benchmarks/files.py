@@ -1,4 +1,4 @@
-"""Reads the official files of benchmarks, and says which row is wrong."""
+"""Read official files of benchmarks; errors name the row."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 
 def required(path: Path | None, name: str, benchmark: str) -> Path:
-    """Return the file that a benchmark cannot do without.
+    """Return a file that the benchmark requires. Raises ValueError if it is not given.
 
     Raises:
         ValueError: it is not given, or does not exist.
@@ -143,7 +143,7 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def read_values(path: Path) -> list[Any]:
-    """Return what a JSON list or JSON Lines hold, whatever the file's suffix, in order; of a JSON object, itself alone.
+    """Return the values of a JSON list or of JSON Lines, in order, or a single JSON object in a list.
 
     Raises:
         ValueError: it is none of these.

@@ -40,7 +40,7 @@ KEY_FIELDS = Key._fields[:5]  # what tells one question from another
 class Hallusion:
     """HallusionBench (arXiv 2310.14566); the metric is `rlaifv.metrics.hallusionbench.HallusionBench`.
 
-    Where no file of answers is given, the question file is taken to have them, as the official one has once it is filled in.
+    Without a file of answers, they are read from the question file, which the official script fills in.
     """
 
     name = "hallusionbench"
@@ -60,7 +60,7 @@ class Hallusion:
         return [{**rows[item.id], ANSWER: text} for item, text in zip(items, texts, strict=True)]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """Return what the judge is asked about each answer."""
+        """Return the request to the judge about each answer."""
         path, found = _answers_path(given), []
         for number, (key, row) in enumerate(self._answered(given)[0].items(), start=1):
             fields = {
@@ -148,7 +148,7 @@ def _judged(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], 
 
 
 def _read(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], int, dict[str, Any]]:
-    """The same by the answers' own words."""
+    """Return the verdicts by the answers' own words."""
     verdicts = {
         key: check_answer(row[ANSWER], row["gt_answer"] == "1") for key, row in rows.items() if key in questions
     }
@@ -158,7 +158,7 @@ def _read(given: Given, rows: Rows, questions: Rows) -> tuple[dict[str, int], in
 
 
 def _answers_path(given: Given) -> Path:
-    """The question file may have been filled in itself."""
+    """Return the file with answers, which may be the filled-in question file."""
     return required(given.answers or given.questions, "answers", "hallusionbench")
 
 
@@ -172,7 +172,7 @@ def _key(row: dict[str, Any]) -> Key:
 
 
 def _images(row: dict[str, Any]) -> tuple[str, ...]:
-    """Where the figure is below the directory of images; files say so from their own place, with a leading "./"."""
+    """Return the figure's path below the directory of images; the files write it with a leading "./"."""
     if row["visual_input"] == "0":
         return ()
     named = row.get("filename") or "/".join(

@@ -1,8 +1,8 @@
-"""Has a judge read the answers to a benchmark: every raw reply is stored as it comes, and none is asked for twice.
+"""Ask a judge about answers to a benchmark, and store every raw reply in a journal, so that none is asked for twice.
 
-What a judge is asked, and what its replies are worth, is the benchmark's matter. Here they are only collected. The journal
+The benchmark defines the requests and scores the replies; this module collects them. The journal
 is JSON Lines, one reply each: id, stage, reply, judge, and the hashes of template and conversation. A run that was
-interrupted goes on from it; another template, judge or answer finds nothing in it.
+interrupted continues from it. Another template, judge or answer has other entries.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ FIELDS = ("id", "stage", "reply", "judge", "template", "conversation")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of asking a judge.
+    """The result of asking a judge.
 
     Attributes:
         reviews: rows of a file of reviews: id, the reply of each stage under its name, judge, and hash of the templates.
@@ -87,7 +87,7 @@ def judge_all(
 ) -> Judged:
     """Ask a judge in one or more stages; each later one is asked about the reply of the one before.
 
-    A reply that cannot be read is asked for once more; the last one counts.
+    An unreadable reply is requested once more; the last reply counts.
 
     Args:
         chat: who replies.
@@ -164,12 +164,12 @@ def _ask(
 
 
 def _turns(text: str, known: Sequence[str] | None) -> list[str]:
-    """Return what a judge is told; one whose reply could not be read is reminded, since asked again it would say the same."""
+    """Return the conversation with a judge, with a reminder after an unreadable reply, which it would repeat otherwise."""
     return [text, known[-1], REMINDER] if known else [text]
 
 
 class _Journal:
-    """The replies of one judge: those of earlier runs, and those that are added, which are on the disk at once.
+    """The replies of one judge, of earlier runs and of this one. New replies are written at once.
 
     `replies` are by id, stage, hash of the template and hash of the conversation, in the order in which they came.
     """

@@ -56,7 +56,7 @@ class LLaVABenchWild:
         ]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """Return what the judge is asked about each answer."""
+        """Return the request to the judge about each answer."""
         directory = required(given.annotations, "annotations", self.name)
         context_path = required(directory / "context.jsonl", "annotations", self.name)
         reference_path = required(directory / "answers_gpt4.jsonl", "annotations", self.name)
@@ -88,7 +88,7 @@ class LLaVABenchWild:
         return found
 
     def score(self, given: Given) -> Result:
-        """Score the reviews; answers say which there must be. Categories are those of the questions, or of the reviews."""
+        """Score the reviews; answers tell which there must be. Categories come from the questions, else from the reviews."""
         path = required(given.reviews, "reviews", self.name)
         questions = self._questions(given) if given.questions else {}
         ids = list(questions) or None

@@ -17,7 +17,7 @@ OFFICIAL_PROMPTS = 146
 class MHumanEval:
     """MHumanEval: 146 prompts, whose responses people mark for hallucinations of four kinds.
 
-    There is no official form of the marks. Answers are rows with `question_id`, `prompt` and `text`; reviews are rows with
+    There is no official format. Answers are rows with `question_id`, `prompt` and `text`; reviews are rows with
     `question_id` and true or false (or 1 or 0) for each of `TYPES`. Published numbers are percent with one decimal, which
     `rounding` follows.
     """

@@ -25,7 +25,7 @@ class Line:
 
 
 class MMEBenchmark:
-    """MME's tables in, its script's numbers out.
+    """MME with its official tables and its script's numbers.
 
     Questions are a directory with the official table of each task (image, question, answer; tab-separated). Answers are a
     directory of the same tables with the response as a fourth column, the table of one task, which its name tells and which is
@@ -116,7 +116,7 @@ def _metrics(scores: dict[str, float]) -> dict[str, Any]:
 
 
 def _read_questions(given: Given) -> dict[str, list[Line]]:
-    """Return tables of questions; responses that they may have do not matter."""
+    """Return tables of questions, ignoring their responses."""
     return _read_tables(required(given.questions, "questions", "mme"), (len(COLUMNS) - 1, len(COLUMNS)))
 
 
@@ -181,7 +181,7 @@ def _truth(text: str, number: int, path: Path) -> str:
 
 
 def _check_pairs(lines: Sequence[Line], path: Path) -> None:
-    """The script takes two lines each for the questions about one image, whatever they say; here they have to say so."""
+    """Refuse tables in which two successive lines are not about the same image; the script does not check it."""
     if len(lines) % 2:
         raise ValueError(f"{path} has {len(lines)} lines on one task; there are two for each image.")
     for number in range(0, len(lines), 2):

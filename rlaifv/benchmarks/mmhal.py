@@ -65,7 +65,7 @@ class MMHal:
         return [{**rows[int(item.id)], "model_answer": text} for item, text in zip(items, texts, strict=True)]
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """Return what the judge is asked about each answer."""
+        """Return the request to the judge about each answer."""
         path = required(given.answers or given.questions, "answers", self.name)
         found = []
         for number, row in enumerate(self._with_questions(given), start=1):
@@ -80,7 +80,7 @@ class MMHal:
         return found
 
     def score(self, given: Given) -> Result:
-        """Score the reviews; the answers say how many there must be, and are not read otherwise."""
+        """Score the reviews. The answers only tell how many there must be."""
         path = required(given.reviews, "reviews", self.name)
         rows = self._with_questions(given)
         ids = [str(k) for k in range(len(rows))] if rows else None
@@ -107,7 +107,7 @@ class MMHal:
         )
 
     def _size(self, numbers: Sequence[int], path: Path, allow_incomplete: bool) -> int:
-        """Return how many questions there are, by the reviews alone."""
+        """Return the number of questions, from the reviews alone."""
         size = max(numbers) + 1
         if size > max(NUM_QUESTIONS, len(numbers)):
             raise ValueError(f"{path} has a review of question {size - 1}; MMHal-Bench has {NUM_QUESTIONS}, from 0.")
@@ -115,7 +115,7 @@ class MMHal:
         return size
 
     def _with_questions(self, given: Given) -> list[dict[str, Any]]:
-        """Return rows of the answers, with what their own file does not say from the question file; [] without either."""
+        """Return the rows of answers, completed from the question file; [] without either file."""
         questions = read_rows(required(given.questions, "questions", self.name)) if given.questions else []
         if given.answers is None:
             return questions

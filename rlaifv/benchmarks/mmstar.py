@@ -46,9 +46,9 @@ class MMStarBench:
         ]
 
     def score(self, given: Given) -> Result:
-        """Score the answers; what is right is said by the questions, or by the answers' own rows without them.
+        """Score the answers against the keys in the questions, or without them in the answers' own rows.
 
-        Where no file of answers is given, the questions are taken to have them.
+        Without a file of answers, they are read from the questions.
         """
         path = required(given.answers or given.questions, "answers", self.name)
         answers = _by_index(path)

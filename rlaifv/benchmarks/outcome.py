@@ -1,7 +1,6 @@
-"""What a benchmark's number is worth telling with: what was scored, from which files, and under which protocol.
+"""Describe a score: what was scored, from which files, and under which protocol.
 
-Two numbers may be compared where their fingerprints are equal: prompts, decoding, parser, judge, mode and the benchmark's
-edition are the same then.
+Numbers with equal fingerprints may be compared: prompts, decoding, parser, judge, mode and edition are the same.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ FINGERPRINT_CHARS = 12
 
 
 def check_given(benchmark: Benchmark, given: Given) -> None:
-    """Refuse what a benchmark would ignore.
+    """Refuse options that the benchmark would ignore.
 
     Raises:
         ValueError: a field is given that it does not use, or a value that it does not know.
@@ -48,7 +47,7 @@ def is_judged(benchmark: Benchmark) -> TypeGuard[JudgedBenchmark]:
 
 
 def needs_reviews(benchmark: Benchmark) -> bool:
-    """Return whether nothing can be said about its answers before somebody has read them."""
+    """Return whether the benchmark cannot be scored without reviews."""
     return "reviews" in benchmark.uses and benchmark.name not in WITHOUT_REVIEWS
 
 
@@ -58,7 +57,7 @@ def outcome(
     prompt: Mapping[str, Any] | None = None,
     decoding: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score, and describe the score, ready for JSON.
+    """Score answers, and describe the score, ready for JSON.
 
     Args:
         benchmark: what to score by.
@@ -100,7 +99,7 @@ def outcome(
 def not_scored(
     benchmark: Benchmark, counts: dict[str, int], prompt: Mapping[str, Any], decoding: Mapping[str, Any], why: str
 ) -> dict[str, Any]:
-    """In the form of `outcome`, answers that nothing has scored yet; `why` is a sentence."""
+    """Return an outcome without scores; `why` is the reason, as a sentence."""
     protocol = {"benchmark": benchmark.name, "prompt": dict(prompt), "decoding": dict(decoding), "judge": None}
     return {
         "benchmark": benchmark.name,
@@ -116,13 +115,13 @@ def not_scored(
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:
-    """The same for protocols that are the same, whatever the order of their keys."""
+    """Return a hash of a protocol that does not depend on the order of keys."""
     text = json.dumps(protocol, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_CHARS]
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value for JSON: None stands for what is no finite number, lists for tuples."""
+    """Convert a value for JSON: non-finite numbers to None, tuples to lists."""
     if isinstance(value, Mapping):
         return {str(name): without_nan(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

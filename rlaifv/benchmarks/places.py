@@ -1,4 +1,4 @@
-"""Where a user's copy of a benchmark lies: data_root/<benchmark>/, under the names of the official files."""
+"""Locate a user's copy of a benchmark: data_root/<benchmark>/, with the official file names."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -56,7 +56,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def given_in(benchmark: Benchmark, data_root: Path, own: Mapping[str, Path] | None = None) -> Given:
-    """Return the files of a benchmark that are found in `data_root`, and those that are given themselves.
+    """Return a benchmark's files: those in `data_root`, and those given explicitly.
 
     Args:
         benchmark: whose fields of `Given` are looked for, as far as it uses them.

@@ -27,7 +27,7 @@ EDITIONS = {
 
 
 class POPEBenchmark:
-    """POPE's files in, its script's numbers out: for each file of questions, and their mean, which also stands alone.
+    """POPE with its official files and its script's numbers, for each question file and their mean.
 
     Questions and answers are one file each, or directories with one file for each split, which their names tell.
     """

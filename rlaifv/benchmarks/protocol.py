@@ -1,7 +1,7 @@
-"""What a benchmark is to the commands that score and run it.
+"""The interface of benchmarks for the commands that score and run them.
 
-A benchmark reads official files, and nothing else: which questions it asks, how answers are written down, and what they are
-worth. Its formulas are metrics of `rlaifv.metrics`; models and judges are run by others.
+A benchmark reads questions from official files, writes answers in the official form, and scores them. Its formulas are in
+`rlaifv.metrics`. It runs neither models nor judges.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ class Benchmark(Protocol):
         ...
 
     def score(self, given: Given) -> Result:
-        """Return what the answers are worth.
+        """Return the score of the answers.
 
         Raises:
             ValueError: a file is missing, not of its form, or incomplete without `allow_incomplete`; the message names
@@ -127,7 +127,7 @@ class JudgedBenchmark(Benchmark, Protocol):
     stages: "tuple[Stage, ...]"
 
     def conversations(self, given: Given, template: str | None = None) -> list[tuple[str, str]]:
-        """Return what the judge is told about each answer, with the id that its reply is stored under.
+        """Return the request to the judge about each answer, with the id under which its reply is stored.
 
         Args:
             given: with answers.

@@ -1,4 +1,4 @@
-"""The questions of a benchmark to a model: read from the user's copy, by their images, whole or in part."""
+"""Read a benchmark's questions, all or some, grouped by image."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ DIGEST_CHARS = 16
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a benchmark is put to a model.
+    """Settings for asking a model a benchmark's questions.
 
     suffix: appended to every question
     num_items: questions at least, of whole images, the same ones every time; None for all

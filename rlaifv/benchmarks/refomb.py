@@ -98,7 +98,7 @@ class RefoMBench:
         return found
 
     def score(self, given: Given) -> Result:
-        """Score the reviews; questions and answers say which there must be, and are not read otherwise."""
+        """Score the reviews. Questions and answers only tell which there must be."""
         path = required(given.reviews, "reviews", self.name)
         questions = self._questions(given) if given.questions else {}
         ids = list(questions) or None

@@ -1,4 +1,4 @@
-"""Reads what a judge said: the raw replies that a benchmark's scores rest on.
+"""Read reviews: a judge's raw replies.
 
 A file of reviews is a JSON list or JSON Lines. Each review is a reply as a string, or an object with the reply in one of
 `NAMES` or as an API's whole answer (`choices`); in the order of the answers, or with their ids, or in one object by id. Where
@@ -19,7 +19,7 @@ IDS = ("question_id", "id")  # where both are there, the second counts the rows
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What was said about one answer.
+    """The review of one answer.
 
     Attributes:
         id: of the answer.

@@ -1,1 +1,1 @@
-"""Metrics, and what a world knows to be true."""
+"""Metrics, and protocols for known truth."""

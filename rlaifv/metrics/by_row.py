@@ -1,4 +1,4 @@
-"""Numbers that are known of each row of a benchmark, so that rows count once however often they come."""
+"""Base of metrics over a benchmark's rows, each of which counts once however often it is given."""
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, ClassVar
@@ -11,8 +11,7 @@ from torchmetrics import Metric
 class RowMetric(Metric):
     """Base of metrics over the rows of a benchmark, whose number is known from its question file.
 
-    Samplers pad the last batch of a rank with rows that others have too; a row that comes again changes nothing, on
-    whatever rank. States are sums, so neither order nor batches nor ranks matter.
+    Samplers pad a rank's last batch with rows of other ranks; a repeated row changes nothing, on any rank. States are sums, so neither order nor batches nor ranks matter.
 
     Children name what they keep of a row in `columns`, and all are called alike: `update(texts, targets…, rows=None)`, where
     `rows` are the places of the texts among those of the benchmark, in order from the first if not given, and targets are
@@ -89,7 +88,7 @@ class RowMetric(Metric):
         return self.times.nonzero().flatten()
 
     def _values(self) -> Tensor:
-        """Their values: float64[K, V]."""
+        """Return the values of the rows that came: float64[K, V]."""
         seen = self._seen()
         return self.totals[seen] / self.times[seen, None]
 
@@ -98,7 +97,7 @@ class RowMetric(Metric):
         return self._values()[:, self.columns.index(name)]
 
     def _counts(self) -> list[list[int]]:
-        """Their values where those are whole numbers: [K][V]."""
+        """Return the values of the rows that came, if they are whole numbers: [K][V]."""
         counts: list[list[int]] = self._values().long().tolist()
         return counts
 

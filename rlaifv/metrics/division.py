@@ -1,4 +1,4 @@
-"""How well a divider finds the claims of answers whose claims annotators have written down.
+"""Measure dividers against annotated claims.
 
 Two claims match where the F1 of their content words is at least `MATCH`, both or neither of them is negated, and they name
 the same numbers. Each claim of one side is matched with at most one of the other, so that as many match as can.

@@ -1,6 +1,6 @@
 """FaithScore: the share of an answer's atomic facts that a second model confirms in the image (arXiv 2311.01477, section 3).
 
-Who splits answers into facts, and who confirms them, is left to others; here is what their verdicts add up to.
+Takes the verdicts; splitting answers into facts and confirming them is done elsewhere.
 """
 
 from collections.abc import Sequence

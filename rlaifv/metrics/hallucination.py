@@ -1,4 +1,4 @@
-"""How much a model hallucinates, from claims whose truth is known.
+"""Hallucination rates from claims with known truth.
 
 Counts are summed over responses before they are divided (micro average), as the benchmarks do, so accumulating over
 batches or ranks gives exactly what one update with everything gives.
@@ -44,7 +44,7 @@ class HallucinationRate(Metric):
     - `coverage`: distinct true objects mentioned / objects present, 0 where there are none (AMBER's Cover)
     - `claims_per_response`, `length/words`: means over responses
 
-    Rates lie in [0, 1]. A model that says nothing does not hallucinate, so read the first two beside the others.
+    Rates lie in [0, 1]. A silent model does not hallucinate, so read the first two together with the others.
     Without any response, what is divided by responses is NaN. CHAIR: arXiv 1809.02156; AMBER: arXiv 2311.07397.
 
     Three responses with two, one and no claims; one of the three claims is false:

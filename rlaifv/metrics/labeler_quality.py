@@ -1,4 +1,4 @@
-"""How good a labeler is on questions with known answers, before hours are spent on its word.
+"""Measure a labeler on questions with known answers.
 
 Shapes: N questions.
 """
@@ -19,7 +19,7 @@ NEAR_CHANCE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class LabelerQuality:
-    """What was found.
+    """Quality of a labeler.
 
     accuracy: mean of the shares of true and of false statements that were judged right, so that guessing gets 0.5 whatever
         the share of true ones; unknown verdicts are wrong
@@ -37,7 +37,7 @@ class LabelerQuality:
 
     @property
     def is_near_chance(self) -> bool:
-        """Whether the labeler should not be trusted with this kind of question."""
+        """Return whether the labeler is near chance on these questions."""
         return self.accuracy < NEAR_CHANCE
 
 

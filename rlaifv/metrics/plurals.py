@@ -1,4 +1,4 @@
-"""Which word of a closed list a plural belongs to, without a dictionary of English."""
+"""Map plurals to the words of a closed list, without a dictionary."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How scripts read "yes" and "no" in answers. Each reads in its own way, and the differences are worth whole points.
+"""Parsers of yes/no answers, as benchmark scripts have them. Their differences change scores by whole points.
 
 A reader returns "yes", "no", or "" for what it cannot read.
 """
@@ -65,7 +65,7 @@ def whole_word(text: str) -> str:
 
 
 def exact(text: str) -> str:
-    """Return the strict reading: nothing but yes or no, in any case, with spaces around it and a full stop after it at most.
+    """Read strictly: only yes or no, in any case, with optional surrounding spaces and a final full stop.
 
     >>> [exact(text) for text in ("Yes.", " NO", "No, it is not")]
     ['yes', 'no', '']
@@ -75,7 +75,7 @@ def exact(text: str) -> str:
 
 
 def first_found(text: str) -> str:
-    """Yes where "yes" is anywhere in the text, in any case, even within a word; else no where "no" is.
+    """Return yes if "yes" is anywhere in the text, even within a word; else no if "no" is.
 
     >>> [first_found(text) for text in ("Eyes", "I know", "Maybe")]
     ['yes', 'no', '']
@@ -84,7 +84,7 @@ def first_found(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Signs beside a space vanish, others become a space; full stops vanish unless a digit follows."""
+    """Remove punctuation beside spaces, replace other punctuation by spaces, and remove full stops unless a digit follows."""
     has_number = re.search(r"\d,\d", text) is not None
     cleaned = text
     for sign in PUNCTUATION:
