@@ -29,8 +29,8 @@ from rlaifv.models.sampling import Decoding
 class AMBER:
     """AMBER with its official files and its script's numbers.
 
-    Scores descriptions, answers to questions, or both. A dimension with any answer must be answered in full. Overall numbers need
-    all dimensions of questions; `amber_score` also needs descriptions.
+    Scores descriptions, answers to questions, or both. A dimension with any answer must be answered in full. Overall numbers
+    need all dimensions of questions; `amber_score` also needs descriptions.
     """
 
     name = "amber"

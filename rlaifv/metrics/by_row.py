@@ -11,7 +11,8 @@ from torchmetrics import Metric
 class RowMetric(Metric):
     """Base of metrics over the rows of a benchmark, whose number is known from its question file.
 
-    Samplers pad a rank's last batch with rows of other ranks; a repeated row changes nothing, on any rank. States are sums, so neither order nor batches nor ranks matter.
+    Samplers pad a rank's last batch with rows of other ranks; a repeated row changes nothing. States are sums, so neither
+    order nor batches nor ranks matter.
 
     Children name what they keep of a row in `columns`, and all are called alike: `update(texts, targets…, rows=None)`, where
     `rows` are the places of the texts among those of the benchmark, in order from the first if not given, and targets are
