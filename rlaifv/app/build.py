@@ -134,9 +134,15 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
 
 
 def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:
-    """Build a node's class from its settings, and from those parts of the run that its constructor names."""
+    """Build a node's class from its settings, and from those parts of the run that its constructor names.
+
+    Raises:
+        ValueError: the class has no such setting.
+    """
     make = instantiate(node, _partial_=True, _convert_="all")
     wanted = signature(make.func).parameters
+    if unknown := sorted({*make.keywords} - {*wanted}):
+        raise ValueError(f"{node._get_full_key(unknown[0])} is no setting of {node._target_}.")
     return make(**{name: part for name, part in parts.items() if name in wanted})
 
 
