@@ -20,10 +20,10 @@ from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import meet, rank, world_size
 from rlaifv.runtime.seeds import derive_seed
 from rlaifv.runtime.stopping import stop_if_requested, wait_until
-from rlaifv.stages.stage import Stage, Task
+from rlaifv.stages.stage import ITERATION, Stage, Task
 from rlaifv.store.atomic import failpoint, write_json
-from rlaifv.store.iteration import Iteration, iteration_directory, statistics_path
-from rlaifv.store.manifest import Manifest
+from rlaifv.store.iteration import Iteration, statistics_path
+from rlaifv.store.manifest import Manifest, iteration_directory
 from rlaifv.store.run_dir import require_space
 
 
@@ -49,6 +49,10 @@ class FeedbackLoop:
     observers: Sequence[Observer] = ()
     min_free_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        if not (last := self.stages[-1]).is_stored:
+            raise ValueError(f"The last stage, {last.name!r}, makes what is trained on and has to be stored.")
+
     @timed("data")
     def prepare(self, iteration: int) -> Manifest:
         """Make and commit an iteration, or find it done. Idempotent; called on every rank.
@@ -72,20 +76,17 @@ class FeedbackLoop:
         if rank() > 0:  # the first rank begins it
             wait_until(manifest.path.exists)
         work = Iteration(iteration, Manifest.open(self.run_dir, iteration, producer))
-        prompts, *stages = self.stages
-        self._store(prompts, work, [[]], ignore_progress)
+        self._store(self.stages[0], work, ignore_progress)
         for observer in self.observers:
             observer.on_start(work)
         with StageBars(f"iteration {iteration + 1}") as bars:
-            for stage in stages:
+            for stage in self.stages[1:]:
                 if stage.is_stored:
-                    shards = work.shards_of(stage.unit, stage.shard_factor * self.shard_prompts)
-                    with bars.stage(stage.name, sum(map(len, shards))) as advance:
-                        self._store(stage, work, shards, advance)
+                    with bars.stage(stage.name, work.size_of(stage.unit)) as advance:
+                        self._store(stage, work, advance)
                 else:
                     with timed(stage.name):
-                        task = Task(iteration, self._seed(stage, iteration), drops=manifest.drops)
-                        work.keep(stage.writes, stage(task, *map(work.records, stage.reads)))
+                        work.keep(stage.writes, stage(self._task(stage, work), *map(work.records, stage.reads)))
         if rank() > 0:
             wait_until(lambda: manifest.committed)
             return
@@ -96,11 +97,10 @@ class FeedbackLoop:
         failpoint("loop.commit")
         manifest.commit(self.min_pairs, self.stages[-1].writes)
 
-    def _store(self, stage: Stage, work: Iteration, shards: Sequence[Sequence[object]], advance: Advance) -> None:
+    def _store(self, stage: Stage, work: Iteration, advance: Advance) -> None:
         """Make and put this rank's missing shards of a stage, then wait for those of the other ranks."""
         table, manifest = stage.writes, work.manifest
-        work.units[table] = stage.unit
-        manifest.plan(table, len(shards))
+        shards = work.plan(table, stage.unit, stage.shard_factor * self.shard_prompts)
         missing = manifest.missing(table)
         advance(sum(len(shard) for k, shard in enumerate(shards) if k not in missing))
         for k in missing:
@@ -108,13 +108,13 @@ class FeedbackLoop:
                 stop_if_requested()
                 require_space(self.run_dir, self.min_free_bytes)
                 failpoint(f"loop.{table}")
-                task = Task(work.number, self._seed(stage, work.number), advance)
-                made = stage(task, *work.inputs(stage.reads, stage.unit, k, shards[k]))
+                made = stage(self._task(stage, work, advance), *work.inputs(stage.reads, stage.unit, k, shards[k]))
                 for observer in self.observers:
                     observer.on_shard(work, stage, k)
                 manifest.put(table, k, made.records, Counter(made.drops) + work.unstored_drops(stage.unit, k))
         # Ranks meet at the manifest, where they can still be stopped and no collective times out.
         wait_until(lambda: not manifest.missing(table))
 
-    def _seed(self, stage: Stage, iteration: int) -> int:
-        return derive_seed(self.seed, iteration, stage.name)
+    def _task(self, stage: Stage, work: Iteration, advance: Advance = ignore_progress) -> Task:
+        drops = work.manifest.drops if stage.unit == ITERATION else {}
+        return Task(work.number, derive_seed(self.seed, work.number, stage.name), advance, drops)

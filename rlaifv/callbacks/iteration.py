@@ -19,8 +19,8 @@ from rlaifv.runtime.console import console
 from rlaifv.runtime.ranks import rank
 from rlaifv.runtime.stopping import listen, stop, stop_requested
 from rlaifv.store.atomic import write_json
-from rlaifv.store.iteration import iteration_directory, statistics_path
-from rlaifv.store.manifest import Manifest
+from rlaifv.store.iteration import statistics_path
+from rlaifv.store.manifest import Manifest, iteration_directory
 
 
 class IterationCallback(Callback):

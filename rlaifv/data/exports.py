@@ -23,7 +23,7 @@ from rlaifv.data.formats.pictures import ending
 from rlaifv.data.formats.turns import MARKER
 from rlaifv.records import Pair, Prompt
 from rlaifv.store.atomic import make_directory, publish, write_json, write_text
-from rlaifv.store.manifest import Manifest
+from rlaifv.store.manifest import Manifest, iteration_directory
 
 EXPORTS = ("trl", "rlaifv", "llamafactory")
 # Rows per file as in RLAIF-V's own data; row groups are small, as every row contains an image.
@@ -77,7 +77,7 @@ def read_examples(run_dir: Path, iteration: int, about: dict[str, Any]) -> list[
     Raises:
         ValueError: the iteration is missing, not committed, or damaged.
     """
-    manifest = Manifest(run_dir / "iterations" / f"{iteration:03d}")
+    manifest = Manifest(iteration_directory(run_dir, iteration))
     if not manifest.path.exists() or not manifest.committed:
         raise ValueError(f"{run_dir} has no finished iteration {iteration}, counted from 0.")
     stages = manifest.stages

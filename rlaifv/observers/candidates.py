@@ -33,7 +33,7 @@ from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
 from rlaifv.runtime.stopping import wait_until
 from rlaifv.store.atomic import failpoint, make_directory, write_json
-from rlaifv.store.iteration import iteration_directory
+from rlaifv.store.manifest import iteration_directory
 from rlaifv.store.run_dir import require_space
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from rlaifv.runtime.console import StageBars
 from rlaifv.runtime.phases import timed
 from rlaifv.runtime.ranks import rank
 from rlaifv.runtime.stopping import or_stop, wait_until
-from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all
+from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all, may_fail
 from rlaifv.stages.generate import generate
 from rlaifv.stages.score import WORDING, Wording, ask, score
 from rlaifv.store.atomic import failpoint, make_directory, write_json
@@ -94,7 +94,7 @@ class Evaluator:
         judged = score(prompts, said, labeler, self.wording)
         judgements = {judgement.claim_id: judgement for judgement in judged}
         metrics = _labeler_rates(known, judged)
-        if hasattr(self.divider, "divide_all"):
+        if may_fail(self.divider):
             metrics["not_divided"] = 1 - len(known) / len(responses)
         if self.truth is not None:
             metrics |= _true_rates(known, claims, self.truth)

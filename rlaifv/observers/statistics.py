@@ -9,7 +9,7 @@ from rlaifv.metrics.truth import Truth
 from rlaifv.observers.held_out import agreement
 from rlaifv.observers.observer import Observer
 from rlaifv.records import Claim, Pair
-from rlaifv.stages.dividers.protocol import AnyDivider
+from rlaifv.stages.dividers.protocol import AnyDivider, may_fail
 from rlaifv.stages.pair import pair_statistics
 from rlaifv.stages.score import distinct_questions
 from rlaifv.store.iteration import Iteration
@@ -28,7 +28,7 @@ class FeedbackStatistics(Observer):
     def statistics(self, work: Iteration) -> dict[str, float]:
         responses, claims, judgements = (work.records(table) for table in ("responses", "claims", "judgements"))
         drops = work.drops("preferences")
-        if hasattr(self.divider, "divide_all"):
+        if may_fail(self.divider):
             drops["not_divided"] = work.drops("claims")["not_divided"]
         statistics = pair_statistics(responses, judgements, work.records("preferences"), drops)
         statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})

@@ -10,6 +10,7 @@ import pyarrow.dataset as arrow
 from pyarrow import parquet
 
 from rlaifv.report.run import JudgedClaim, verdict_of
+from rlaifv.store.manifest import iteration_directory
 
 _PAIR_COLUMNS = [
     "prompt_id",
@@ -48,7 +49,7 @@ def read_pairs(run_dir: Path, iteration: int, num_pairs: int) -> tuple[PairExamp
 
     Only the required columns and rows are read, so the cost does not depend on the size of the iteration.
     """
-    folder = run_dir / "iterations" / f"{iteration:03d}"
+    folder = iteration_directory(run_dir, iteration)
     rows = _choose(folder, num_pairs)
     prompts = {row["id"]: row for row in _rows(folder, "prompts", "id", [row["prompt_id"] for row in rows])}
     response_ids = [row[f"{side}_response_id"] for row in rows for side in ("chosen", "rejected")]

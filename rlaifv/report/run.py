@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from rlaifv.records import Verdict
 from rlaifv.runtime.phases import SECONDS_NAME, read_seconds
+from rlaifv.store.iteration import statistics_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def read_evaluations(run_dir: Path) -> tuple[Evaluation, ...]:
 def read_statistics(run_dir: Path) -> tuple[dict[str, float], ...]:
     """Read the statistics of iterations 0, 1, … up to the first incomplete iteration, which has none."""
     statistics: list[dict[str, float]] = []
-    while (path := run_dir / "iterations" / f"{len(statistics):03d}" / "statistics.json").is_file():
+    while (path := statistics_path(run_dir, len(statistics))).is_file():
         statistics.append(numbers(_read_json(path), str(path)))
     return tuple(statistics)
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rlaifv.engines.protocol import Advance, ignore_progress
-
-ITERATION = "iteration"
+from rlaifv.store.iteration import ITERATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Stage(ABC):
             call gets the shard's part: its slice of `unit`, what other stages made of the same slice, and the prompts that
             these belong to. All other tables come whole.
         is_stored: whether the records are stored. Others are kept in memory, and every rank makes them again: use it for
-            what is cheap and deterministic.
+            what is cheap and deterministic. Their unit is the iteration, and they are not a method's last stage.
         shard_factor: units per shard are `shard_factor` times the loop's `shard_prompts`.
     """
 
@@ -60,6 +59,10 @@ class Stage(ABC):
     unit: ClassVar[str] = "prompts"
     is_stored: ClassVar[bool] = True
     shard_factor: ClassVar[int] = 1
+
+    def __init_subclass__(cls) -> None:
+        if not cls.is_stored and cls.unit != ITERATION:
+            raise TypeError(f"{cls.__name__} stores nothing, so its unit has to be the iteration, not {cls.unit!r}.")
 
     @abstractmethod
     def __call__(self, task: Task, *tables: Any) -> Made:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlaifv.records import Prompt
-from rlaifv.store.manifest import Manifest
+from rlaifv.store.manifest import Manifest, iteration_directory
+
+# Unit of stages that are called once for the whole iteration.
+ITERATION = "iteration"
 
 
 class Table(Protocol):
@@ -18,11 +21,6 @@ class Table(Protocol):
     def records(self) -> Sequence[Any]: ...
     @property
     def drops(self) -> Mapping[str, int]: ...
-
-
-def iteration_directory(run_dir: Path, iteration: int) -> Path:
-    """Return the directory of an iteration's data."""
-    return run_dir / "iterations" / f"{iteration:03d}"
 
 
 def statistics_path(run_dir: Path, iteration: int) -> Path:
@@ -39,12 +37,14 @@ class Iteration:
         manifest: holds the stored tables.
         tables: tables that are not stored, with their records and drops.
         units: for each stored table, the table whose shards it was made from.
+        whole: stored tables that were read as a whole; several stages and the statistics read the same ones.
     """
 
     number: int
     manifest: Manifest
     tables: dict[str, Table] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     def keep(self, name: str, table: Table) -> None:
         """Keep a table in memory."""
@@ -52,11 +52,26 @@ class Iteration:
 
     def records(self, table: str) -> Sequence[Any]:
         """Return all records of a table. Raises ValueError if it is not complete, or damaged."""
-        return self.tables[table].records if table in self.tables else self.manifest.records(table)
+        if table in self.tables:
+            return self.tables[table].records
+        if table not in self.whole:
+            self.whole[table] = self.manifest.records(table)
+        return self.whole[table]
+
+    def plan(self, table: str, unit: str, size: int) -> list[Sequence[Any]]:
+        """Cut a table's unit into shards, as `shards_of` does, and declare them in the manifest."""
+        shards = self.shards_of(unit, size)
+        self.units[table] = unit
+        self.manifest.plan(table, len(shards))
+        return shards
+
+    def size_of(self, unit: str) -> int:
+        """Return the number of records of a table; the iteration counts as one."""
+        return 1 if unit == ITERATION else len(self.records(unit))
 
     def shards_of(self, unit: str, size: int) -> list[Sequence[Any]]:
-        """Cut a table into shards of at most `size` records; an empty table is one empty shard."""
-        records = self.records(unit)
+        """Cut a table into shards of at most `size` records. An empty table, and the iteration, are one empty shard."""
+        records = [] if unit == ITERATION else self.records(unit)
         return [records[k : k + size] for k in range(0, len(records), size)] or [[]]
 
     def drops(self, table: str) -> Counter[str]:
@@ -94,5 +109,5 @@ class Iteration:
 
     @cached_property
     def prompts_by_id(self) -> dict[str, Prompt]:
-        """The iteration's prompts, read once: many shards ask for a few of them."""
+        """The iteration's prompts by id."""
         return {prompt.id: prompt for prompt in self.records("prompts")}

@@ -39,6 +39,11 @@ class TooFewPairs(ValueError):
     """Raised when an iteration yielded fewer pairs than training requires."""
 
 
+def iteration_directory(run_dir: Path, iteration: int) -> Path:
+    """Return the directory of an iteration's data."""
+    return run_dir / "iterations" / f"{iteration:03d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Metadata of a shard: SHA-256 of its file, number of records, and number of dropped candidates by reason."""
@@ -76,12 +81,12 @@ class Manifest:
         Args:
             run_dir: the run's directory, which gets `iterations/NNN/`.
             iteration: counted from 0.
-            producer: everything that the records depend on (policy digest, seed, hash of the configuration, …).
+            producer: everything that the records depend on (policy digest, seed, the stages' settings, …).
 
         Raises:
             ValueError: the iteration was started by another producer.
         """
-        manifest = cls(run_dir / "iterations" / f"{iteration:03d}")
+        manifest = cls(iteration_directory(run_dir, iteration))
         if not manifest.path.exists():
             make_directory(manifest.directory)
             write_json(manifest.path, asdict(Index(iteration, dict(producer))))

@@ -36,6 +36,22 @@ class Longest(Stage):
         return Made([max(some, key=lambda one: len(one.text)) for some in own], {"shorter": len(responses) - len(own)})
 
 
+class BestOfAll(Stage):
+    """Keeps the longest response of the whole iteration: a stored stage that is called once."""
+
+    name = "best"
+    reads = ("responses",)
+    writes = "demonstrations"
+    unit = "iteration"
+
+    def __init__(self) -> None:
+        self.drops: dict[str, int] = {}
+
+    def __call__(self, task: Task, responses: Sequence[Any]) -> Made:
+        self.drops = dict(task.drops)
+        return Made([max(responses, key=lambda one: len(one.text))])
+
+
 class Notes(Observer):
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -105,6 +121,32 @@ def test_an_unfinished_iteration_is_refused_when_a_stage_depends_on_something_el
     with pytest.raises(ValueError, match="the iteration was begun with choice None, but now it is 'shortest'"):
         loop.prepare(0)
     assert chosen.tasks == []
+
+
+@pytest.mark.usefixtures("with_demonstrations")
+def test_a_stage_over_the_whole_iteration_sees_all_records_and_what_was_dropped(tmp_path: Path) -> None:
+    loop, _, _ = make(tmp_path)
+    best = BestOfAll()
+    loop.stages = [*loop.stages[:-1], best]
+    manifest = loop.prepare(0)
+    assert manifest.stages == {"prompts": 1, "responses": 3, "demonstrations": 1}
+    (kept,) = manifest.records("demonstrations")
+    assert len(kept.text) == max(len(one.text) for one in manifest.records("responses"))
+    assert best.drops == manifest.drops
+
+
+def test_a_method_whose_last_stage_stores_nothing_is_refused(tmp_path: Path) -> None:
+    class Unstored(Longest):
+        unit = "iteration"
+        is_stored = False
+
+    with pytest.raises(ValueError, match="The last stage, 'choose', makes what is trained on and has to be stored"):
+        FeedbackLoop(tmp_path, [TakePrompts(FakeSource(), FakePolicy([]), 5, 0.0), Unstored()], 7, 2, 1)
+
+
+def test_a_stage_that_stores_nothing_is_called_once_per_iteration() -> None:
+    with pytest.raises(TypeError, match="Hasty stores nothing, so its unit has to be the iteration, not 'prompts'"):
+        type("Hasty", (Longest,), {"is_stored": False})
 
 
 def test_stages_and_their_tables_fit_together() -> None:

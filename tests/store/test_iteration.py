@@ -58,3 +58,18 @@ def test_drops_are_counted_over_all_shards_and_those_in_memory_once(work: Iterat
     assert work.drops("preferences") == {"tie": 4}
     assert [work.unstored_drops("preferences", k) for k in (0, 1)] == [{"tie": 4}, {}]
     assert work.unstored_drops("prompts", 0) == {}
+
+
+def test_a_whole_table_is_read_from_disk_once(work: Iteration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairing and the statistics read the same large tables."""
+    read: list[str] = []
+    records = Manifest.records
+    monkeypatch.setattr(Manifest, "records", lambda self, table: read.append(table) or records(self, table))
+    assert work.records("responses") == work.records("responses") == RESPONSES
+    assert read == ["responses"]
+
+
+def test_the_iteration_is_one_shard(work: Iteration) -> None:
+    assert (work.size_of("prompts"), work.size_of("iteration")) == (5, 1)
+    assert work.plan("pairs", "iteration", 2) == [[]]
+    assert work.manifest.missing("pairs") == [0]

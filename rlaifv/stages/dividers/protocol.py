@@ -34,6 +34,11 @@ class BatchDivider(Protocol):
 AnyDivider = Divider | BatchDivider
 
 
+def may_fail(divider: AnyDivider) -> bool:
+    """Return whether a divider takes many responses at once, and may fail at some."""
+    return hasattr(divider, "divide_all")
+
+
 def producer_of(divider: AnyDivider) -> str:
     """Return what a divider's claims depend on: its `producer`, or the name of its class."""
     return str(getattr(divider, "producer", type(divider).__name__))
