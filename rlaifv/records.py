@@ -100,4 +100,30 @@ class Pair:
         return len(self.chosen_token_ids) + len(self.rejected_token_ids)
 
 
-Record = Prompt | Response | Claim | Judgement | Pair
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled answer with its reward, for policy gradients. `id` is its response's.
+
+    `num_accepted` and `num_rejected` count its distinct claims by verdict. `advantage` says how much better it is than the
+    other answers to its prompt. `logps` are the log-probs of `token_ids` under the policy that sampled them, one per token;
+    empty until they are computed. `prompt_tokens` is as in `Pair`.
+    """
+
+    id: str
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    finished: bool
+    num_accepted: int
+    num_rejected: int
+    reward: float
+    advantage: float
+    logps: tuple[float, ...] = ()
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids)
+
+
+Record = Prompt | Response | Claim | Judgement | Pair | Rollout

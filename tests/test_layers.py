@@ -35,6 +35,7 @@ LAYERS = {
     "rlaifv.learners.dpo.losses": 1,
     "rlaifv.learners.dpo.token_weights": 1,
     "rlaifv.learners.optimizer": 1,
+    "rlaifv.learners.policy_gradient.losses": 1,
     "rlaifv.runtime": 1,
     "rlaifv.store": 1,
     "rlaifv.records": 0,

@@ -95,8 +95,10 @@ def _for_run(budget: RunBudget, run: str) -> RunBudget:
 
 def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
-    # Data sets that contain pairs have about one per prompt.
-    pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
+    if _trains_on_single_answers(cfg):  # two answers are the work of a pair
+        pairs_per_prompt = -(-cfg.iteration.num_responses // 2)
+    else:  # data sets that contain pairs have about one per prompt
+        pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
     return Workload(
         num_prompts=num_prompts,
         num_responses=cfg.iteration.num_responses,
@@ -106,6 +108,10 @@ def _workload(cfg: DictConfig) -> Workload:
         pairs_per_tree=pairs_per_prompt,
         num_iterations=cfg.iteration.num_iterations,
     )
+
+
+def _trains_on_single_answers(cfg: DictConfig) -> bool:
+    return str(cfg.method.learner.collator._target_).endswith(".RolloutCollator")
 
 
 def _prompts_per_iteration(cfg: DictConfig) -> int:

@@ -49,7 +49,7 @@ class JournalCallback(Callback):
             "batch": batch_idx,
             "step": self._step,
             "loss": float(outputs["loss"]) * trainer.accumulate_grad_batches,
-            "pairs": batch.pair_ids,
+            "pairs": batch.record_ids,
         }
         append_line(self.directory / f"rank-{rank():03d}.jsonl", json.dumps(entry))
 

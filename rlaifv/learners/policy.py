@@ -81,15 +81,15 @@ class PolicyModule(LightningModule):
         for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
-    def refuse_non_finite_loss(self, loss: Tensor, pair_ids: Sequence[str]) -> None:
+    def refuse_non_finite_loss(self, loss: Tensor, record_ids: Sequence[str]) -> None:
         """Raise NonFiniteLoss before a loss that is NaN or infinite reaches a gradient.
 
         Args:
             loss: of the batch.
-            pair_ids: ids of its records, also reported if the gradient turns out non-finite.
+            record_ids: ids of its records, also reported if the gradient turns out non-finite.
         """
-        self._pair_ids += pair_ids
-        self._refuse_non_finite("loss", loss.item(), pair_ids)
+        self._pair_ids += record_ids
+        self._refuse_non_finite("loss", loss.item(), record_ids)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Refuse non-finite gradients, which a finite loss can have. In 16-mixed, the gradient scaler handles them."""
@@ -99,11 +99,11 @@ class PolicyModule(LightningModule):
             self._refuse_non_finite("norm of the gradient", norm, self._pair_ids)
         self._pair_ids = []
 
-    def _refuse_non_finite(self, name: str, value: float, pair_ids: Sequence[str]) -> None:
+    def _refuse_non_finite(self, name: str, value: float, record_ids: Sequence[str]) -> None:
         if not math.isfinite(value):
-            shown = ", ".join(pair_ids[:4]) + (", …" if len(pair_ids) > 4 else "")
-            met = f"in optimizer step {self.global_step}, in a batch of {len(pair_ids)} pairs: {shown}."
-            found = {"what": name, "value": str(value), "pair_ids": list(pair_ids)}
+            shown = ", ".join(record_ids[:4]) + (", …" if len(record_ids) > 4 else "")
+            met = f"in optimizer step {self.global_step}, in a batch of {len(record_ids)} pairs: {shown}."
+            found = {"what": name, "value": str(value), "record_ids": list(record_ids)}
             raise NonFiniteLoss(f"The {name} is {value} {met}", found)
 
     def learning_rate_factor(self, step: int) -> float:

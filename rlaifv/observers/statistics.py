@@ -11,6 +11,7 @@ from rlaifv.observers.observer import Observer
 from rlaifv.records import Claim, Pair
 from rlaifv.stages.dividers.protocol import AnyDivider, may_fail
 from rlaifv.stages.pair import pair_statistics
+from rlaifv.stages.reward import rollout_statistics
 from rlaifv.stages.score import distinct_questions
 from rlaifv.store.iteration import Iteration
 from rlaifv.store.manifest import TooFewPairs
@@ -32,6 +33,25 @@ class FeedbackStatistics(Observer):
             drops["not_divided"] = work.drops("claims")["not_divided"]
         statistics = pair_statistics(responses, judgements, work.records("preferences"), drops)
         statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
+        statistics["questions_asked"] = _num_questions(claims)
+        if self.truth is not None:
+            statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)
+        return statistics | _dropped(work.drops("prompts"))
+
+
+class RewardStatistics(Observer):
+    """Count responses, claims, verdicts and drops, and say what the rewards are made of."""
+
+    def __init__(self, divider: AnyDivider, truth: Truth | None = None) -> None:
+        self.divider = divider
+        self.truth = truth
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        responses, claims, judgements = (work.records(table) for table in ("responses", "claims", "judgements"))
+        drops = work.drops("rewarded")
+        if may_fail(self.divider):
+            drops["not_divided"] = work.drops("claims")["not_divided"]
+        statistics = rollout_statistics(responses, judgements, work.records("rewarded"), drops)
         statistics["questions_asked"] = _num_questions(claims)
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)

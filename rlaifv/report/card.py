@@ -60,6 +60,8 @@ def _pairs_are_given(settings: Mapping[str, Any]) -> bool:
 
 
 def _title(settings: Mapping[str, Any]) -> str:
+    if _is_policy_gradient(settings):
+        return f"trained by {_estimator(settings)}"
     return "trained on given pairs" if _pairs_are_given(settings) else "aligned with RLAIF-V"
 
 
@@ -67,6 +69,8 @@ def _how(settings: Mapping[str, Any]) -> str:
     """Return the second half of the sentence that names the base model: how the model was trained."""
     if _pairs_are_given(settings):
         return f"by DPO on the pairs of {_data(settings)}; nothing was sampled or judged."
+    if _is_policy_gradient(settings):
+        return f"by {_estimator(settings)} on its own answers; the reward counts the claims that {_judge(settings)} accepts."
     other = settings["iteration"].get("chosen_from")
     answers = f"its own answers and those of `{_place(other)}`" if other else "its own answers"
     return (
@@ -91,12 +95,21 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
         rows["divider"] = settings["divider"]["_target_"].rpartition(".")[2]
         rows["iterations"] = f"{iteration['num_iterations']}, {iteration['num_responses']} answers a prompt"
         rows["chosen answers from"] = f"`{_place(other)}`" if other else None
-        rows["answers scored by"] = score if score != "rejected" else None
-    rows["pairs"] = ", ".join(f"{_pairs(numbers):,}" for numbers in run.statistics)
-    rows["passes over the pairs"] = iteration["epochs"]
+        rows["answers scored by"] = score if score != "rejected" and not _is_policy_gradient(settings) else None
+    kind = "answers" if _is_policy_gradient(settings) else "pairs"
+    rows[kind] = ", ".join(f"{_num_trained(numbers):,}" for numbers in run.statistics)
+    rows[f"passes over the {kind}"] = iteration["epochs"]
     rows["trained"] = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
-    rows["loss"] = learner.get("loss")
-    rows["DPO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs"
+    if _is_policy_gradient(settings):
+        module, rules = settings["method"]["learner"]["module"], settings["method"]["stages"]["reward"]["rules"]
+        weights = ", ".join(f"{name} {rules[name]}" for name in ("accepted", "rejected", "cut"))
+        rows["reward"] = f"weights {weights}"
+        rows[_estimator(settings)] = (
+            f"clip {module['clip']}, KL weight {module['kl_weight']}, learning rate {learner['lr']:g}"
+        )
+    else:
+        rows["loss"] = learner.get("loss")
+        rows["DPO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs"
     rows["seed"] = settings["seed"]
     return [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
 
@@ -125,5 +138,14 @@ def _revision(source: Mapping[str, Any]) -> str:
     return f" (revision `{_plain(source['revision'])}`)" if source.get("revision") else ""
 
 
-def _pairs(numbers: Mapping[str, float]) -> int:
-    return int(numbers.get("pairs_kept", 0))
+def _num_trained(numbers: Mapping[str, float]) -> int:
+    return int(numbers.get("pairs_kept", numbers.get("rollouts_kept", 0)))
+
+
+def _is_policy_gradient(settings: Mapping[str, Any]) -> bool:
+    return "reward" in settings.get("method", {}).get("stages", {})
+
+
+def _estimator(settings: Mapping[str, Any]) -> str:
+    """Return the name of a policy gradient's estimator, as in GRPO."""
+    return str(settings["method"]["stages"]["reward"]["rules"]["estimator"]).upper()

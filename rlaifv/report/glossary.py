@@ -107,6 +107,18 @@ ENTRIES = {
         "count",
         "Pairs that differ in text and, by the margin, in score: before the cap per prompt and the length balance.",
     ),
+    "rollouts_kept": Entry(
+        "Answers kept", "count", "Rewarded answers that the policy was trained on in the iteration."
+    ),
+    "reward/mean": Entry("Reward", "mean", "Mean reward of the answers that were kept."),
+    "reward/std": Entry("Reward, spread", "mean", "Standard deviation of the rewards of the answers that were kept."),
+    "reward/accepted": Entry(
+        "Claims accepted", "mean", "Mean number of distinct claims of an answer that were accepted."
+    ),
+    "reward/rejected": Entry(
+        "Claims rejected", "mean", "Mean number of distinct claims of an answer that were rejected."
+    ),
+    "reward/cut": Entry("Answers cut", "share", "Share of the answers that were cut at the token limit."),
     "length/chosen_words": Entry(
         "Words, chosen", "mean", "Mean number of words in the chosen answers of the kept pairs."
     ),
@@ -153,6 +165,8 @@ _DROPPED = {
     "unknown": "Answers not used, because a claim of theirs has no verdict.",
     "not_contiguous": "Answers not used, because others of their prompt came before another prompt's.",
     "repeated_question": "Pairs not made, because one of the answers leads to the same question twice.",
+    "alone": "Answers not used, because no other answer to their prompt can be used.",
+    "no_spread": "Answers not used, because all answers to their prompt have the same reward.",
     "identical": "Pairs not made, because both answers are the same text.",
     "tie": "Pairs not made, because the scores differ by less than the margin.",
     "over_cap": "Pairs not kept, because their prompt already has its full number of pairs.",

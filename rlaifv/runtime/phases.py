@@ -19,7 +19,7 @@ from rlaifv.store.atomic import write_json
 
 SECONDS_NAME = "seconds.json"
 # Phases of the method itself, in order; every other phase is overhead.
-METHOD = ("generate", "divide", "score", "pair", "reference", "train", "candidates", "measure")
+METHOD = ("generate", "divide", "score", "pair", "reward", "reference", "log-probs", "train", "candidates", "measure")
 # From process start until all imports are done; the remaining phases follow in the order of a run.
 START = "start"
 OTHER = "other"
@@ -34,7 +34,9 @@ PHASES = {
     "divide": "answers are divided into claims",
     "score": "claims and canaries are judged",
     "pair": "pairs are built",
+    "reward": "answers are rewarded and compared",
     "reference": "log-probs of the reference are computed",
+    "log-probs": "log-probs of the policy that sampled are computed",
     "train": "optimizer steps are made",
     "candidates": "candidates are stored, measured and chosen",
     "measure": "the policy is measured on held-out prompts and benchmarks",

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaifv.records import Claim, Judgement, Pair, Prompt, Record, Response
+from rlaifv.records import Claim, Judgement, Pair, Prompt, Record, Response, Rollout
 from rlaifv.store.atomic import make_directory, remove_leftovers, write_json
 from rlaifv.store.shards import read_shard, verify_shard, write_shard
 
@@ -32,6 +32,7 @@ STAGE_RECORDS: dict[str, type[Record]] = {
     "claims": Claim,
     "judgements": Judgement,
     "pairs": Pair,
+    "rollouts": Rollout,
 }
 
 

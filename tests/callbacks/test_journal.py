@@ -26,7 +26,7 @@ class Training:
         self.callback.on_train_start(self.trainer, self.module)
 
     def train(self, batch_idx: int, pair_id: str, loss: float = 0.5) -> None:
-        batch: Any = SimpleNamespace(pair_ids=(pair_id, "second"))
+        batch: Any = SimpleNamespace(record_ids=(pair_id, "second"))
         self.callback.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.trainer.global_step += 1

@@ -56,8 +56,8 @@ def counters(iteration: int, epoch: int, batch: int = 0, num_ranks: int = 1) -> 
     return {"iteration": iteration, "epoch": epoch, "batch": batch, "num_ranks": num_ranks}
 
 
-def pair_ids(data: IterationDataModule) -> list[str]:
-    return [pair_id for batch in data.train_dataloader() for pair_id in batch.pair_ids]
+def record_ids(data: IterationDataModule) -> list[str]:
+    return [pair_id for batch in data.train_dataloader() for pair_id in batch.record_ids]
 
 
 def test_an_iteration_is_prepared_once_and_only_when_it_is_needed(data: IterationDataModule, loop: FakeLoop) -> None:
@@ -77,10 +77,10 @@ def test_an_iteration_is_prepared_once_and_only_when_it_is_needed(data: Iteratio
 
 
 def test_epochs_read_the_same_pairs_in_orders_of_their_own(data: IterationDataModule) -> None:
-    first = pair_ids(data)
-    assert pair_ids(data) == first
+    first = record_ids(data)
+    assert record_ids(data) == first
     data.advance()
-    second = pair_ids(data)
+    second = record_ids(data)
     assert sorted(first) == sorted(second) == sorted(f"0/{k}" for k in range(10))
     assert first != second
 
@@ -90,11 +90,11 @@ def test_the_order_depends_on_seed_iteration_and_epoch_alone(
 ) -> None:
     torch.rand(3)  # nothing that was drawn before may matter
     data.advance()
-    expected = pair_ids(data)
+    expected = record_ids(data)
     for seed, is_same in ((7, True), (8, False)):
         other = IterationDataModule(loop.prepare, PreferenceCollator(engine_of(prompter)), 4, 2, 2, seed)  # type: ignore[arg-type]
         other.load_state_dict(counters(0, 1))
-        assert (pair_ids(other) == expected) is is_same
+        assert (record_ids(other) == expected) is is_same
 
 
 def test_the_state_carries_both_counters(data: IterationDataModule, loop: FakeLoop) -> None:
@@ -106,7 +106,7 @@ def test_the_state_carries_both_counters(data: IterationDataModule, loop: FakeLo
     assert (data.iteration, data.epoch) == (0, 1)
     data.load_state_dict(state)
     assert (data.iteration, data.epoch) == (1, 1)
-    assert set(pair_ids(data)) == {f"1/{k}" for k in range(8)}
+    assert set(record_ids(data)) == {f"1/{k}" for k in range(8)}
     assert loop.prepared == [1]
 
 
@@ -128,7 +128,7 @@ def test_ranks_read_disjoint_pairs_in_equal_numbers_of_steps(
     for rank in range(2):
         monkeypatch.setattr(datamodule, "rank", lambda rank=rank: rank)
         assert data.batches_per_epoch == 1
-        read.append(pair_ids(data))
+        read.append(record_ids(data))
     assert [len(ids) for ids in read] == [4, 4]
     assert not set(read[0]) & set(read[1])
 
@@ -156,7 +156,7 @@ def test_after_the_last_iteration_nothing_new_is_generated(
     data.train_dataloader()
     assert finished == []
     data.load_state_dict(counters(2, 0))
-    assert set(pair_ids(data)) == {f"1/{k}" for k in range(8)}
+    assert set(record_ids(data)) == {f"1/{k}" for k in range(8)}
     assert finished == [2]
     assert loop.prepared == [0, 1]
 
@@ -165,11 +165,11 @@ def test_an_epoch_goes_on_after_the_batches_that_were_read(
     data: IterationDataModule, loop: FakeLoop, prompter: Prompter
 ) -> None:
     """The length stays that of the whole epoch, and the next epoch is whole again."""
-    whole = [batch.pair_ids for batch in data.train_dataloader()]
+    whole = [batch.record_ids for batch in data.train_dataloader()]
     data.batch = 2
     resumed = IterationDataModule(loop.prepare, PreferenceCollator(engine_of(prompter)), 4, 2, 2, seed=7)  # type: ignore[arg-type]
     resumed.load_state_dict(data.state_dict())
-    assert [batch.pair_ids for batch in resumed.train_dataloader()] == whole[2:]
+    assert [batch.record_ids for batch in resumed.train_dataloader()] == whole[2:]
     assert len(resumed.train_dataloader()) == resumed.batches_per_epoch == 3
     resumed.advance()
     assert len(list(resumed.train_dataloader())) == 3

@@ -82,7 +82,7 @@ def test_the_data_module_serves_them(world: World, prompter: Prompter) -> None:
     data = IterationDataModule(
         loop.prepare, PreferenceCollator(world.engine), batch_size=2, num_iterations=1, epochs=1, seed=0
     )
-    ids = [pair_id for batch in data.train_dataloader() for pair_id in batch.pair_ids]
+    ids = [pair_id for batch in data.train_dataloader() for pair_id in batch.record_ids]
     assert sorted(ids) == ["p0/p0", "p1/p1", "p2/p2"]
 
 

@@ -24,10 +24,10 @@ class PreferenceBatch:
         sides: the branch of each side, in the order of `trees.branch_lengths`; S tokens over all sides.
         reference_logps: float32[S].
         token_weights: float32[S], all 1 unless changed tokens weigh more.
-        pair_ids: in the order of the sides.
+        record_ids: in the order of the sides.
     """
 
-    __slots__ = ("images", "pair_ids", "reference_logps", "sides", "token_weights", "trees")
+    __slots__ = ("images", "record_ids", "reference_logps", "sides", "token_weights", "trees")
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class PreferenceBatch:
         sides: tuple[int, ...],
         reference_logps: Tensor,
         token_weights: Tensor,
-        pair_ids: tuple[str, ...],
+        record_ids: tuple[str, ...],
     ) -> None:
         self.trees = trees
         self.images = images
         self.sides = sides
         self.reference_logps = reference_logps
         self.token_weights = token_weights
-        self.pair_ids = pair_ids
+        self.record_ids = record_ids
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class PreferenceBatch:
             self.sides,
             self.reference_logps.to(device),
             self.token_weights.to(device),
-            self.pair_ids,
+            self.record_ids,
         )
 
 
@@ -127,5 +127,5 @@ class PreferenceCollator:
             sides=tuple(sides),
             reference_logps=torch.tensor(logps, dtype=torch.float32),
             token_weights=torch.tensor(weights, dtype=torch.float32),
-            pair_ids=tuple(pair.id for pair in pairs),
+            record_ids=tuple(pair.id for pair in pairs),
         )

@@ -80,7 +80,7 @@ class DPOModule(PolicyModule):
             loss = (
                 loss + sum(parameter.sum() for parameter in self.policy.parameters() if parameter.requires_grad) * 0.0
             )
-        self.refuse_non_finite_loss(loss, batch.pair_ids)
+        self.refuse_non_finite_loss(loss, batch.record_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
         self.log("loss", loss, batch_size=len(chosen), sync_dist=True)
         self.log_dict(

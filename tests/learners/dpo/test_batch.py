@@ -73,7 +73,7 @@ def test_pairs_of_a_prompt_share_its_prefix(prompter: Prompter, ask: Any, make_p
     assert batch.lengths == (5, 5, 4, 5, 4, 3)
     assert _tokens(prompter, batch.of_sides(batch.trees.targets)) == red + blue + star + red + star + nothing
     assert batch.trees.tree_order == (0, 1)
-    assert batch.pair_ids == ("a", "c", "b")
+    assert batch.record_ids == ("a", "c", "b")
     assert batch.reference_logps.tolist() == [
         *(-1.0, -1.25, -1.5, -1.75, -2.0),
         *(-3.0, -3.25, -3.5, -3.75, -4.0),
@@ -104,7 +104,7 @@ def test_weights_follow_the_branches_when_pairs_are_grouped(prompter: Prompter, 
         (ask["what"], make_pair("c", "what", BLUE_RING, RED_RING)),
     ]
     batch = PreferenceCollator(engine_of(prompter), changed_weight=2.0)(items)
-    assert batch.pair_ids == ("a", "c", "b")
+    assert batch.record_ids == ("a", "c", "b")
     assert batch.token_weights.tolist() == [1.0, 2.0, 1.0, 1.0, 1.0] * 4 + [1.0] * 10
 
 
@@ -126,7 +126,7 @@ def test_images_lie_in_the_order_in_which_trees_are_read(
     assert row[: len(WHAT)] == WHAT
     # What is scored stays in the order of the items, wherever the trees were put.
     assert _tokens(prompter, batch.trees.targets)[:4] == [" A", " star", ".", "</s>"]
-    assert batch.pair_ids == ("b", "a")
+    assert batch.record_ids == ("b", "a")
     assert len(batch.trees.input_ids) == (2 if row_tokens == 0 else 1)
 
 
@@ -139,7 +139,7 @@ def test_a_batch_moves_as_a_whole(prompter: Prompter, ask: Any, make_pair: Any) 
     tensors += [getattr(moved.trees, name) for name in ("input_ids", "position_ids", "attention_mask")]
     tensors += [getattr(moved.trees, name) for name in ("score_index", "targets", "last_index")]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert moved.pair_ids == batch.pair_ids
+    assert moved.record_ids == batch.record_ids
     assert batch.reference_logps.device.type == "cpu"
 
 

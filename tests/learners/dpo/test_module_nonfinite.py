@@ -54,7 +54,7 @@ def test_a_loss_that_is_no_number_stops_the_step_that_meets_it(run: Run, tmp_pat
         "rank": 0,
         "what": "loss",
         "value": "nan",
-        "pair_ids": ["pair-2"],
+        "record_ids": ["pair-2"],
     }
     assert f"named in {tmp_path / 'nonfinite.json'}" in str(met.value)
 
@@ -65,7 +65,9 @@ def test_a_gradient_that_is_no_number_stops_the_step_too(run: Run, tmp_path: Pat
     with pytest.raises(NonFiniteLoss, match=r"The norm of the gradient is (inf|nan) in optimizer step 0"):
         run.fit(DPOModule(run.model, ADAMW), run.data(batch_size=2), run_dir=tmp_path, accumulate_grad_batches=2)
     assert not [name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])]
-    assert sorted(json.loads((tmp_path / "nonfinite.json").read_text())["pair_ids"]) == [f"pair-{k}" for k in range(4)]
+    assert sorted(json.loads((tmp_path / "nonfinite.json").read_text())["record_ids"]) == [
+        f"pair-{k}" for k in range(4)
+    ]
 
 
 def test_without_the_stop_the_weights_would_be_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

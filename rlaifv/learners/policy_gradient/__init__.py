@@ -1,0 +1,1 @@
+"""Policy gradients on trees: the clipped surrogate with advantages that the data come with."""

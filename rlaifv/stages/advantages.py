@@ -1,0 +1,51 @@
+"""From rewards to advantages, without a critic."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+Estimator = Literal["grpo", "rloo", "reinforce++"]
+EPSILON = 1e-6
+
+
+def group_advantages(rewards: Sequence[float], estimator: Estimator) -> list[float]:
+    """Return the advantage of each answer to one prompt.
+
+    grpo         (r - mean) / (std + 1e-6), with the sample standard deviation (DeepSeekMath, arXiv 2402.03300, section 4.1.2)
+    rloo         r - mean of the others' (arXiv 2402.14740, section 2)
+    reinforce++  r - mean; `whiten` then divides by the deviation over all prompts (arXiv 2501.03262, with its group baseline)
+
+    Args:
+        rewards: of the answers to one prompt, two or more.
+        estimator: one of the above.
+
+    Raises:
+        ValueError: fewer than two rewards, or an unknown estimator.
+
+    >>> group_advantages([0.0, 2.0], "rloo")
+    [-2.0, 2.0]
+    """
+    num = len(rewards)
+    if num < 2:
+        raise ValueError(f"Advantages compare answers to one prompt, but there are only {num}.")
+    mean = sum(rewards) / num
+    centred = [reward - mean for reward in rewards]
+    if estimator == "reinforce++":
+        return centred
+    if estimator == "rloo":
+        return [num / (num - 1) * value for value in centred]
+    if estimator == "grpo":
+        deviation = (sum(value * value for value in centred) / (num - 1)) ** 0.5
+        return [value / (deviation + EPSILON) for value in centred]
+    raise ValueError(f"The estimator must be one of grpo, rloo, reinforce++, but it is {estimator!r}.")
+
+
+def whiten(advantages: Sequence[float]) -> list[float]:
+    """Return the values shifted to mean 0 and scaled to standard deviation 1; all zeros if they are equal.
+
+    >>> whiten([1.0, 3.0, 5.0])
+    [-1.0, 0.0, 1.0]
+    """
+    num = len(advantages)
+    mean = sum(advantages) / max(num, 1)
+    deviation = (sum((value - mean) ** 2 for value in advantages) / max(num - 1, 1)) ** 0.5
+    return [(value - mean) / deviation if deviation > EPSILON else 0.0 for value in advantages]
