@@ -39,12 +39,16 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert len(rollouts) > 2
     assert all(len(one.logps) == len(one.token_ids) for one in rollouts)
     assert main([str(whole)]) == 0
+    page = (whole / "report/index.html").read_text(encoding="utf-8")
+    assert "rewarded answers in 2 iterations" in page
+    assert "Claims rejected" in page
+    assert 'id="pairs"' not in page
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("iteration.decoding.temperature=0.7", "set it to 1.0"),
+        ("iteration.decoding.temperature=0.7", "set iteration.decoding.temperature=1.0."),
         ("method.stages.reward.rules.estimator=ppo", "must be one of grpo, rloo, reinforce++"),
         ("method.learner.module.clip=2", "The clip range must be between 0 and 1"),
         ("+method.learner.module.klip=0.1", "klip is no setting of rlaifv.learners.policy_gradient.module"),

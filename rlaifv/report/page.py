@@ -118,9 +118,12 @@ def _head(run: Run) -> dict[str, Any]:
     """Return title, headline and cards; hallucination is judged by the truth, or by the labeler if it is unknown."""
     evaluations = _metrics(run)
     names = headlines(evaluations)
-    kept = sum(statistics.get("pairs_kept", 0.0) for statistics in run.statistics)
+    name, what = ("pairs_kept", "preference pairs")
+    if any("rollouts_kept" in statistics for statistics in run.statistics):
+        name, what = ("rollouts_kept", "rewarded answers")
+    kept = sum(statistics.get(name, 0.0) for statistics in run.statistics)
     iterations = f"{len(run.statistics)} iteration{'' if len(run.statistics) == 1 else 's'}"
-    lead = f"{show(kept, 'count')} preference pairs in {iterations}, labelled by a model alone."
+    lead = f"{show(kept, 'count')} {what} in {iterations}, labelled by a model alone."
     before, after = change(evaluations, names[0])
     if before is None:
         headline = f"Feedback of {iterations}"
@@ -163,11 +166,12 @@ def _numbers(run: Run) -> dict[str, Any]:
     pairs = ("pairs_possible", "pairs_kept", *PAIR_DROPS)
     answers = [name for name in words if name.startswith("dropped/") and name not in PAIR_DROPS]
     dropped = [name for name in answers if any(row.values.get(name) for row in feedback)]
+    rewarded = [name for name in words if name.startswith("reward/") or name == "rollouts_kept"]
     columns = [*headlines(_metrics(run)), *(name for name in COLUMNS if name not in HEADLINES)]
     return {
         "result_table": _table(table, [name for name in dict.fromkeys(columns) if name in known]),
         "pair_table": _table(feedback, [name for name in pairs if name in known]),
-        "answer_table": _table(feedback, ["responses", *dropped] if dropped else []),
+        "answer_table": _table(feedback, ["responses", *rewarded, *dropped] if rewarded or dropped else []),
         "definitions": [
             {"name": name, "label": word.label, "definition": word.definition} for name, word in words.items()
         ],

@@ -102,12 +102,13 @@ class RolloutLogps(Stage):
         if chosen_from is not None:
             raise ValueError("A policy gradient learns from the policy's own answers: set iteration.chosen_from=null.")
         plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
-        for name, value in plain.items():
-            if getattr(decoding, name) != value:
-                raise ValueError(
-                    f"iteration.decoding.{name} is {getattr(decoding, name)}, but a policy gradient needs answers drawn from "
-                    f"the policy's own distribution: set it to {value}."
-                )
+        wrong = [
+            f"iteration.decoding.{name}={value}" for name, value in plain.items() if getattr(decoding, name) != value
+        ]
+        if wrong:
+            raise ValueError(
+                f"A policy gradient needs answers drawn from the policy's own distribution: set {' '.join(wrong)}."
+            )
         self.policy = policy
 
     def producer(self) -> dict[str, str]:

@@ -76,6 +76,28 @@ def test_experiment(name: str, make: MakeTwin, terminal: Terminal, prompt_file: 
 
 
 @pytest.mark.timeout(900)
+def test_policy_gradient(make: MakeTwin, terminal: Terminal, prompt_file: Path) -> None:
+    """GRPO with adapters, in the experiment's own number format; killed and resumed it ends the same."""
+    name = "llava7b_self_lora"
+    policy = EXPERIMENTS[name].policy
+    assert policy is not None
+    plain = ["iteration.decoding.temperature=1.0", "iteration.decoding.top_k=0"]
+    shared = [f"experiment={name}", "method=grpo_claims", *plain, *replaced(name)]
+    shared += [f"model.path={make(policy)}", f"data.path={prompt_file}"]
+    whole = terminal.start("train.py", "run_dir=whole", *shared)
+    broken = terminal.start("train.py", "run_dir=broken", *shared)
+    kill_in_the_middle(broken, terminal.directory / "broken", is_given=False)
+    resumed = terminal.start("train.py", "resume=broken")
+    terminal.wait(whole)
+    terminal.wait(resumed)
+    run_dir = terminal.directory / "whole"
+    assert outcome(terminal.directory / "broken") == outcome(run_dir)
+    assert all(len(Manifest(run_dir / "iterations" / f"{k:03d}").records("rollouts")) >= 2 for k in range(2))
+    assert all(math.isfinite(loss) for loss in losses(run_dir))
+    check_export(run_dir, run_dir / "evaluations" / "002.json")
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", marked(ABLATIONS))
 def test_ablation(name: str, terminal: Terminal) -> None:
     """On the embedded model, with small numbers; another model's answers are the embedded model's own here."""

@@ -47,6 +47,7 @@ BENCHES = (
         "dpo_step",
         ("--peer", "conventional", "--pairs-per-prompt", "1", "--batch-size", "2"),
     ),
+    Bench("policy gradient, LoRA, 8 answers of one image", "rl_step", ("--lora",)),
     Bench("100 questions of one image", "scoring", ("--peer", "batched")),
     Bench("4 images x 10 answers x 100 tokens", "sampling", ("--images", "4")),
 )
