@@ -15,7 +15,7 @@ Answer = tuple[str, str, bool]
 
 
 def made(*answers: Answer) -> tuple[list[Response], list[Claim], list[Judgement]]:
-    """Responses to prompt `p`: per answer its text, its verdicts ("a"ccepted, "r"ejected, "u"nknown), and whether it ended.
+    """Responses to prompt `p`: per answer its text, verdicts (a: accepted, r: rejected, u: unknown), and whether it ended.
 
     Claims of the same letter and place ask the same question; upper case repeats the question before it.
     """
