@@ -36,6 +36,8 @@ class PolicyModule(LightningModule):
         reset_optimizer: whether each iteration starts with fresh optimizer states, as separate runs would.
     """
 
+    record_name = "pairs"  # what messages call its records
+
     def __init__(
         self,
         policy: torch.nn.Module,
@@ -58,7 +60,7 @@ class PolicyModule(LightningModule):
         self._loaded_buffers = {
             name: buffer.clone() for name, buffer in policy.named_buffers() if buffer.is_floating_point()
         }
-        self._pair_ids: list[str] = []
+        self._record_ids: list[str] = []
 
     def on_fit_start(self) -> None:
         """Restore buffers to their loaded type: rotary frequencies rounded to 16 bits would be others."""
@@ -81,6 +83,13 @@ class PolicyModule(LightningModule):
         for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
 
+    def reaching_all_parameters(self, loss: Tensor) -> Tensor:
+        """Return the loss with a gradient of 0 for all that trains, for a batch of text alone.
+
+        It gives the projector and vision tower no gradient, but ranks wait for all gradients.
+        """
+        return loss + sum(parameter.sum() for parameter in self.policy.parameters() if parameter.requires_grad) * 0.0
+
     def refuse_non_finite_loss(self, loss: Tensor, record_ids: Sequence[str]) -> None:
         """Raise NonFiniteLoss before a loss that is NaN or infinite reaches a gradient.
 
@@ -88,7 +97,7 @@ class PolicyModule(LightningModule):
             loss: of the batch.
             record_ids: ids of its records, also reported if the gradient turns out non-finite.
         """
-        self._pair_ids += record_ids
+        self._record_ids += record_ids
         self._refuse_non_finite("loss", loss.item(), record_ids)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -96,13 +105,13 @@ class PolicyModule(LightningModule):
         if str(self.trainer.precision) != "16-mixed":
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-            self._refuse_non_finite("norm of the gradient", norm, self._pair_ids)
-        self._pair_ids = []
+            self._refuse_non_finite("norm of the gradient", norm, self._record_ids)
+        self._record_ids = []
 
     def _refuse_non_finite(self, name: str, value: float, record_ids: Sequence[str]) -> None:
         if not math.isfinite(value):
             shown = ", ".join(record_ids[:4]) + (", …" if len(record_ids) > 4 else "")
-            met = f"in optimizer step {self.global_step}, in a batch of {len(record_ids)} pairs: {shown}."
+            met = f"in optimizer step {self.global_step}, in a batch of {len(record_ids)} {self.record_name}: {shown}."
             found = {"what": name, "value": str(value), "record_ids": list(record_ids)}
             raise NonFiniteLoss(f"The {name} is {value} {met}", found)
 

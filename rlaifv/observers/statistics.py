@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from rlaifv.engines.local import LocalEngine
 from rlaifv.metrics.truth import Truth
@@ -22,16 +23,19 @@ logger = logging.getLogger(__name__)
 class FeedbackStatistics(Observer):
     """Count responses, claims, verdicts, pairs and drops; compare judgements with the truth where it is known."""
 
+    table: ClassVar[str] = "preferences"
+    figures: ClassVar[Callable[..., dict[str, float]]] = staticmethod(pair_statistics)
+
     def __init__(self, divider: AnyDivider, truth: Truth | None = None) -> None:
         self.divider = divider
         self.truth = truth
 
     def statistics(self, work: Iteration) -> dict[str, float]:
         responses, claims, judgements = (work.records(table) for table in ("responses", "claims", "judgements"))
-        drops = work.drops("preferences")
+        drops = work.drops(self.table)
         if may_fail(self.divider):
             drops["not_divided"] = work.drops("claims")["not_divided"]
-        statistics = pair_statistics(responses, judgements, work.records("preferences"), drops)
+        statistics = self.figures(responses, judgements, work.records(self.table), drops)
         statistics["claims_repeated"] = len(claims) - len({(claim.response_id, claim.question) for claim in claims})
         statistics["questions_asked"] = _num_questions(claims)
         if self.truth is not None:
@@ -39,23 +43,11 @@ class FeedbackStatistics(Observer):
         return statistics | _dropped(work.drops("prompts"))
 
 
-class RewardStatistics(Observer):
-    """Count responses, claims, verdicts and drops, and say what the rewards are made of."""
+class RewardStatistics(FeedbackStatistics):
+    """The same of rewarded answers, and what the rewards are made of."""
 
-    def __init__(self, divider: AnyDivider, truth: Truth | None = None) -> None:
-        self.divider = divider
-        self.truth = truth
-
-    def statistics(self, work: Iteration) -> dict[str, float]:
-        responses, claims, judgements = (work.records(table) for table in ("responses", "claims", "judgements"))
-        drops = work.drops("rewarded")
-        if may_fail(self.divider):
-            drops["not_divided"] = work.drops("claims")["not_divided"]
-        statistics = rollout_statistics(responses, judgements, work.records("rewarded"), drops)
-        statistics["questions_asked"] = _num_questions(claims)
-        if self.truth is not None:
-            statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)
-        return statistics | _dropped(work.drops("prompts"))
+    table = "rewarded"
+    figures = staticmethod(rollout_statistics)
 
 
 class GivenPairStatistics(Observer):

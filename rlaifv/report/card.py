@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaifv.report.run import Run
-from rlaifv.report.summary import change, headlines
+from rlaifv.report.summary import change, headlines, trained_on
 
 TITLES = {
     "hallucination/response": "answers with a false claim",
@@ -97,7 +97,7 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
         rows["chosen answers from"] = f"`{_place(other)}`" if other else None
         rows["answers scored by"] = score if score != "rejected" and not _is_policy_gradient(settings) else None
     kind = "answers" if _is_policy_gradient(settings) else "pairs"
-    rows[kind] = ", ".join(f"{_num_trained(numbers):,}" for numbers in run.statistics)
+    rows[kind] = ", ".join(f"{trained_on([numbers])[1]:,}" for numbers in run.statistics)
     rows[f"passes over the {kind}"] = iteration["epochs"]
     rows["trained"] = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
     if _is_policy_gradient(settings):
@@ -136,10 +136,6 @@ def _plain(text: str) -> str:
 
 def _revision(source: Mapping[str, Any]) -> str:
     return f" (revision `{_plain(source['revision'])}`)" if source.get("revision") else ""
-
-
-def _num_trained(numbers: Mapping[str, float]) -> int:
-    return int(numbers.get("pairs_kept", numbers.get("rollouts_kept", 0)))
 
 
 def _is_policy_gradient(settings: Mapping[str, Any]) -> bool:

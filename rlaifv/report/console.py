@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rlaifv.report.glossary import MISSING, entry
 from rlaifv.report.run import numbers, read_statistics
-from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows
+from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows, trained_on
 from rlaifv.runtime.phases import METHOD, START, in_order, share_beside
 
 MAX_ROWS = 9
@@ -151,14 +151,14 @@ def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
 def result_line(evaluations: Sequence[Mapping[str, Any]], run_dir: Path, num_iterations: int) -> str:
     """Return the last line that a run prints, meant for people and for `grep`.
 
-    If the truth is unknown, it reports the number of pairs trained on, read from the run directory.
+    If the truth is unknown, it reports the number of pairs or answers trained on, read from the run directory.
     """
     metrics = _by_iterations(evaluations)
     found = {name: change(metrics, name) for name in HEADLINES}
     end = f"run {run_dir}"
     if found[HEADLINES[0]][0] is None:
-        pairs = sum(statistics.get("pairs_kept", 0.0) for statistics in read_statistics(run_dir))
-        return f"result: pairs trained {pairs:.0f}, iterations {num_iterations}, {end}"
+        what, number = trained_on(read_statistics(run_dir))
+        return f"result: {what} trained {number}, iterations {num_iterations}, {end}"
     labels = ("response hallucination", "mention", "coverage")
     parts = [
         f"{label} {before:.3f}" + ("" if after is None else f" -> {after:.3f}")

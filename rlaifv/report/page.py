@@ -17,7 +17,7 @@ from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, resul
 from rlaifv.report.glossary import ENTRIES, MISSING, Entry, entry, show
 from rlaifv.report.pairs import PairExample, Side, read_pairs
 from rlaifv.report.run import Example, Run, read_run
-from rlaifv.report.summary import COLUMNS, HEADLINES, Numbers, Row, change, headlines, rows
+from rlaifv.report.summary import COLUMNS, HEADLINES, Numbers, Row, change, headlines, rows, trained_on
 from rlaifv.report.thumbnails import find_image, thumbnail
 from rlaifv.runtime.phases import METHOD, PHASES, START, in_order, share_beside
 from rlaifv.store.atomic import make_directory, write_text
@@ -118,10 +118,8 @@ def _head(run: Run) -> dict[str, Any]:
     """Return title, headline and cards; hallucination is judged by the truth, or by the labeler if it is unknown."""
     evaluations = _metrics(run)
     names = headlines(evaluations)
-    name, what = ("pairs_kept", "preference pairs")
-    if any("rollouts_kept" in statistics for statistics in run.statistics):
-        name, what = ("rollouts_kept", "rewarded answers")
-    kept = sum(statistics.get(name, 0.0) for statistics in run.statistics)
+    what, kept = trained_on(run.statistics)
+    what = {"pairs": "preference pairs", "answers": "rewarded answers"}[what]
     iterations = f"{len(run.statistics)} iteration{'' if len(run.statistics) == 1 else 's'}"
     lead = f"{show(kept, 'count')} {what} in {iterations}, labelled by a model alone."
     before, after = change(evaluations, names[0])

@@ -18,6 +18,17 @@ COLUMNS = (
 Numbers = Mapping[str, float]
 
 
+def trained_on(statistics: Sequence[Numbers]) -> tuple[str, int]:
+    """Return what a run was trained on, pairs or answers, and how many over all its iterations.
+
+    >>> trained_on([{"pairs_kept": 3.0}, {"pairs_kept": 4.0}]), trained_on([{"rollouts_kept": 8.0}])
+    (('pairs', 7), ('answers', 8))
+    """
+    is_rewarded = any("rollouts_kept" in numbers for numbers in statistics)
+    what, name = ("answers", "rollouts_kept") if is_rewarded else ("pairs", "pairs_kept")
+    return what, int(sum(numbers.get(name, 0.0) for numbers in statistics))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Metrics of the base model (`num_iterations` 0) or of one iteration; missing metrics have no key."""

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from rlaifv.records import Claim, Judgement, Pair, Response
 from rlaifv.stages.generate import OTHER_MARK
+from rlaifv.stages.score import verdict_statistics
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
 
 Order = Literal["paper", "reference"]
@@ -239,14 +240,8 @@ def pair_statistics(
         is 0. `pairs_possible` counts the pairs that differ in text and, by the margin, in score: before cap and length
         balance.
     """
-    verdicts = Counter(judgement.verdict for judgement in judgements)
-    num_claims = len(judgements)
     statistics = {
-        "responses": float(len(responses)),
-        "claims": float(num_claims),
-        "claims_per_response": num_claims / max(len(responses), 1),
-        "rejection_rate": verdicts["rejected"] / max(num_claims, 1),
-        "unknown_rate": verdicts["unknown"] / max(num_claims, 1),
+        **verdict_statistics(len(responses), judgements),
         "pairs_kept": float(len(pairs)),
         "pairs_possible": float(len(pairs) + drops.get("over_cap", 0) + drops.get("length_balance", 0)),
         "length/chosen_words": sum(_num_words(pair.chosen) for pair in pairs) / max(len(pairs), 1),

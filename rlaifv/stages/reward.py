@@ -11,6 +11,7 @@ from rlaifv.models.digests import weights_digest
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Claim, Judgement, Prompt, Response, Rollout
 from rlaifv.stages.advantages import EPSILON, Estimator, group_advantages, whiten
+from rlaifv.stages.score import verdict_statistics
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
 
 RESPONSE_REASONS = ("empty_response", "no_claims", "unknown", "alone", "no_spread")
@@ -181,15 +182,10 @@ def rollout_statistics(
     responses: Sequence[Response], judgements: Sequence[Judgement], rollouts: Sequence[Rollout], drops: Counter[str]
 ) -> dict[str, float]:
     """Return the figures of an iteration's rewards, by name; every term of the reward is there alone."""
-    verdicts = Counter(judgement.verdict for judgement in judgements)
-    num, num_claims = max(len(rollouts), 1), max(len(judgements), 1)
+    num = max(len(rollouts), 1)
     mean = sum(one.reward for one in rollouts) / num
     return {
-        "responses": float(len(responses)),
-        "claims": float(len(judgements)),
-        "claims_per_response": len(judgements) / max(len(responses), 1),
-        "rejection_rate": verdicts["rejected"] / num_claims,
-        "unknown_rate": verdicts["unknown"] / num_claims,
+        **verdict_statistics(len(responses), judgements),
         "rollouts_kept": float(len(rollouts)),
         "reward/mean": mean,
         "reward/std": (sum((one.reward - mean) ** 2 for one in rollouts) / num) ** 0.5,

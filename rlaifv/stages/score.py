@@ -4,6 +4,7 @@ The labeler does not see the response (RLAIF-V, section 3.2), so identical quest
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -118,6 +119,18 @@ def score(
             p_yes, p_no = (p if math.isfinite(p) else 0.0 for p in (p_yes, p_no))
         judgements.append(Judgement(claim.id, claim.response_id, claim.prompt_id, p_yes, p_no, verdict))
     return judgements
+
+
+def verdict_statistics(num_responses: int, judgements: Sequence[Judgement]) -> dict[str, float]:
+    """Return the counts of answers and claims, and the rates of their verdicts; a rate of nothing is 0."""
+    verdicts, num_claims = Counter(judgement.verdict for judgement in judgements), len(judgements)
+    return {
+        "responses": float(num_responses),
+        "claims": float(num_claims),
+        "claims_per_response": num_claims / max(num_responses, 1),
+        "rejection_rate": verdicts["rejected"] / max(num_claims, 1),
+        "unknown_rate": verdicts["unknown"] / max(num_claims, 1),
+    }
 
 
 def _average(probabilities: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-from rlaifv.report.summary import HEADLINES, HEADLINES_WITHOUT_TRUTH, change, headlines, rows
+from rlaifv.report.summary import HEADLINES, HEADLINES_WITHOUT_TRUTH, change, headlines, rows, trained_on
 
 
 def test_rows_join_the_feedback_of_an_iteration_with_the_policy_it_led_to() -> None:
@@ -26,3 +26,9 @@ def test_change_is_from_the_base_to_the_last_that_has_the_metric() -> None:
 def test_headlines_follow_what_is_known() -> None:
     assert headlines({0: {}, 1: {"hallucination/response": 0.0}}) == HEADLINES
     assert headlines({0: {"rejected/response": 0.0}}) == HEADLINES_WITHOUT_TRUTH
+
+
+def test_rewarded_answers_are_not_called_pairs() -> None:
+    assert trained_on([{"rollouts_kept": 8.0}, {"rollouts_kept": 3.0}]) == ("answers", 11)
+    assert trained_on([{"pairs_kept": 3.0}, {}]) == ("pairs", 3)
+    assert trained_on([]) == ("pairs", 0)

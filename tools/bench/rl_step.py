@@ -79,7 +79,7 @@ class Bench:
         ]
         batch = RolloutCollator(LocalEngine(self.policy, Prompter(self.engine.prompter.processor)))(items)
         batch = batch.to(self.meter.device)
-        return torch.cat(list(batch.trees.split(branch_logps(backbone(self.policy), batch.trees, batch.images))))
+        return branch_logps(backbone(self.policy), batch.trees, batch.images)
 
     def rows(self) -> torch.Tensor:
         """Return the log-probs float[S] of one pass on full sequences."""

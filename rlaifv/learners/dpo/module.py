@@ -76,10 +76,7 @@ class DPOModule(PolicyModule):
             loss = loss + self.nll_weight * nll
             self.log("nll", nll.detach(), batch_size=len(chosen), sync_dist=True)
         if not batch.images:
-            # Text alone gives the projector and vision tower no gradient, but ranks wait for all gradients.
-            loss = (
-                loss + sum(parameter.sum() for parameter in self.policy.parameters() if parameter.requires_grad) * 0.0
-            )
+            loss = self.reaching_all_parameters(loss)
         self.refuse_non_finite_loss(loss, batch.record_ids)
         margins = terms.chosen_rewards - terms.rejected_rewards
         self.log("loss", loss, batch_size=len(chosen), sync_dist=True)

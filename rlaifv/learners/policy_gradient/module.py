@@ -36,6 +36,8 @@ class PolicyGradientModule(PolicyModule):
         ValueError: a clip range outside of (0, 1), a negative weight or bound, or an unknown aggregation.
     """
 
+    record_name = "answers"
+
     def __init__(
         self,
         policy: torch.nn.Module,
@@ -67,7 +69,7 @@ class PolicyGradientModule(PolicyModule):
             NonFiniteLoss: the loss is NaN or infinite; it has not reached a gradient.
             TooFarFromReference: the policy has left the iteration's start further than `max_kl`.
         """
-        logps = torch.cat(list(batch.trees.split(branch_logps(backbone(self.policy), batch.trees, batch.images))))
+        logps = branch_logps(backbone(self.policy), batch.trees, batch.images)
         terms = surrogate_loss(
             logps,
             batch.old_logps,
@@ -77,10 +79,7 @@ class PolicyGradientModule(PolicyModule):
             self.kl_weight,
             self.aggregation,
         )
-        loss = terms.loss
-        if not batch.images:
-            # Text alone gives the projector and vision tower no gradient, but ranks wait for all gradients.
-            loss = loss + 0.0 * sum(one.sum() for one in self.policy.parameters() if one.requires_grad)
+        loss = terms.loss if batch.images else self.reaching_all_parameters(terms.loss)
         self.refuse_non_finite_loss(loss, batch.record_ids)
         if self.max_kl and terms.kl.item() > self.max_kl:
             raise TooFarFromReference(
