@@ -88,6 +88,7 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         if cfg.run != "label":
             processor = run.policy.prompter.processor
             export_model(run.module.policy, processor, run_dir / "export", run_dir / ADAPTER_NAME)
+            run.module.export_beside(run_dir / "export")
             run.candidates.tidy(cfg.iteration.num_iterations - 1, is_over=True)
         save()
         with timed("report"):

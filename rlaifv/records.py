@@ -19,6 +19,9 @@ class Prompt:
     A prompt that data of others come with may have no image, and may be the last turn of a conversation: `history` are the
     texts before it, the user's and the assistant's in alternation, the user's first; `system` is the system message. Images
     stand before the first user turn.
+
+    `facts` are texts that are true of the images, such as captions. Reward models may read them; policies and labelers never
+    do. `answer` is the right answer to a question that has one, such as a letter; only rewards compare with it.
     """
 
     id: str
@@ -26,6 +29,8 @@ class Prompt:
     image_paths: tuple[str, ...]
     system: str = ""
     history: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    answer: str = ""
 
     @property
     def asks(self) -> Asks:
@@ -47,13 +52,20 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An atomic statement of a response and its yes/no form, as it is put to the labeler."""
+    """An atomic statement of a response and its yes/no form, as it is put to the labeler.
+
+    Where answers are labelled by segment, `kind` says what the claim is about (existence, attribute, relation), `fact` names the
+    fact that it is one wording of, and `end` is the end of its segment in the answer's tokens; else they are empty and -1.
+    """
 
     id: str
     response_id: str
     prompt_id: str
     text: str
     question: str
+    kind: str = ""
+    fact: str = ""
+    end: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +113,78 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two answers to a prompt, compared by one or more criteria, for reward models.
+
+    `preferences` holds for each criterion the probability that the first answer is better; -1 where nothing is known.
+    `margins` hold by how much the better one is better, in the units of whoever compared. `is_held_out` comparisons are not
+    trained on. `prompt_tokens` is as in `Pair`.
+    """
+
+    id: str
+    prompt_id: str
+    first_token_ids: tuple[int, ...]
+    second_token_ids: tuple[int, ...]
+    preferences: tuple[float, ...]
+    margins: tuple[float, ...]
+    is_held_out: bool = False
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of both answers."""
+        return len(self.first_token_ids) + len(self.second_token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSegments:
+    """An answer with a class for each of its segments and each kind of claim, for reward models. `id` is its response's.
+
+    `ends` are the places of the segments' last tokens, ascending. `labels` hold the classes of the first segment, one for each
+    kind, then those of the second: 0 nothing of this kind is claimed, 1 all of it is accepted, 2 some of it is rejected.
+    `is_held_out` and `prompt_tokens` are as in `Comparison`.
+    """
+
+    id: str
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    ends: tuple[int, ...]
+    labels: tuple[int, ...]
+    is_held_out: bool = False
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """What reward models make of a response. `id` is its response's.
+
+    `names` are the scores', `values` hold the scores of the whole answer or, where a model scores segments, one value for each
+    name and segment, those of the first segment first. `ends` are the last tokens of the segments, or of the answer.
+    """
+
+    id: str
+    prompt_id: str
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """A sampled answer with its reward, for policy gradients. `id` is its response's.
 
     `num_accepted` and `num_rejected` count its distinct claims by verdict. `advantage` says how much better it is than the
     other answers to its prompt. `logps` are the log-probs of `token_ids` under the policy that sampled them, one per token;
     empty until they are computed. `prompt_tokens` is as in `Pair`.
+
+    With a critic, per token: `rewards`, `reference_logps` and `values` (what the critic expects of the rest of the answer
+    before each token), and what was made of them: `advantages` and `returns`. `terms` are the weighted parts of the reward,
+    named by `term_names`.
     """
 
     id: str
@@ -119,6 +197,13 @@ class Rollout:
     advantage: float
     logps: tuple[float, ...] = ()
     prompt_tokens: int = 0
+    term_names: tuple[str, ...] = ()
+    terms: tuple[float, ...] = ()
+    rewards: tuple[float, ...] = ()
+    reference_logps: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    advantages: tuple[float, ...] = ()
+    returns: tuple[float, ...] = ()
 
     @property
     def answer_tokens(self) -> int:
@@ -126,4 +211,4 @@ class Rollout:
         return len(self.token_ids)
 
 
-Record = Prompt | Response | Claim | Judgement | Pair | Rollout
+Record = Prompt | Response | Claim | Judgement | AnswerScore | Pair | Comparison | LabelledSegments | Rollout

@@ -1,8 +1,9 @@
 """Build a run's objects from composed settings. Nothing below this module sees a configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from rlaifv.loop import FeedbackLoop
 from rlaifv.metrics.truth import Truth
 from rlaifv.models.loading import load_model, select_trainable
 from rlaifv.models.prompting import Prompter
+from rlaifv.models.reward_head import RewardSpec, new_head
 from rlaifv.models.vision import FeatureStore, keep_features
 from rlaifv.observers.candidates import Candidates
 from rlaifv.observers.held_out import Evaluator, HeldOut
+from rlaifv.observers.reward_model import RewardModelHeldOut
 from rlaifv.observers.selection import SelectionRules
 from rlaifv.stages.given_pairs import PairSource
 from rlaifv.stages.score import Wording
@@ -97,10 +100,12 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         "divider": instantiate(cfg.divider),
         "truth": truth,
         "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=attention)),
+        **_reward_model(cfg, policy),
     }
     num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
     max_new_tokens = cfg.iteration.decoding.max_new_tokens
-    held_out = HeldOut(
+    make = HeldOut if cfg.method.reward_model is None else partial(RewardModelHeldOut, head=parts["head"], spec=parts["spec"])
+    held_out = make(
         run_dir,
         source,
         labeler.engine,
@@ -118,7 +123,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         observers=[held_out, *(_made_of(node, parts) for node in cfg.method.observers.values())],
         min_free_bytes=cfg.min_free_bytes,
     )
-    module = _made_of(cfg.method.learner.module, {"policy": policy.model})
+    module = _made_of(cfg.method.learner.module, {**parts, "policy": policy.model})
     data = IterationDataModule(
         loop.prepare,
         _made_of(cfg.method.learner.collator, parts),
@@ -131,6 +136,15 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
     )
     frozen = [labeler] if parts["chosen_from"] is None else [labeler, parts["chosen_from"].model]
     return Run(loop, module, data, policy, held_out, Candidates(held_out, cfg.min_free_bytes), frozen)
+
+
+def _reward_model(cfg: DictConfig, policy: LocalEngine) -> dict[str, Any]:
+    """Build the head and the description of the reward model that the run trains, if it does."""
+    if cfg.method.reward_model is None:
+        return {}
+    spec: RewardSpec = _made_of(cfg.method.reward_model, {})
+    spec = replace(spec, heads=tuple(spec.heads))
+    return {"spec": spec, "head": new_head(policy.model, len(spec.heads), spec.num_classes)}
 
 
 def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:

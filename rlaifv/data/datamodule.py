@@ -132,7 +132,8 @@ class IterationDataModule(LightningDataModule):
         if self._served is None or self._served[0] != iteration:
             manifest = self.prepare(iteration)
             with timed("data"):
-                prompts, records = manifest.records("prompts"), manifest.records(self.collator.table)
+                prompts, found = manifest.records("prompts"), manifest.records(self.collator.table)
+                records = [record for record in found if not getattr(record, "is_held_out", False)]
                 self.collator.check(prompts)
                 self._served = iteration, TrainingSet(prompts, records, self.collator.check_record)
         return self._served[1]

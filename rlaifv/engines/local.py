@@ -86,7 +86,7 @@ class LocalEngine:
         encoded = self.prompter.encode(prompt)
         words = [token for token in encoded.ids if token != self.prompter.image_token_id]
         tree = Tree(encoded.ids, (Branch(words[:5]), Branch(words[-4:], context=1), Branch(words[:3])))
-        with self._borrowed() as model:
+        with self.borrowed() as model:
             logps = []
             for packed in (self.packer([tree]), separate([tree], self.packer.pad_id)):
                 images = stack_images([encoded for _ in packed.tree_order])
@@ -135,7 +135,7 @@ class LocalEngine:
                     "smaller images."
                 )
 
-    def _within_memory(self, work: Callable[[Advance], T], advance: Advance) -> T:
+    def within_memory(self, work: Callable[[Advance], T], advance: Advance) -> T:
         """Run `work`, and retry with half as many tokens per batch when memory runs out; progress is reset then.
 
         Raises:
@@ -167,7 +167,8 @@ class LocalEngine:
         )
 
     @contextmanager
-    def _borrowed(self) -> Iterator[Any]:
+    def borrowed(self) -> Iterator[Any]:
+        """Give the backbone in eval mode, without gradients and under `autocast`; restore its modes afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
@@ -191,7 +192,7 @@ class LocalEngine:
         advance: Advance = ignore_progress,
     ) -> list[list[Sampled]]:
         """See `protocol.Sampler`."""
-        return self._within_memory(partial(self._sample, prompts, seeds, decoding), advance)
+        return self.within_memory(partial(self._sample, prompts, seeds, decoding), advance)
 
     def _sample(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], decoding: Decoding, advance: Advance
@@ -199,7 +200,7 @@ class LocalEngine:
         if prompts:
             self.check(prompts[0])
         results: dict[int, list[Sampled]] = {}
-        with self._borrowed() as model:
+        with self.borrowed() as model:
             encoded = [self.prompter.encode(prompt) for prompt in prompts]
             for k, answers in self._branches(model, encoded, seeds, decoding):
                 results[k] = answers
@@ -218,7 +219,7 @@ class LocalEngine:
         Each question is its own conversation, with the same answer as `sample` gives for such a prompt and seed. Questions
         run separately if branches do, or if the chat template puts text before the images.
         """
-        return self._within_memory(partial(self._sample_questions, asked, seeds, decoding), advance)
+        return self.within_memory(partial(self._sample_questions, asked, seeds, decoding), advance)
 
     def _sample_questions(
         self,
@@ -243,7 +244,7 @@ class LocalEngine:
         of_trees = [list(islice(drawn[owner], len(tree.branches))) for owner, tree in trees]
         rests = [[branch.ids for branch in tree.branches] for _, tree in trees]
         found: dict[int, list[Sampled]] = {}
-        with self._borrowed() as model:
+        with self.borrowed() as model:
             for k, answers_of_tree in self._branches(model, encoded, of_trees, decoding, rests):
                 found[k] = answers_of_tree
                 advance(len(answers_of_tree))
@@ -291,7 +292,7 @@ class LocalEngine:
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance = ignore_progress
     ) -> list[list[tuple[float, float]]]:
         """See `protocol.Labeler`. All questions about a prompt's images share one prefix."""
-        return self._within_memory(partial(self._answer_probabilities, asked), advance)
+        return self.within_memory(partial(self._answer_probabilities, asked), advance)
 
     def _answer_probabilities(
         self, asked: Sequence[tuple[Prompt, Sequence[str]]], advance: Advance
@@ -308,8 +309,8 @@ class LocalEngine:
                 trees.append(tree)
                 owners.append(k)
         results: list[list[tuple[float, float]]] = [[] for _ in asked]
-        with self._borrowed() as model:
-            for batch, packed, images in self._batches(model, trees, [asked[k][0] for k in owners]):
+        with self.borrowed() as model:
+            for batch, packed, images in self.batches(model, trees, [asked[k][0] for k in owners]):
                 logps = next_token_logps(model, packed, images, token_ids.to(model.device))
                 p_yes, p_no = logps[:, : len(yes)].exp().sum(1), logps[:, len(yes) :].exp().sum(1)
                 pairs = iter(zip(p_yes.tolist(), p_no.tolist(), strict=True))
@@ -323,7 +324,7 @@ class LocalEngine:
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
     ) -> list[list[list[float]]]:
         """Return the log-prob of every token of every completion of each prompt: the reference's side of the DPO ratio."""
-        return self._within_memory(partial(self._completion_logps, completions), advance)
+        return self.within_memory(partial(self._completion_logps, completions), advance)
 
     def _completion_logps(
         self, completions: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance
@@ -335,17 +336,18 @@ class LocalEngine:
             for prompt, answers in completions
         ]
         results: list[list[list[float]]] = []
-        with self._borrowed() as model:
-            for batch, packed, images in self._batches(model, trees, [prompt for prompt, _ in completions]):
+        with self.borrowed() as model:
+            for batch, packed, images in self.batches(model, trees, [prompt for prompt, _ in completions]):
                 branches = iter(packed.split(branch_logps(model, packed, images).cpu()))
                 for k in batch:
                     results.append([branch.tolist() for branch in islice(branches, len(trees[k].branches))])
                 advance(len(batch))
         return results
 
-    def _batches(
+    def batches(
         self, model: Any, trees: Sequence[Tree], prompts: Sequence[Prompt]
     ) -> Iterator[tuple[list[int], PackedTrees, dict[str, Any]]]:
+        """Yield batches of trees within `batch_tokens`: their numbers, and the packed rows and images on the device."""
         for batch in batches_by_tokens([self.packer.num_tokens(tree) for tree in trees], self.batch_tokens):
             packed = self.packer([trees[k] for k in batch])
             images = stack_images([self.prompter.encode(prompts[batch[k]]) for k in packed.tree_order])

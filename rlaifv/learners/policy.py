@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -126,9 +127,16 @@ class PolicyModule(LightningModule):
         left = 1 - min(1.0, (done - warmup) / max(1.0, self.num_steps - warmup))
         return left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what trains, in groups as optimizers take them."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def export_beside(self, directory: Path) -> None:
+        """Write what this learner has beside the policy's weights, which are in the directory already; by default nothing."""
+        return
+
     def configure_optimizers(self) -> Any:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(parameters)
+        optimizer = self.make_optimizer(self.parameter_groups())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

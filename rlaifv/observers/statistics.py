@@ -13,7 +13,7 @@ from rlaifv.records import Claim, Pair
 from rlaifv.stages.dividers.protocol import AnyDivider, may_fail
 from rlaifv.stages.pair import pair_statistics
 from rlaifv.stages.reward import rollout_statistics
-from rlaifv.stages.score import distinct_questions
+from rlaifv.stages.score import distinct_questions, verdict_statistics
 from rlaifv.store.iteration import Iteration
 from rlaifv.store.manifest import TooFewPairs
 
@@ -48,6 +48,21 @@ class RewardStatistics(FeedbackStatistics):
 
     table = "rewarded"
     figures = staticmethod(rollout_statistics)
+
+
+class RewardModelStatistics(Observer):
+    """Count what a reward model learns from: records by the table that is there, and what was dropped."""
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        table = "segments" if "segments" in work.units else "comparisons"
+        records = work.records(table)
+        held_out = sum(record.is_held_out for record in records)
+        judged = verdict_statistics(len(work.records("responses")), work.records("judgements")) if "judgements" in work.units else {}
+        counts = {"reward_model/trained": float(len(records) - held_out), "reward_model/held_out": float(held_out)}
+        drops = work.drops(table)
+        return {**judged, **counts, **{f"dropped/{name}": float(count) for name, count in drops.items()}} | _dropped(
+            work.drops("prompts")
+        )
 
 
 class GivenPairStatistics(Observer):

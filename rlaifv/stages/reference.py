@@ -37,25 +37,13 @@ class ReferenceLogps(Stage):
         drops: Counter[str] = Counter()
         pairs = []
         for preference in preferences:
-            found = preference
-            if not preference.chosen_token_ids:
-                found, reason = self._encoded(by_id[preference.prompt_id], preference)
-                if reason:
-                    drops[reason] += 1
-                    continue
-            pairs.append(found)
+            pair, reason = encode_pair(self.policy, by_id[preference.prompt_id], preference)
+            if reason:
+                drops[reason] += 1
+            else:
+                pairs.append(pair)
         task.advance(len(preferences) - len(pairs))
         return Made(self._with_logps(by_id, pairs, task.advance), drops)
-
-    def _encoded(self, prompt: Prompt, pair: Pair) -> tuple[Pair, str]:
-        """Return the pair with token ids, and why it cannot be used, if so."""
-        prompter, limit = self.policy.prompter, self.policy.max_positions
-        if prompt.history and not prompter.template.has_history:
-            return pair, "no_history"
-        chosen, rejected = (prompter.completion_ids(prompt, answer.strip()) for answer in (pair.chosen, pair.rejected))
-        longest = max(len(chosen), len(rejected))
-        is_too_long = limit is not None and self.policy.num_tokens(prompt) + longest > limit
-        return replace(pair, chosen_token_ids=chosen, rejected_token_ids=rejected), "too_long" if is_too_long else ""
 
     def _with_logps(self, prompts: dict[str, Prompt], pairs: Sequence[Pair], advance: Advance) -> list[Pair]:
         """Run all answers to a prompt as branches of one prefix, each once, however many pairs it is in."""
@@ -85,3 +73,16 @@ class ReferenceLogps(Stage):
             )
             for pair in pairs
         ]
+
+
+def encode_pair(policy: LocalEngine, prompt: Prompt, pair: Pair) -> tuple[Pair, str]:
+    """Return the pair with token ids, and why it cannot be used, if so: `no_history` or `too_long`."""
+    if pair.chosen_token_ids:
+        return pair, ""
+    prompter, limit = policy.prompter, policy.max_positions
+    if prompt.history and not prompter.template.has_history:
+        return pair, "no_history"
+    chosen, rejected = (prompter.completion_ids(prompt, answer.strip()) for answer in (pair.chosen, pair.rejected))
+    longest = max(len(chosen), len(rejected))
+    is_too_long = limit is not None and policy.num_tokens(prompt) + longest > limit
+    return replace(pair, chosen_token_ids=chosen, rejected_token_ids=rejected), "too_long" if is_too_long else ""

@@ -134,6 +134,15 @@ class RolloutLogps(Stage):
         )
 
 
+def distinct_verdicts(claims: Iterable[Claim], judgements: Iterable[Judgement]) -> dict[str, Counter[str]]:
+    """Count the distinct claims of each response by verdict; one that an answer repeats counts once."""
+    verdicts: dict[str, dict[str, str]] = {}
+    questions = {claim.id: claim.question for claim in claims}
+    for judgement in judgements:
+        verdicts.setdefault(judgement.response_id, {})[questions[judgement.claim_id]] = judgement.verdict
+    return {name: Counter(found.values()) for name, found in verdicts.items()}
+
+
 def build_rollouts(
     responses: Sequence[Response], claims: Sequence[Claim], judgements: Iterable[Judgement], rules: RewardRules
 ) -> tuple[list[Rollout], Counter[str]]:
@@ -141,14 +150,11 @@ def build_rollouts(
 
     A claim that an answer repeats counts once: otherwise repetition would pay.
     """
-    verdicts: dict[str, dict[str, str]] = {}
-    questions = {claim.id: claim.question for claim in claims}
-    for judgement in judgements:
-        verdicts.setdefault(judgement.response_id, {})[questions[judgement.claim_id]] = judgement.verdict
+    verdicts = distinct_verdicts(claims, judgements)
     drops: Counter[str] = Counter()
     groups: dict[str, list[Rollout]] = {}
     for response in responses:
-        found = Counter(verdicts.get(response.id, {}).values())
+        found = verdicts.get(response.id, Counter())
         if not response.text.strip():
             drops["empty_response"] += 1
         elif not found:

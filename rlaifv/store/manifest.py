@@ -20,7 +20,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaifv.records import Claim, Judgement, Pair, Prompt, Record, Response, Rollout
+from rlaifv.records import (
+    AnswerScore,
+    Claim,
+    Comparison,
+    Judgement,
+    LabelledSegments,
+    Pair,
+    Prompt,
+    Record,
+    Response,
+    Rollout,
+)
 from rlaifv.store.atomic import make_directory, remove_leftovers, write_json
 from rlaifv.store.shards import read_shard, verify_shard, write_shard
 
@@ -31,7 +42,11 @@ STAGE_RECORDS: dict[str, type[Record]] = {
     "responses": Response,
     "claims": Claim,
     "judgements": Judgement,
+    "scores": AnswerScore,
     "pairs": Pair,
+    "comparisons": Comparison,
+    "segments": LabelledSegments,
+    "valued": Rollout,
     "rollouts": Rollout,
 }
 

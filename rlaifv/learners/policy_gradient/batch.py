@@ -5,24 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlaifv.engines.local import LocalEngine
-from rlaifv.models.prompting import stack_images
-from rlaifv.models.tree.packing import Branch, PackedTrees, Tree
+from rlaifv.learners.batch import TreeBatch, TreeCollator, by_prompt
+from rlaifv.models.tree.packing import PackedTrees
 from rlaifv.records import Prompt, Rollout
 
 
-class RolloutBatch:
-    """One training batch of N answers with S tokens. An ordinary class, so that precision plugins do not round it.
+class RolloutBatch(TreeBatch):
+    """N answers with S tokens; each answer is one branch.
 
     Attributes:
-        trees: the packed prefixes and answers; each answer is one branch.
-        images: image arguments of the model's forward.
         old_logps: float32[S], of the policy that sampled the answers, in the order of the branches.
-        advantages: float32[N].
-        record_ids: of the rollouts.
+        advantages: float32[N], or with a critic float32[S].
+        values: float32[S] of the critic as the iteration began, or None.
+        returns: float32[S], what the critic learns, or None.
     """
-
-    __slots__ = ("advantages", "images", "old_logps", "record_ids", "trees")
 
     def __init__(
         self,
@@ -31,65 +27,43 @@ class RolloutBatch:
         old_logps: Tensor,
         advantages: Tensor,
         record_ids: tuple[str, ...],
+        values: Tensor | None = None,
+        returns: Tensor | None = None,
     ) -> None:
-        self.trees = trees
-        self.images = images
-        self.old_logps = old_logps
-        self.advantages = advantages
-        self.record_ids = record_ids
-
-    def to(self, device: torch.device) -> "RolloutBatch":
-        return RolloutBatch(
-            self.trees.to(device),
-            {name: tensor.to(device) for name, tensor in self.images.items()},
-            self.old_logps.to(device),
-            self.advantages.to(device),
-            self.record_ids,
-        )
+        super().__init__(trees, images, record_ids)
+        self.old_logps, self.advantages = old_logps, advantages
+        self.values, self.returns = values, returns
 
 
-class RolloutCollator:
-    """Build batches from (prompt, rollout) items.
-
-    Args:
-        policy: engine of the policy. It encodes prompts, and says whether its model is run on trees.
-        row_tokens: most tokens of a row that several trees share; a row always has room for the longest tree.
-    """
+class RolloutCollator(TreeCollator):
+    """Build batches from (prompt, rollout) items; arguments as of `TreeCollator`."""
 
     table = "rollouts"
 
-    def __init__(self, policy: LocalEngine, row_tokens: int = 0) -> None:
-        self.policy = policy
-        self.row_tokens = row_tokens
-
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Compare a tree with separate sequences; the run may have been resumed without running the policy yet."""
-        self.policy.check(next((prompt for prompt in prompts if prompt.image_paths), prompts[0]))
-
     @staticmethod
     def check_record(record: Rollout) -> None:
-        """Raise ValueError for a rollout without one log-prob per token."""
-        if not record.token_ids or len(record.logps) != len(record.token_ids):
+        """Raise ValueError for a rollout without one log-prob per token, or with a part of what a critic gives."""
+        size = len(record.token_ids)
+        if not size or len(record.logps) != size:
             raise ValueError(f"Rollout {record.id!r} does not hold one log-prob for each of its tokens.")
+        if {len(record.values), len(record.advantages), len(record.returns)} not in ({0}, {size}):
+            raise ValueError(f"Rollout {record.id!r} does not hold one value and one advantage for each of its tokens.")
 
     def __call__(self, items: Sequence[tuple[Prompt, Rollout]]) -> RolloutBatch:
-        by_prompt: dict[str, list[Rollout]] = {}
-        prompts = {prompt.id: prompt for prompt, _ in items}
-        for prompt, rollout in items:
-            by_prompt.setdefault(prompt.id, []).append(rollout)
-        encoded = [self.policy.prompter.encode(prompts[prompt_id]) for prompt_id in by_prompt]
-        packed = self.policy.packer(
-            [
-                Tree(prefix.ids, [Branch(rollout.token_ids) for rollout in some])
-                for prefix, some in zip(encoded, by_prompt.values(), strict=True)
-            ],
-            self.row_tokens,
-        )
-        rollouts = [rollout for some in by_prompt.values() for rollout in some]
+        groups = by_prompt(items).values()
+        packed, images = self.pack([(prompt, [one.token_ids for one in some]) for prompt, some in groups])
+        rollouts = [one for _, some in groups for one in some]
+        has_critic = bool(rollouts[0].values)
         return RolloutBatch(
             trees=packed,
-            images=stack_images([encoded[k] for k in packed.tree_order]),
-            old_logps=torch.tensor([logp for rollout in rollouts for logp in rollout.logps], dtype=torch.float32),
-            advantages=torch.tensor([rollout.advantage for rollout in rollouts], dtype=torch.float32),
-            record_ids=tuple(rollout.id for rollout in rollouts),
+            images=images,
+            old_logps=_flat([one.logps for one in rollouts]),
+            advantages=_flat([one.advantages if has_critic else (one.advantage,) for one in rollouts]),
+            record_ids=tuple(one.id for one in rollouts),
+            values=_flat([one.values for one in rollouts]) if has_critic else None,
+            returns=_flat([one.returns for one in rollouts]) if has_critic else None,
         )
+
+
+def _flat(values: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor([value for some in values for value in some], dtype=torch.float32)

@@ -129,6 +129,16 @@ class PackedTrees:
         """Cut per-token values [S] into one tensor per branch."""
         return values.split(list(self.branch_lengths))
 
+    @property
+    def own_index(self) -> Tensor:
+        """int64[S], flat index into B * L of each completion token's own hidden state, which has read the token.
+
+        It is the one that predicts the next token; the last one's is the branch's last. Empty completions have none.
+        """
+        lasts = self.last_index.split(1)
+        parts = zip(self.split(self.score_index), lasts, strict=True)
+        return torch.cat([torch.cat([some[1:], last]) if len(some) else some for some, last in parts])
+
 
 def assign_rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
     """First-fit, largest first: indices of trees per row, each row within `row_tokens` unless one tree alone exceeds it.
@@ -260,7 +270,7 @@ def hidden_states(model: Any, packed: PackedTrees, images: Mapping[str, Any], pl
         model: a Hugging Face image-text-to-text model (not wrapped in PEFT).
         packed: trees on the model's device.
         images: the image arguments of the model's forward, images in the order of `packed.tree_order`.
-        places: int64[S], flat indices into B * L of the states that are wanted: `score_index` or `last_index`.
+        places: int64[S], flat indices into B * L of the states that are wanted: `score_index`, `own_index` or `last_index`.
 
     Returns:
         float[S, D].

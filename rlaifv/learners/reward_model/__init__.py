@@ -1,0 +1,1 @@
+"""Reward models on trees: scores of answers from comparisons, and classes of segments."""
