@@ -161,14 +161,15 @@ class LabelledSegments:
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """What reward models make of a response. `id` is its response's.
+    """What a reward model, by its name, makes of a response.
 
     `names` are the scores', `values` hold the scores of the whole answer or, where a model scores segments, one value for each
     name and segment, those of the first segment first. `ends` are the last tokens of the segments, or of the answer.
     """
 
-    id: str
+    response_id: str
     prompt_id: str
+    model: str
     names: tuple[str, ...]
     values: tuple[float, ...]
     ends: tuple[int, ...]

@@ -24,13 +24,14 @@ from rlaifv.engines.erring import ErringLabeler
 from rlaifv.engines.labeler import LabelerModule
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Labeler
+from rlaifv.engines.reward import RewardEngine
 from rlaifv.learners.policy import PolicyModule
 from rlaifv.learners.precision import AUTOCAST, WeightsAsLoaded, dtype_of_weights, prepare_trained
 from rlaifv.loop import FeedbackLoop
 from rlaifv.metrics.truth import Truth
-from rlaifv.models.loading import load_model, select_trainable
+from rlaifv.models.loading import backbone, load_model, select_trainable
 from rlaifv.models.prompting import Prompter
-from rlaifv.models.reward_head import RewardSpec, new_head
+from rlaifv.models.reward_head import RewardSpec, load_head, new_head, read_spec
 from rlaifv.models.vision import FeatureStore, keep_features
 from rlaifv.observers.candidates import Candidates
 from rlaifv.observers.held_out import Evaluator, HeldOut
@@ -101,6 +102,9 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         "truth": truth,
         "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=attention)),
         **_reward_model(cfg, policy),
+        "reward_models": {name: _scorer(cfg, name, path) for name, path in cfg.method.reward_models.items()},
+        "critic": _critic(cfg, policy),
+        "load_base": partial(_base, cfg, policy),
     }
     num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
     max_new_tokens = cfg.iteration.decoding.max_new_tokens
@@ -114,13 +118,17 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         selection=_selection(cfg, truth, source),
         measurements=measurements,
     )
+    stages = [_made_of(node, parts) for node in cfg.method.stages.values() if node is not None]
     loop = FeedbackLoop(
         run_dir=run_dir,
-        stages=[_made_of(node, parts) for node in cfg.method.stages.values()],
+        stages=stages,
         seed=cfg.seed,
         shard_prompts=cfg.iteration.shard_prompts,
         min_pairs=cfg.iteration.min_pairs,
-        observers=[held_out, *(_made_of(node, parts) for node in cfg.method.observers.values())],
+        observers=[
+            held_out,
+            *(_made_of(node, {**parts, "stages": stages}) for node in cfg.method.observers.values() if node is not None),
+        ],
         min_free_bytes=cfg.min_free_bytes,
     )
     module = _made_of(cfg.method.learner.module, {**parts, "policy": policy.model})
@@ -134,7 +142,9 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         seed=cfg.seed,
         finish=held_out.measure,
     )
-    frozen = [labeler] if parts["chosen_from"] is None else [labeler, parts["chosen_from"].model]
+    frozen = [labeler, *(model for stage in stages for model in stage.models)]
+    if parts["chosen_from"] is not None:
+        frozen.append(parts["chosen_from"].model)
     return Run(loop, module, data, policy, held_out, Candidates(held_out, cfg.min_free_bytes), frozen)
 
 
@@ -145,6 +155,61 @@ def _reward_model(cfg: DictConfig, policy: LocalEngine) -> dict[str, Any]:
     spec: RewardSpec = _made_of(cfg.method.reward_model, {})
     spec = replace(spec, heads=tuple(spec.heads))
     return {"spec": spec, "head": new_head(policy.model, len(spec.heads), spec.num_classes)}
+
+
+def _scorer(cfg: DictConfig, name: str, path: str) -> RewardEngine:
+    """Load a reward model, which is frozen.
+
+    Raises:
+        ValueError: the directory holds none; the message names the key.
+    """
+    where = Path(path)
+    try:
+        read_spec(where)  # before gigabytes are read
+        model, processor = load_model(path, dtype=cfg.model.dtype, attention=cfg.model.attention)
+        head, spec = load_head(where, model)
+    except ValueError as error:
+        raise ValueError(f"method.reward_models.{name}: {error}") from error
+    return RewardEngine(_engine(cfg, model, processor), head, spec)
+
+
+def _critic(cfg: DictConfig, policy: LocalEngine) -> RewardEngine | None:
+    """Build the critic of PPO: a head on the policy's own states, or on a backbone of its own that trains as the policy does.
+
+    Raises:
+        ValueError: the backbone is no model of the policy's family and tokenizer.
+    """
+    critic = cfg.method.critic
+    if critic is None:
+        return None
+    spec = RewardSpec(("value",))
+    if critic.path is None:
+        return RewardEngine(policy, new_head(policy.model), spec)
+    precision = str(cfg.trainer.precision)
+    dtype = dtype_of_weights(precision, cfg.model.dtype)
+    model, processor = load_model(critic.path, dtype=dtype, attention=cfg.model.attention)
+    own, theirs = backbone(policy.model).config, model.config
+    same_words = processor.tokenizer.get_vocab() == policy.prompter.tokenizer.get_vocab()
+    if own.model_type != theirs.model_type or not same_words:
+        raise ValueError(
+            f"method.critic.path={critic.path} is a {theirs.model_type} model with "
+            f"{'the same' if same_words else 'another'} tokenizer; a critic reads the policy's tokens and has to be of its "
+            f"family, {own.model_type}."
+        )
+    trained = _selected(cfg, model)
+    prepare_trained(trained, precision)
+    if cfg.learner.recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    engine = LocalEngine(trained, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
+    return RewardEngine(engine, new_head(trained), spec)
+
+
+def _base(cfg: DictConfig, policy: LocalEngine) -> LocalEngine:
+    """Load the model that the run began with once more, frozen, in the arithmetic of training."""
+    precision = str(cfg.trainer.precision)
+    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
+    prompter, autocast = _prompter(cfg, processor), AUTOCAST.get(precision)
+    return LocalEngine(model.requires_grad_(False), prompter, cfg.engine.batch_tokens, autocast)
 
 
 def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:
@@ -162,10 +227,9 @@ def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:
 
 def _policy(cfg: DictConfig, run_dir: Path) -> LocalEngine:
     """Load the policy, select what trains, and build its engine."""
-    precision, lora = str(cfg.trainer.precision), cfg.learner.lora
+    precision = str(cfg.trainer.precision)
     model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
-    adapters: Any = None if lora is None else OmegaConf.to_container(lora, resolve=True)
-    policy = select_trainable(model, list(cfg.learner.train_parts), adapters)
+    policy = _selected(cfg, model)
     if cfg.run != "label":
         prepare_trained(policy, precision)
     if cfg.learner.recompute:
@@ -173,6 +237,13 @@ def _policy(cfg: DictConfig, run_dir: Path) -> LocalEngine:
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     return LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
+
+
+def _selected(cfg: DictConfig, model: torch.nn.Module) -> torch.nn.Module:
+    """Select what trains of a model, as `learner` says."""
+    lora = cfg.learner.lora
+    adapters: Any = None if lora is None else OmegaConf.to_container(lora, resolve=True)
+    return select_trainable(model, list(cfg.learner.train_parts), adapters)
 
 
 def _selection(cfg: DictConfig, truth: Truth | None, source: object) -> SelectionRules:

@@ -39,7 +39,7 @@ class RewardEngine:
 
     def digest(self) -> str:
         """Return the digest of all weights."""
-        tensors = {f"{k}.{name}": t for k, module in enumerate(self.modules) for name, t in module.state_dict().items()}
+        tensors = {f"{k}.{name}": t for k, module in enumerate(self.modules) for name, t in module.state_dict(keep_vars=True).items()}
         return tensors_digest(tensors, is_cached=True)
 
     def scores(
@@ -57,9 +57,19 @@ class RewardEngine:
         Raises:
             ValueError: the model reads facts, but a prompt has none.
         """
-        return self.engine.within_memory(partial(self._scores, answered), advance)
+        return self.engine.within_memory(partial(self._scores, answered, False), advance)
 
-    def _scores(self, answered: Sequence[tuple[Prompt, Sequence[Scored]]], advance: Advance) -> list[list[Tensor]]:
+    def values(
+        self, answered: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], advance: Advance = ignore_progress
+    ) -> list[list[Tensor]]:
+        """Return what a critic, whose head has one score, expects before each token of each answer: float32[tokens]."""
+        scored = [(prompt, [(ids, range(len(ids))) for ids in some]) for prompt, some in answered]
+        found = self.engine.within_memory(partial(self._scores, scored, True), advance)
+        return [[values[:, 0] for values in of_prompt] for of_prompt in found]
+
+    def _scores(
+        self, answered: Sequence[tuple[Prompt, Sequence[Scored]]], is_before: bool, advance: Advance
+    ) -> list[list[Tensor]]:
         engine, asked = self.engine, [self.spec.asked(prompt) for prompt, _ in answered]
         if asked:
             engine.check(next((prompt for prompt in asked if prompt.image_paths), asked[0]))
@@ -70,7 +80,8 @@ class RewardEngine:
         results: list[list[Tensor]] = []
         with engine.borrowed() as model:
             for batch, packed, images in engine.batches(model, trees, asked):
-                found: Any = self.head(hidden_states(model, packed, images, packed.own_index)).cpu()
+                places = packed.score_index if is_before else packed.own_index
+                found: Any = self.head(hidden_states(model, packed, images, places)).cpu()
                 branches = iter(packed.split(found))
                 for k in batch:
                     some = answered[k][1]

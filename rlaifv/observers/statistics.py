@@ -11,9 +11,12 @@ from rlaifv.observers.held_out import agreement
 from rlaifv.observers.observer import Observer
 from rlaifv.records import Claim, Pair
 from rlaifv.stages.dividers.protocol import AnyDivider, may_fail
+from rlaifv.stages.gae import KL_MEAN, KL_WEIGHT, Advantages, mean_kl
 from rlaifv.stages.pair import pair_statistics
 from rlaifv.stages.reward import rollout_statistics
+from rlaifv.stages.rollout_logps import mean_entropy
 from rlaifv.stages.score import distinct_questions, verdict_statistics
+from rlaifv.stages.stage import Stage
 from rlaifv.store.iteration import Iteration
 from rlaifv.store.manifest import TooFewPairs
 
@@ -44,10 +47,28 @@ class FeedbackStatistics(Observer):
 
 
 class RewardStatistics(FeedbackStatistics):
-    """The same of rewarded answers, and what the rewards are made of."""
+    """The same of rewarded answers, what the rewards are made of, and how far the policy is from its reference.
+
+    Claims and verdicts are left out where no term of the reward needs them.
+    """
 
     table = "rewarded"
     figures = staticmethod(rollout_statistics)
+
+    def __init__(self, divider: AnyDivider, stages: Sequence[Stage] = (), truth: Truth | None = None) -> None:
+        super().__init__(divider, truth)
+        self.weight_at = next((stage.weight_at for stage in stages if isinstance(stage, Advantages)), None)
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        if "judgements" in work.units:
+            found = super().statistics(work)
+        else:
+            tables = work.records("responses"), [], work.records(self.table), work.drops(self.table)
+            found = rollout_statistics(*tables) | _dropped(work.drops("prompts"))
+        if self.weight_at is not None:
+            valued = work.records("valued")
+            found |= {KL_WEIGHT: self.weight_at(work.number), KL_MEAN: mean_kl(valued), "policy/entropy": mean_entropy(valued)}
+        return found
 
 
 class RewardModelStatistics(Observer):

@@ -49,3 +49,31 @@ def whiten(advantages: Sequence[float]) -> list[float]:
     mean = sum(advantages) / max(num, 1)
     deviation = (sum((value - mean) ** 2 for value in advantages) / max(num - 1, 1)) ** 0.5
     return [(value - mean) / deviation if deviation > EPSILON else 0.0 for value in advantages]
+
+
+def generalised_advantages(
+    rewards: Sequence[float], values: Sequence[float], gamma: float = 1.0, lam: float = 0.95
+) -> tuple[list[float], list[float]]:
+    """Return the generalised advantage estimates of the tokens of one answer (GAE, arXiv 1506.02438, equation 16), and returns.
+
+    The answer ends after its last token, so that nothing is expected of what follows.
+
+    Args:
+        rewards: of each token.
+        values: what the critic expects before each token.
+        gamma: discount of later rewards.
+        lam: weight of later errors: 0 trusts the critic, 1 the rewards.
+
+    Returns:
+        Advantages, and returns (advantages + values), which the critic learns.
+
+    >>> generalised_advantages([0.0, 1.0], [0.5, 0.25], gamma=1.0, lam=0.5)
+    ([0.125, 0.75], [0.625, 1.0])
+    """
+    advantages = [0.0] * len(rewards)
+    later = value_after = 0.0
+    for t in reversed(range(len(rewards))):
+        error = rewards[t] + gamma * value_after - values[t]
+        later = error + gamma * lam * later
+        advantages[t], value_after = later, values[t]
+    return advantages, [advantage + value for advantage, value in zip(advantages, values, strict=True)]

@@ -51,14 +51,16 @@ class Stage(ABC):
         is_stored: whether the records are stored. Others are kept in memory, and every rank makes them again: use it for
             what is cheap and deterministic. Their unit is the iteration, and they are not a method's last stage.
         shard_factor: units per shard are `shard_factor` times the loop's `shard_prompts`.
+        models: frozen models of its own, which have to be moved to the device.
     """
 
     name: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: tuple[str, ...] = ()
     writes: ClassVar[str]
     unit: ClassVar[str] = "prompts"
     is_stored: ClassVar[bool] = True
     shard_factor: ClassVar[int] = 1
+    models: Sequence[Any] = ()
 
     def __init_subclass__(cls) -> None:
         if not cls.is_stored and cls.unit != ITERATION:

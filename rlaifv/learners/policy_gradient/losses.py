@@ -55,7 +55,7 @@ def surrogate_loss(
     Args:
         logps: float[S], log-probs of the S tokens of all answers, one answer after another.
         old_logps: float[S], the same under the policy that sampled them.
-        advantages: float[N], one for each answer.
+        advantages: float[N], one for each answer, or float[S], one for each token.
         lengths: tokens of each answer.
         clip: ratios beyond 1 ± clip get no gradient in the direction that they have moved.
         kl_weight: weight of the KL penalty to the old policy.
@@ -63,7 +63,8 @@ def surrogate_loss(
             in which long answers weigh more, as DAPO).
     """
     sizes = torch.tensor(list(lengths), device=logps.device)
-    per_token = advantages.to(logps.dtype).repeat_interleave(sizes)
+    of_tokens = advantages if len(advantages) == len(logps) else advantages.repeat_interleave(sizes)
+    per_token = of_tokens.to(logps.dtype)
     log_ratio = logps - old_logps
     ratio = log_ratio.exp()
     gain = torch.minimum(ratio * per_token, ratio.clamp(1 - clip, 1 + clip) * per_token)
@@ -74,3 +75,24 @@ def surrogate_loss(
     with torch.no_grad():
         clipped = ((ratio > 1 + clip) & (per_token > 0)) | ((ratio < 1 - clip) & (per_token < 0))
         return SurrogateTerms(loss, kl.detach().mean(), clipped.float().mean(), ratio.detach().mean())
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, lengths: Sequence[int], clip: float, aggregation: Aggregation
+) -> Tensor:
+    """Return half the squared error of a critic, clipped as PPO's code does: the larger of two errors counts.
+
+    Args:
+        values: float[S], of the critic.
+        old_values: float[S], of the critic as the iteration began.
+        returns: float[S], what it should say.
+        lengths: tokens of each answer.
+        clip: the second error is that of values moved from the old ones by at most this; 0 clips nothing.
+        aggregation: as of `surrogate_loss`.
+    """
+    errors = (values - returns).square()
+    if clip:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        errors = torch.maximum(errors, (near - returns).square())
+    answers = [errors] if aggregation == "token" else errors.split(list(lengths))
+    return 0.5 * torch.stack([part.mean() for part in answers]).mean()

@@ -317,9 +317,13 @@ def branch_logps(model: Any, packed: PackedTrees, images: Mapping[str, Any]) -> 
     Returns:
         float32[S], with gradient where the caller has it enabled; `packed.split` cuts it by branch.
     """
-    hidden = hidden_states(model, packed, images, packed.score_index)
+    return target_logps(model, hidden_states(model, packed, images, packed.score_index), packed.targets)
+
+
+def target_logps(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probs of `targets` int64[S] from the states that predict them, float[S, D], as `branch_logps` does."""
     head = model.get_output_embeddings()
-    chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), packed.targets.split(HEAD_CHUNK_TOKENS), strict=True))
+    chunks = list(zip(hidden.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True))
     if torch.is_grad_enabled() and len(chunks) > 1:
         return torch.cat([checkpoint(_target_logps, head, h, t, use_reentrant=False) for h, t in chunks])
     return torch.cat([_target_logps(head, h, t) for h, t in chunks])
