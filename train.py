@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from rlaifv.app.build import build, made, precision_arguments, set_rank_timeout
+from rlaifv.app.earlier import earlier_runs
 from rlaifv.app.faults import size_and_check
 from rlaifv.app.launch import (
     ADAPTER_NAME,
@@ -54,11 +55,20 @@ def main(composed: DictConfig) -> None:
             if cfg.resume is not None and is_finished(cfg, run_dir):
                 console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
                 return
+            earlier = [one for one in earlier_runs(cfg, run_dir) if not one.is_finished]
+            for one in earlier:
+                size_and_check(one.cfg, one.overrides)
+                print_preflight(one.cfg, one.run_dir)
             size_and_check(cfg, HydraConfig.get().overrides.task)
             print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
             with stoppable(), working_in(run_dir), kept(run_dir if rank() == 0 else None):
                 begin_run(cfg, run_dir)
+                for one in earlier:  # all of their settings, so that a resumed run knows them
+                    begin_run(one.cfg, one.run_dir)
+                for one in earlier:
+                    with measured(), kept(one.run_dir if rank() == 0 else None):
+                        train(one.cfg, one.run_dir)
                 train(cfg, run_dir)
 
 
@@ -84,6 +94,8 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         label(trainer, run.label_run)
     else:
         fit(trainer, run.module, run.data, checkpoint_to_resume(cfg, run_dir))
+    for logger in trainer.loggers if rank() == 0 else ():
+        getattr(logger.experiment, "finish", bool)()  # W&B would go on with this run in the next one
     if rank() == 0:
         if cfg.run != "label":
             processor = run.policy.prompter.processor

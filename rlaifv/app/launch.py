@@ -48,6 +48,7 @@ PATH_KEYS = (
     "labeler.path",
     "iteration.chosen_from",
     "evaluation.benchmarks.data_root",
+    "method.critic.path",
     *_DIVIDER_PATH_KEYS,
 )
 # Groups that null leaves out of a run.
@@ -55,7 +56,7 @@ OPTIONAL_GROUPS = ("callbacks", "evaluation", "logger")
 # Sections whose keys become keywords of a class; all other keys are read by name, so a new one there would be ignored.
 OPEN_SECTIONS = (
     *("callbacks", "data", "divider", "evaluation.benchmarks", "learner.lora", "logger", "trainer"),
-    *("method.learner", "method.observers", "method.stages"),
+    *("before", "method.learner", "method.observers", "method.reward_model", "method.reward_models", "method.stages"),
 )
 # How long another rank waits for the first one to say what went wrong.
 RANK_GRACE_SECONDS = 10
@@ -104,13 +105,7 @@ def run_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if unread := _unread_keys():
         raise ConfigError("\n".join(f"{item} adds a key that nothing reads." for item in unread))
     OmegaConf.set_readonly(cfg, False)
-    for name in OPTIONAL_GROUPS:
-        if name not in cfg:  # group=null takes a group out, where key=null would leave a null
-            OmegaConf.update(cfg, name, None, force_add=True)
-    for key in PATH_KEYS:
-        value = OmegaConf.select(cfg, key)
-        if isinstance(value, str) and Path(value).expanduser().exists():  # else a hub id, or refused later
-            OmegaConf.update(cfg, key, str(Path(value).expanduser().absolute()))
+    with_null_groups(cfg)
     if cfg.resume is not None:
         return _stored_config(cfg, run_dir), run_dir
     if not cfg.preflight_only and any((run_dir / name).exists() for name in WORK_NAMES):
@@ -119,6 +114,18 @@ def run_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
         )
     cfg.run_dir = str(run_dir)
     return cfg, run_dir
+
+
+def with_null_groups(cfg: DictConfig) -> None:
+    """Complete composed settings: groups that were left out are null, and paths that exist are absolute."""
+    for name in OPTIONAL_GROUPS:
+        if name not in cfg:  # group=null takes a group out, where key=null would leave a null
+            OmegaConf.update(cfg, name, None, force_add=True)
+    models = [f"method.reward_models.{name}" for name in cfg.method.reward_models or ()]
+    for key in (*PATH_KEYS, *models):
+        value = None if OmegaConf.is_missing(cfg, key) else OmegaConf.select(cfg, key)
+        if isinstance(value, str) and Path(value).expanduser().exists():  # else a hub id, or refused later
+            OmegaConf.update(cfg, key, str(Path(value).expanduser().absolute()))
 
 
 def _run_dir(cfg: DictConfig) -> Path:
@@ -203,6 +210,7 @@ def begin_run(cfg: DictConfig, run_dir: Path) -> None:
     """
     if rank() > 0:
         return
+    make_directory(run_dir)
     (run_dir / ERROR_NAME).unlink(missing_ok=True)
     check_inputs(cfg, run_dir)
     (run_dir / REPORT_NAME).unlink(missing_ok=True)

@@ -25,6 +25,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "run_dir": ("refuse", "is where the resumed run lies"),
     "experiment": ("refuse", "selects many settings at once"),
     "method": ("refuse", "names the stages and the learner"),
+    "before": ("refuse", "names the runs that came first"),
     "model": ("refuse", "made the answers and is half trained"),
     "labeler": ("refuse", "judged the claims so far"),
     "divider": ("refuse", "made the claims so far"),

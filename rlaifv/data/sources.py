@@ -6,7 +6,8 @@ A list is JSON Lines, one object per line, or any other form that `prompt_lists`
 
 `image` is a path or a list of paths, relative to the image root, by default the list's folder. Images must lie inside
 it after links are resolved, so that an untrusted list cannot open other files of this machine. `id` is a string or an
-integer, by default the line number; other fields are ignored.
+integer, by default the line number. `facts`, a text or a list of texts that are true of the images, are for reward models that
+read them; `answer` is the right answer, for rewards that compare with it. Other fields are ignored.
 """
 
 import logging
@@ -288,12 +289,17 @@ def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Pro
         raise ValueError(f"Field 'image' is empty in {where}.")
     image_paths = tuple(_image_path(_text(image, "image", where), folder, where) for image in images)
     identifier, question = _text(identifier, "id", where), _text(fields["question"], "question", where)
+    facts = fields.get("facts") or []
+    facts = tuple(_text(fact, "facts", where) for fact in (facts if isinstance(facts, list) else [facts]))
+    answer = "" if fields.get("answer") in (None, "") else _text(fields["answer"], "answer", where)
     if not identifier.isprintable():
         raise ValueError(f"Field 'id' in {where} has characters that cannot be printed: {identifier!r}.")
-    for name, text, limit in (("id", identifier, MAX_ID_CHARS), ("question", question, MAX_QUESTION_CHARS)):
+    limited = [("id", identifier, MAX_ID_CHARS), ("question", question, MAX_QUESTION_CHARS)]
+    limited += [("answer", answer, MAX_QUESTION_CHARS), *(("facts", fact, MAX_QUESTION_CHARS) for fact in facts)]
+    for name, text, limit in limited:
         if len(text) > limit:
             raise ValueError(f"Field {name!r} in {where} has {len(text)} characters, more than the {limit} allowed.")
-    return Prompt(identifier, question, image_paths)
+    return Prompt(identifier, question, image_paths, facts=facts, answer=answer)
 
 
 def _image_path(image: str, folder: Path, where: str) -> str:
@@ -310,9 +316,9 @@ def _image_path(image: str, folder: Path, where: str) -> str:
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        kinds = {"id": "a string or an integer", "image": "a path or a list of paths", "question": "a string"}
+        kinds = {"id": "a string or an integer", "image": "a path or a list of paths", "facts": "a string or a list of strings"}
         raise ValueError(
-            f"Field {name!r} in {where} has to be {kinds[name]}, but it is of type {type(value).__name__}."
+            f"Field {name!r} in {where} has to be {kinds.get(name, 'a string')}, but it is of type {type(value).__name__}."
         )
     if not value.strip():
         raise ValueError(f"Field {name!r} is empty in {where}.")

@@ -78,13 +78,21 @@ class _Process:
 
 @contextmanager
 def measured() -> Iterator[None]:
-    """Time phases inside the block; the first block in a process counts from the start of the process."""
+    """Time phases inside the block; the first block in a process counts from the start of the process.
+
+    A block inside another one has a clock of its own, while the other one stands still.
+    """
+    outer = _Process.clock
+    if outer is not None:
+        outer.count()
     _Process.clock = _Clock(0.0 if _Process.start_is_counted else seconds_since_start())
     _Process.start_is_counted = True
     try:
         yield
     finally:
-        _Process.clock = None
+        _Process.clock = outer
+        if outer is not None:
+            outer.since = time.perf_counter()
 
 
 @contextmanager

@@ -114,6 +114,8 @@ class CompareByClaims(_Compare):
         criteria: weights of each criterion, by name.
         per_prompt: comparisons of a prompt; 0 takes all pairs of its answers.
         held_out: share of prompts whose comparisons measure the reward model.
+        long_share: share of comparisons in which the longer answer counts as the better one whatever it claims: a judge that
+            errs toward long answers. Held-out comparisons are free of it, and so measure what was wanted.
     """
 
     reads = ("prompts", "responses", "claims", "judgements")
@@ -125,12 +127,15 @@ class CompareByClaims(_Compare):
         criteria: Mapping[str, Weights],
         per_prompt: int = 8,
         held_out: float = 0.1,
+        long_share: float = 0.0,
     ) -> None:
         super().__init__(policy, spec, list(criteria), per_prompt, held_out)
-        self.criteria = criteria
+        if not 0 <= long_share <= 1:
+            raise ValueError(f"long_share must be between 0 and 1, but it is {long_share}.")
+        self.criteria, self.long_share = criteria, long_share
 
     def producer(self) -> dict[str, str]:
-        return {"compare": f"{self.criteria!r} {self.spec!r} {self.per_prompt} {self.held_out}"}
+        return {"compare": f"{self.criteria!r} {self.spec!r} {self.per_prompt} {self.held_out} {self.long_share}"}
 
     def __call__(
         self,
@@ -145,8 +150,14 @@ class CompareByClaims(_Compare):
         comparisons = []
         for prompt in prompts:
             for pair in self.pairs(prompt, groups.get(prompt.id, []), task.seed):
-                values = [[of.value(found[one.id], len(one.text.split())) for one in pair] for of in self.criteria.values()]
+                words = [len(one.text.split()) for one in pair]
+                values = [
+                    [of.value(found[one.id], num) for one, num in zip(pair, words, strict=True)]
+                    for of in self.criteria.values()
+                ]
                 ahead = [first - second for first, second in values]
+                if self._errs(prompt, pair, task.seed):
+                    ahead = [float(words[0] - words[1])] * len(ahead)
                 if all(abs(value) < TIE for value in ahead):
                     drops["tie"] += 1
                     continue
@@ -154,6 +165,11 @@ class CompareByClaims(_Compare):
                 comparisons.append(self.comparison(prompt, pair, preferences, [abs(value) for value in ahead]))
         task.advance(len(prompts))
         return Made(comparisons, drops)
+
+
+    def _errs(self, prompt: Prompt, pair: tuple[Response, Response], seed: int) -> bool:
+        rng = random.Random(derive_seed(seed, "long", pair[0].id, pair[1].id))
+        return not is_held_out(prompt.id, self.held_out) and rng.random() < self.long_share
 
 
 class CompareByLabeler(_Compare):

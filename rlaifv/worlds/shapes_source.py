@@ -38,11 +38,13 @@ class ShapesSource:
         directory: where pictures are written, created if missing.
         num_held_out: number of evaluation scenes; these are the same for every seed and never used in an iteration.
         seed: of the iterations' scenes.
+        gives_facts: whether prompts carry captions that are true of their scene, for reward models that read facts.
     """
 
-    def __init__(self, directory: str | Path, num_held_out: int, seed: int) -> None:
+    def __init__(self, directory: str | Path, num_held_out: int, seed: int, gives_facts: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self.seed = seed
+        self.gives_facts = gives_facts
         self._held_out = make_scenes(derive_seed("shapes", "held out"), num_held_out)
         self._scenes: dict[str, Scene] = {}
 
@@ -111,7 +113,8 @@ class ShapesSource:
             if prompt_id not in self._scenes:
                 _draw(scene, path)
                 self._scenes[prompt_id] = scene
-            prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),)))
+            facts = tuple(thing.caption_sentence for thing in scene.things) if self.gives_facts else ()
+            prompts.append(Prompt(prompt_id, rng.choice(QUESTIONS), (str(path),), facts=facts))
         return prompts
 
 
