@@ -124,15 +124,16 @@ class CompareByClaims(_Compare):
         self,
         policy: LocalEngine,
         spec: RewardSpec,
-        criteria: Mapping[str, Weights],
+        criteria: Mapping[str, Weights | None],
         per_prompt: int = 8,
         held_out: float = 0.1,
         long_share: float = 0.0,
     ) -> None:
-        super().__init__(policy, spec, list(criteria), per_prompt, held_out)
+        self.criteria = {name: weights for name, weights in criteria.items() if weights is not None}  # null leaves one out
+        super().__init__(policy, spec, list(self.criteria), per_prompt, held_out)
         if not 0 <= long_share <= 1:
             raise ValueError(f"long_share must be between 0 and 1, but it is {long_share}.")
-        self.criteria, self.long_share = criteria, long_share
+        self.long_share = long_share
 
     def producer(self) -> dict[str, str]:
         return {"compare": f"{self.criteria!r} {self.spec!r} {self.per_prompt} {self.held_out} {self.long_share}"}
