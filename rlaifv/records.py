@@ -54,8 +54,8 @@ class Response:
 class Claim:
     """An atomic statement of a response and its yes/no form, as it is put to the labeler.
 
-    Where answers are labelled by segment, `kind` says what the claim is about (existence, attribute, relation), `fact` names the
-    fact that it is one wording of, and `end` is the end of its segment in the answer's tokens; else they are empty and -1.
+    Where answers are labelled by segment, `kind` says what the claim is about (existence, attribute, relation), `fact` names
+    the fact that it is one wording of, and `end` is the place of its segment's last token; else they are empty and -1.
     """
 
     id: str

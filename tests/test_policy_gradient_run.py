@@ -49,7 +49,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ("iteration.decoding.temperature=0.7", "set iteration.decoding.temperature=1.0."),
-        ("method.stages.reward.rules.estimator=ppo", "must be one of grpo, rloo, reinforce++"),
+        ("method.stages.reward.estimator=ppo", "must be one of grpo, rloo, reinforce++, gae"),
         ("method.learner.module.clip=2", "The clip range must be between 0 and 1"),
         ("+method.learner.module.klip=0.1", "klip is no setting of rlaifv.learners.policy_gradient.module"),
     ],

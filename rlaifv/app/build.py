@@ -108,7 +108,11 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
     }
     num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
     max_new_tokens = cfg.iteration.decoding.max_new_tokens
-    make = HeldOut if cfg.method.reward_model is None else partial(RewardModelHeldOut, head=parts["head"], spec=parts["spec"])
+    make = (
+        HeldOut
+        if cfg.method.reward_model is None
+        else partial(RewardModelHeldOut, head=parts["head"], spec=parts["spec"])
+    )
     held_out = make(
         run_dir,
         source,
@@ -127,7 +131,11 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         min_pairs=cfg.iteration.min_pairs,
         observers=[
             held_out,
-            *(_made_of(node, {**parts, "stages": stages}) for node in cfg.method.observers.values() if node is not None),
+            *(
+                _made_of(node, {**parts, "stages": stages})
+                for node in cfg.method.observers.values()
+                if node is not None
+            ),
         ],
         min_free_bytes=cfg.min_free_bytes,
     )
@@ -187,8 +195,8 @@ def _critic(cfg: DictConfig, policy: LocalEngine) -> RewardEngine | None:
         return RewardEngine(policy, new_head(policy.model), spec)
     precision = str(cfg.trainer.precision)
     dtype = dtype_of_weights(precision, cfg.model.dtype)
-    model, processor = load_model(critic.path, dtype=dtype, attention=cfg.model.attention)
-    own, theirs = backbone(policy.model).config, model.config
+    model, processor = load_model(**{"path": critic.path, "dtype": dtype, "attention": cfg.model.attention})
+    own, theirs = backbone(policy.model).config, backbone(model).config
     same_words = processor.tokenizer.get_vocab() == policy.prompter.tokenizer.get_vocab()
     if own.model_type != theirs.model_type or not same_words:
         raise ValueError(

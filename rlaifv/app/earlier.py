@@ -1,7 +1,7 @@
 """Runs that come before a run: `before` names experiments that make what it needs, such as a reward model.
 
-    run_dir/reward_model/…       a whole run of its own, with settings, report and export; it can be resumed like any other
-    run_dir/…                    the run itself, whose settings refer to ${run_dir}/reward_model/export
+run_dir/reward_model/…       a whole run of its own, with settings, report and export; it can be resumed like any other
+run_dir/…                    the run itself, whose settings refer to ${run_dir}/reward_model/export
 """
 
 from dataclasses import dataclass
@@ -58,13 +58,17 @@ def _earlier(name: str, experiment: str, run_dir: Path) -> Earlier:
     directory = run_dir / name
     if (directory / CONFIG_NAME).is_file():
         stored = OmegaConf.load(directory / CONFIG_NAME)
-        return Earlier(name, OmegaConf.merge(stored, {"run_dir": str(directory), "resume": str(directory)}), directory, [])  # type: ignore[arg-type]
+        known = OmegaConf.merge(stored, {"run_dir": str(directory), "resume": str(directory)})
+        assert isinstance(known, DictConfig)
+        return Earlier(name, known, directory, [])
     overrides = [f"experiment={experiment}", *filter(_is_shared, HydraConfig.get().overrides.task)]
     try:
         cfg = compose("train", overrides)
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"before.{name}={experiment} does not compose with {' '.join(overrides[1:])}: {reason}") from error
+        raise ConfigError(
+            f"before.{name}={experiment} does not compose with {' '.join(overrides[1:])}: {reason}"
+        ) from error
     OmegaConf.set_readonly(cfg, False)
     OmegaConf.set_struct(cfg, False)
     with_null_groups(cfg)

@@ -20,8 +20,9 @@ from rich.markup import escape
 
 from rlaifv.app.checks import ConfigError
 from rlaifv.app.resume import apply_overrides, check_inputs, lacking_keys
-from rlaifv.report.console import benchmark_table, result_line, result_table, time_line
-from rlaifv.report.run import read_statistics
+from rlaifv.report.console import benchmark_table, result_line, result_table, reward_model_table, time_line
+from rlaifv.report.hacking import reward_warning
+from rlaifv.report.run import read_run, read_statistics
 from rlaifv.runtime.console import console
 from rlaifv.runtime.phases import SECONDS_NAME, read_seconds, timed
 from rlaifv.runtime.ranks import rank
@@ -327,12 +328,17 @@ def print_result(run_dir: Path, num_iterations: int, run: str) -> None:
     paths = sorted(path for path in run_dir.glob("evaluations/*.json") if path.stem.isdecimal())
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     shown = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
-    if evaluations:
+    scored = reward_model_table(evaluations)
+    if scored is not None:
+        console.print(scored)
+    elif evaluations:
         console.print(result_table(evaluations, read_statistics(run_dir)))
         if (benchmarks := benchmark_table(evaluations)) is not None:
             console.print(benchmarks)
     if seconds := read_seconds(run_dir / SECONDS_NAME):
         console.print(time_line(seconds))
+    if warning := reward_warning(read_run(run_dir)):
+        console.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
     console.print(f"report: {shown / 'report' / 'index.html'}", soft_wrap=True)
     line = result_line([] if run == "label" else evaluations, shown, num_iterations)
     console.print(line.replace("trained", "labelled") if run == "label" else line, soft_wrap=True)

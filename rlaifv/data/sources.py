@@ -316,7 +316,11 @@ def _image_path(image: str, folder: Path, where: str) -> str:
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        kinds = {"id": "a string or an integer", "image": "a path or a list of paths", "facts": "a string or a list of strings"}
+        kinds = {
+            "id": "a string or an integer",
+            "image": "a path or a list of paths",
+            "facts": "a string or a list of strings",
+        }
         raise ValueError(
             f"Field {name!r} in {where} has to be {kinds.get(name, 'a string')}, but it is of type {type(value).__name__}."
         )

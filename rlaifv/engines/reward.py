@@ -39,7 +39,11 @@ class RewardEngine:
 
     def digest(self) -> str:
         """Return the digest of all weights."""
-        tensors = {f"{k}.{name}": t for k, module in enumerate(self.modules) for name, t in module.state_dict(keep_vars=True).items()}
+        tensors = {
+            f"{k}.{name}": t
+            for k, module in enumerate(self.modules)
+            for name, t in module.state_dict(keep_vars=True).items()
+        }
         return tensors_digest(tensors, is_cached=True)
 
     def scores(

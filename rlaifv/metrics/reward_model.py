@@ -36,7 +36,11 @@ def comparison_metrics(ahead: Tensor, preferences: Tensor, longer: Tensor) -> di
     sign = torch.where(is_first, 1.0, -1.0)
     right = (ahead * sign > 0).float() + 0.5 * (ahead == 0).float()
     found = {"comparisons": float(len(ahead))}
-    parts = {"accuracy": torch.ones_like(is_first), "accuracy_longer": longer * sign > 0, "accuracy_shorter": longer * sign < 0}
+    parts = {
+        "accuracy": torch.ones_like(is_first),
+        "accuracy_longer": longer * sign > 0,
+        "accuracy_shorter": longer * sign < 0,
+    }
     found |= {name: float(right[part].mean()) for name, part in parts.items() if part.any()}
     if len(ahead):
         found["margin"] = float((ahead * sign).mean())

@@ -33,7 +33,7 @@ class RewardSpec:
     Attributes:
         heads: names of the criteria, or of the kinds of claims.
         num_classes: 1 for scores of whole answers, `NUM_CLASSES` for classes of segments.
-        facts: how facts about the images stand beside the question, as in "{facts}\\n{question}". Empty: they are not read.
+        facts: how facts about the images stand beside the question, as in "{facts} {question}". Empty: they are not read.
 
     Raises:
         ValueError: no heads, two of one name, or a form of the facts without {facts} and {question}.
@@ -128,6 +128,8 @@ def load_head(directory: Path, model: nn.Module) -> tuple[RewardHead, RewardSpec
     for name, wanted in head.state_dict().items():
         shape: Sequence[int] | str = tuple(found[name].shape) if name in found else "missing"
         if shape != tuple(wanted.shape):
-            raise ValueError(f"{directory / WEIGHTS_NAME}: {name} is {shape}, but this backbone needs {tuple(wanted.shape)}.")
+            raise ValueError(
+                f"{directory / WEIGHTS_NAME}: {name} is {shape}, but this backbone needs {tuple(wanted.shape)}."
+            )
     head.load_state_dict(found)
     return head.requires_grad_(False), spec

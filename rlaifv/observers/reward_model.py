@@ -93,6 +93,8 @@ def measure_segments(
     heads = engine.spec.heads
     logits = [scores for of_prompt in found for scores in of_prompt]
     flat = torch.cat(logits) if logits else torch.zeros(0, len(heads), engine.spec.num_classes)
-    labels = torch.tensor([label for some in groups.values() for one in some for label in one.labels], dtype=torch.int64)
+    labels = torch.tensor(
+        [label for some in groups.values() for one in some for label in one.labels], dtype=torch.int64
+    )
     by_head = labels.view(-1, len(heads))
     return named(heads, [segment_metrics(flat[:, k], by_head[:, k]) for k in range(len(heads))])

@@ -16,6 +16,7 @@ from rlaifv.stages.pair import pair_statistics
 from rlaifv.stages.reward import rollout_statistics
 from rlaifv.stages.rollout_logps import mean_entropy
 from rlaifv.stages.score import distinct_questions, verdict_statistics
+from rlaifv.stages.scores import score_means
 from rlaifv.stages.stage import Stage
 from rlaifv.store.iteration import Iteration
 from rlaifv.store.manifest import TooFewPairs
@@ -63,11 +64,17 @@ class RewardStatistics(FeedbackStatistics):
         if "judgements" in work.units:
             found = super().statistics(work)
         else:
-            tables = work.records("responses"), [], work.records(self.table), work.drops(self.table)
-            found = rollout_statistics(*tables) | _dropped(work.drops("prompts"))
+            found = rollout_statistics(work.records("responses"), (), work.records(self.table), work.drops(self.table))
+            found |= _dropped(work.drops("prompts"))
+        if "scores" in work.units:
+            found |= score_means(work.records("scores"))
         if self.weight_at is not None:
             valued = work.records("valued")
-            found |= {KL_WEIGHT: self.weight_at(work.number), KL_MEAN: mean_kl(valued), "policy/entropy": mean_entropy(valued)}
+            found |= {
+                KL_WEIGHT: self.weight_at(work.number),
+                KL_MEAN: mean_kl(valued),
+                "policy/entropy": mean_entropy(valued),
+            }
         return found
 
 
@@ -78,8 +85,12 @@ class RewardModelStatistics(Observer):
         table = "segments" if "segments" in work.units else "comparisons"
         records = work.records(table)
         held_out = sum(record.is_held_out for record in records)
-        judged = verdict_statistics(len(work.records("responses")), work.records("judgements")) if "judgements" in work.units else {}
-        counts = {"reward_model/trained": float(len(records) - held_out), "reward_model/held_out": float(held_out)}
+        judged = (
+            verdict_statistics(len(work.records("responses")), work.records("judgements"))
+            if "judgements" in work.units
+            else {}
+        )
+        counts = {f"reward_model/{table}": float(len(records) - held_out), "reward_model/held_out": float(held_out)}
         drops = work.drops(table)
         return {**judged, **counts, **{f"dropped/{name}": float(count) for name, count in drops.items()}} | _dropped(
             work.drops("prompts")

@@ -60,6 +60,8 @@ def _pairs_are_given(settings: Mapping[str, Any]) -> bool:
 
 
 def _title(settings: Mapping[str, Any]) -> str:
+    if _is_reward_model(settings):
+        return "reward model"
     if _is_policy_gradient(settings):
         return f"trained by {_estimator(settings)}"
     return "trained on given pairs" if _pairs_are_given(settings) else "aligned with RLAIF-V"
@@ -69,8 +71,18 @@ def _how(settings: Mapping[str, Any]) -> str:
     """Return the second half of the sentence that names the base model: how the model was trained."""
     if _pairs_are_given(settings):
         return f"by DPO on the pairs of {_data(settings)}; nothing was sampled or judged."
+    if _is_reward_model(settings):
+        return (
+            "as a reward model: it scores answers, and is no model to ask. `reward_head.json` says what it scores; the labels "
+            f"come from {_judge(settings)}."
+        )
     if _is_policy_gradient(settings):
-        return f"by {_estimator(settings)} on its own answers; the reward counts the claims that {_judge(settings)} accepts."
+        source = (
+            "scores of reward models"
+            if settings["method"]["reward_models"]
+            else f"claims that {_judge(settings)} judges"
+        )
+        return f"by {_estimator(settings)} on its own answers; the reward is made of {source}."
     other = settings["iteration"].get("chosen_from")
     answers = f"its own answers and those of `{_place(other)}`" if other else "its own answers"
     return (
@@ -96,17 +108,24 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
         rows["iterations"] = f"{iteration['num_iterations']}, {iteration['num_responses']} answers a prompt"
         rows["chosen answers from"] = f"`{_place(other)}`" if other else None
         rows["answers scored by"] = score if score != "rejected" and not _is_policy_gradient(settings) else None
-    kind = "answers" if _is_policy_gradient(settings) else "pairs"
+    kind = "answers" if _is_policy_gradient(settings) else trained_on(run.statistics)[0]
     rows[kind] = ", ".join(f"{trained_on([numbers])[1]:,}" for numbers in run.statistics)
     rows[f"passes over the {kind}"] = iteration["epochs"]
     rows["trained"] = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
     if _is_policy_gradient(settings):
-        module, rules = settings["method"]["learner"]["module"], settings["method"]["stages"]["reward"]["rules"]
-        weights = ", ".join(f"{name} {rules[name]}" for name in ("accepted", "rejected", "cut"))
+        method = settings["method"]
+        module, terms = method["learner"]["module"], method["stages"]["reward"]["terms"]
+        weights = ", ".join(f"{name} {term.get('weight', 1.0)}" for name, term in terms.items() if term is not None)
         rows["reward"] = f"weights {weights}"
+        kl = method["stages"].get("advantages", module)
         rows[_estimator(settings)] = (
-            f"clip {module['clip']}, KL weight {module['kl_weight']}, learning rate {learner['lr']:g}"
+            f"clip {module['clip']}, KL weight {kl['kl_weight']}, learning rate {learner['lr']:g}"
         )
+    elif _is_reward_model(settings):
+        spec = settings["method"]["reward_model"]
+        rows["scores"] = ", ".join(spec["heads"]) + (" of segments" if spec["num_classes"] > 1 else "")
+        rows["facts"] = f"{spec['facts']!r}" if spec["facts"] else None
+        rows["learning rate"] = f"{learner['lr']:g}"
     else:
         rows["loss"] = learner.get("loss")
         rows["DPO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs"
@@ -138,10 +157,15 @@ def _revision(source: Mapping[str, Any]) -> str:
     return f" (revision `{_plain(source['revision'])}`)" if source.get("revision") else ""
 
 
+def _is_reward_model(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("method", {}).get("reward_model"))
+
+
 def _is_policy_gradient(settings: Mapping[str, Any]) -> bool:
     return "reward" in settings.get("method", {}).get("stages", {})
 
 
 def _estimator(settings: Mapping[str, Any]) -> str:
     """Return the name of a policy gradient's estimator, as in GRPO."""
-    return str(settings["method"]["stages"]["reward"]["rules"]["estimator"]).upper()
+    name = str(settings["method"]["stages"]["reward"]["estimator"])
+    return "PPO" if name == "gae" else name.upper()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from rlaifv.report.glossary import entry
+from rlaifv.report.hacking import reward_names
 from rlaifv.report.plots import BarChart, LineChart, Series, bar_chart, line_chart, thin
 from rlaifv.report.run import Run
 from rlaifv.stages.pair import PAIR_REASONS
@@ -83,6 +84,29 @@ def training_charts(run: Run) -> list[Markup]:
         _by_step(run, "Reward margin", "chosen minus rejected", margins, ("margin",)),
         _by_step(run, "Reward accuracy", "% of pairs", accuracies, ("chosen above rejected",), y_to=100.0, scale=100.0),
         _by_step(run, "Rewards", "beta × log-ratio", rewards, ("chosen", "rejected")),
+    )
+
+
+def reward_charts(run: Run) -> list[Markup]:
+    """Chart what policies were rewarded with, and what was measured of the same policies; empty without rewards."""
+    before = {k: statistics for k, statistics in enumerate(run.statistics)}
+    names = reward_names(run.statistics)
+    if not names:
+        return []
+    measured = {one.num_iterations: one.metrics for one in run.evaluations}
+    terms = [
+        name
+        for name in (run.statistics[0] if run.statistics else ())
+        if name.startswith("reward/") and name not in ("reward/mean", "reward/std")
+    ]
+    group = "hallucination" if _values(measured, "hallucination/mention") else "rejected"
+    against = (f"{group}/mention", "coverage") if group == "hallucination" else (f"{group}/mention",)
+    words = ("false claims", "coverage") if group == "hallucination" else ("rejected claims",)
+    return _drawn(
+        _by_iteration("Reward", "mean of sampled answers", before, names, [name.partition("/")[2] for name in names]),
+        _by_iteration("Measured on held-out prompts", "%", measured, against, words),
+        _by_iteration("Terms of the reward", "weighted, mean", before, terms, [n.partition("/")[2] for n in terms]),
+        _by_iteration("Length", "tokens", before, ("length/answer_tokens",), ("tokens per answer",)),
     )
 
 

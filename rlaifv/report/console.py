@@ -12,7 +12,15 @@ from rich.text import Text
 
 from rlaifv.report.glossary import MISSING, entry
 from rlaifv.report.run import numbers, read_statistics
-from rlaifv.report.summary import COLUMNS, HEADLINES, HEADLINES_WITHOUT_TRUTH, change, rows, trained_on
+from rlaifv.report.summary import (
+    COLUMNS,
+    HEADLINES,
+    HEADLINES_WITHOUT_TRUTH,
+    change,
+    reward_model_accuracies,
+    rows,
+    trained_on,
+)
 from rlaifv.runtime.phases import METHOD, START, in_order, share_beside
 
 MAX_ROWS = 9
@@ -128,6 +136,28 @@ def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[
     return table
 
 
+def reward_model_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return a table of a reward model's figures, one row for each head; None if there is no reward model.
+
+    Args:
+        evaluations: Contents of evaluations/*.json.
+    """
+    metrics = _by_iterations(evaluations)
+    latest = metrics[max(metrics)] if metrics else {}
+    parts = [name.split("/") for name in latest if name.startswith("reward_model/")]
+    if not parts:
+        return None
+    names = list(dict.fromkeys(name for _, _, name in parts))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for head in dict.fromkeys(head for _, head, _ in parts):
+        keys = {name: f"reward_model/{head}/{name}" for name in names}
+        table.add_row(head, *(_show(key, latest.get(key)) for key in keys.values()))
+    return table
+
+
 def benchmark_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
     """Return a table of benchmark metrics of the base model and the latest policy; None if they were not measured.
 
@@ -156,6 +186,9 @@ def result_line(evaluations: Sequence[Mapping[str, Any]], run_dir: Path, num_ite
     metrics = _by_iterations(evaluations)
     found = {name: change(metrics, name) for name in HEADLINES}
     end = f"run {run_dir}"
+    if accuracies := reward_model_accuracies(metrics):
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+        return f"result: reward model accuracy {shown}, {end}"
     if found[HEADLINES[0]][0] is None:
         what, number = trained_on(read_statistics(run_dir))
         return f"result: {what} trained {number}, iterations {num_iterations}, {end}"

@@ -1,7 +1,7 @@
 """Glossary of the metrics in a report: name in the files, label, unit and definition."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlaifv.report.benchmarks import TABLES
@@ -112,13 +112,10 @@ ENTRIES = {
     ),
     "reward/mean": Entry("Reward", "mean", "Mean reward of the answers that were kept."),
     "reward/std": Entry("Reward, spread", "mean", "Standard deviation of the rewards of the answers that were kept."),
-    "reward/accepted": Entry(
-        "Claims accepted", "mean", "Mean number of distinct claims of an answer that were accepted."
-    ),
-    "reward/rejected": Entry(
-        "Claims rejected", "mean", "Mean number of distinct claims of an answer that were rejected."
-    ),
-    "reward/cut": Entry("Answers cut", "share", "Share of the answers that were cut at the token limit."),
+    "length/answer_tokens": Entry("Tokens per answer", "mean", "Mean number of tokens of the answers that were kept."),
+    "kl/weight": Entry("KL weight", "mean", "Weight of the KL penalty in the reward."),
+    "kl/per_answer": Entry("KL", "mean", "KL divergence of the policy from its reference, per answer, in nats."),
+    "policy/entropy": Entry("Entropy", "mean", "Entropy of the policy per token, in nats, estimated from its answers."),
     "length/chosen_words": Entry(
         "Words, chosen", "mean", "Mean number of words in the chosen answers of the kept pairs."
     ),
@@ -149,6 +146,23 @@ ENTRIES |= {
     name: Entry(f"{table.title}: {label}", "share", definition, better)
     for table in TABLES
     for name, (label, better, definition) in table.columns.items()
+}
+
+_REWARD_MODEL = {
+    "comparisons": Entry("Comparisons", "count", "Comparisons of answers."),
+    "segments": Entry("Answers labelled", "count", "Answers, or segments of them, with labels."),
+    "held_out": Entry("Held out", "count", "Records that measure the reward model and do not train it."),
+    "accuracy": Entry("Accuracy", "share", "Held-out records that the reward model gets right.", "higher"),
+    "accuracy_longer": Entry("", "share", "The same where the better answer is the longer one.", "higher"),
+    "accuracy_shorter": Entry(
+        "",
+        "share",
+        "The same where the better answer is the shorter one. Low: the model only likes long answers.",
+        "higher",
+    ),
+    "f1_hallucinated": Entry("", "share", "F1 score on segments with a hallucination.", "higher"),
+    "margin": Entry("", "mean", "Mean score of the better answer minus the other's.", "higher"),
+    "ece": Entry("", "share", "Expected calibration error of its probabilities, in ten bins.", "lower"),
 }
 
 _DROPPED = {
@@ -184,6 +198,14 @@ def entry(name: str) -> Entry:
         return ENTRIES[name]
     group, _, rest = name.partition("/")
     words = rest.replace("_", " ")
+    if group == "reward_model":
+        head, _, kind = rest.partition("/")
+        known = _REWARD_MODEL.get(kind or head, Entry(rest, "mean", ""))
+        return replace(known, label=words.replace("/", ": ")) if kind else known
+    if group == "score":
+        return Entry(f"Score: {rest}", "mean", "Mean score that the reward model gives the sampled answers, as it is.")
+    if group == "reward":
+        return Entry(f"Reward: {words}", "mean", f"Mean of the reward's term “{words}”, times its weight.")
     if group == "dropped" and rest:
         return Entry(words.capitalize(), "count", _DROPPED.get(rest, f"What was dropped for the reason “{words}”."))
     if group == "seconds" and rest:

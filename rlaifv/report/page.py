@@ -13,11 +13,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlaifv.report.answers import Answer, mark_claims
 from rlaifv.report.benchmarks import shown_tables
-from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, result_charts, training_charts
+from rlaifv.report.charts import PAIR_DROPS, feedback_charts, pair_charts, result_charts, reward_charts, training_charts
 from rlaifv.report.glossary import ENTRIES, MISSING, Entry, entry, show
+from rlaifv.report.hacking import reward_warning
 from rlaifv.report.pairs import PairExample, Side, read_pairs
 from rlaifv.report.run import Example, Run, read_run
-from rlaifv.report.summary import COLUMNS, HEADLINES, Numbers, Row, change, headlines, rows, trained_on
+from rlaifv.report.summary import (
+    COLUMNS,
+    HEADLINES,
+    Numbers,
+    Row,
+    change,
+    headlines,
+    reward_model_accuracies,
+    rows,
+    trained_on,
+)
 from rlaifv.report.thumbnails import find_image, thumbnail
 from rlaifv.runtime.phases import METHOD, PHASES, START, in_order, share_beside
 from rlaifv.store.atomic import make_directory, write_text
@@ -86,6 +97,8 @@ def render(run: Run) -> str:
         result_charts=result_charts(run),
         feedback_charts=feedback_charts(run),
         pair_charts=pair_charts(run),
+        reward_charts=reward_charts(run),
+        reward_warning=reward_warning(run),
         training_charts=training_charts(run),
         candidate_table=_candidates(run),
         time_table=_times(run.seconds),
@@ -119,11 +132,14 @@ def _head(run: Run) -> dict[str, Any]:
     evaluations = _metrics(run)
     names = headlines(evaluations)
     what, kept = trained_on(run.statistics)
-    what = {"pairs": "preference pairs", "answers": "rewarded answers"}[what]
+    what = {"pairs": "preference pairs", "answers": "rewarded answers"}.get(what, what)
     iterations = f"{len(run.statistics)} iteration{'' if len(run.statistics) == 1 else 's'}"
     lead = f"{show(kept, 'count')} {what} in {iterations}, labelled by a model alone."
     before, after = change(evaluations, names[0])
-    if before is None:
+    accuracies = reward_model_accuracies(evaluations)
+    if accuracies:
+        headline = "Reward model: " + ", ".join(f"{name} {show(value, 'share')}" for name, value in accuracies.items())
+    elif before is None:
         headline = f"Feedback of {iterations}"
     elif names is HEADLINES:
         headline = "Answers that hallucinate"
@@ -164,8 +180,9 @@ def _numbers(run: Run) -> dict[str, Any]:
     pairs = ("pairs_possible", "pairs_kept", *PAIR_DROPS)
     answers = [name for name in words if name.startswith("dropped/") and name not in PAIR_DROPS]
     dropped = [name for name in answers if any(row.values.get(name) for row in feedback)]
-    rewarded = [name for name in words if name.startswith("reward/") or name == "rollouts_kept"]
-    columns = [*headlines(_metrics(run)), *(name for name in COLUMNS if name not in HEADLINES)]
+    rewarded = [name for name in words if name.startswith(("reward/", "score/", "kl/")) or name == "rollouts_kept"]
+    scored = [name for name in words if name.startswith("reward_model/") and name.count("/") == 2]
+    columns = [*headlines(_metrics(run)), *(name for name in COLUMNS if name not in HEADLINES), *scored]
     return {
         "result_table": _table(table, [name for name in dict.fromkeys(columns) if name in known]),
         "pair_table": _table(feedback, [name for name in pairs if name in known]),

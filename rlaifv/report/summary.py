@@ -19,13 +19,18 @@ Numbers = Mapping[str, float]
 
 
 def trained_on(statistics: Sequence[Numbers]) -> tuple[str, int]:
-    """Return what a run was trained on, pairs or answers, and how many over all its iterations.
+    """Return what a run was trained on and how many of them over all its iterations.
 
     >>> trained_on([{"pairs_kept": 3.0}, {"pairs_kept": 4.0}]), trained_on([{"rollouts_kept": 8.0}])
     (('pairs', 7), ('answers', 8))
     """
-    is_rewarded = any("rollouts_kept" in numbers for numbers in statistics)
-    what, name = ("answers", "rollouts_kept") if is_rewarded else ("pairs", "pairs_kept")
+    known = {
+        "rollouts_kept": "answers",
+        "reward_model/comparisons": "comparisons",
+        "reward_model/segments": "labelled answers",
+    }
+    name = next((name for name in known if any(name in numbers for numbers in statistics)), "pairs_kept")
+    what = known.get(name, "pairs")
     return what, int(sum(numbers.get(name, 0.0) for numbers in statistics))
 
 
@@ -55,6 +60,17 @@ def rows(evaluations: Mapping[int, Numbers], statistics: Sequence[Numbers]) -> l
 def headlines(evaluations: Mapping[int, Numbers]) -> tuple[str, ...]:
     """Return the names of the headline metrics: measured by the truth, or by the labeler if the truth is unknown."""
     return HEADLINES if any(HEADLINES[0] in metrics for metrics in evaluations.values()) else HEADLINES_WITHOUT_TRUTH
+
+
+def reward_model_accuracies(evaluations: Mapping[int, Numbers]) -> dict[str, float]:
+    """Return the latest accuracy of each head of a reward model, by its name; empty for a policy.
+
+    >>> reward_model_accuracies({1: {"reward_model/score/accuracy": 0.9, "reward_model/score/ece": 0.1}})
+    {'score': 0.9}
+    """
+    latest = evaluations[max(evaluations)] if evaluations else {}
+    parts = {name: name.split("/") for name in latest}
+    return {p[1]: latest[name] for name, p in parts.items() if p[0] == "reward_model" and p[2:] == ["accuracy"]}
 
 
 def change(evaluations: Mapping[int, Numbers], name: str) -> tuple[float | None, float | None]:

@@ -54,7 +54,7 @@ def whiten(advantages: Sequence[float]) -> list[float]:
 def generalised_advantages(
     rewards: Sequence[float], values: Sequence[float], gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[list[float], list[float]]:
-    """Return the generalised advantage estimates of the tokens of one answer (GAE, arXiv 1506.02438, equation 16), and returns.
+    """Return generalised advantage estimates of the tokens of one answer, and returns (GAE, arXiv 1506.02438, equation 16).
 
     The answer ends after its last token, so that nothing is expected of what follows.
 

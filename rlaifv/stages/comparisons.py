@@ -70,7 +70,9 @@ class _Compare(Stage):
     name = "compare"
     writes = "comparisons"
 
-    def __init__(self, policy: LocalEngine, spec: RewardSpec, criteria: Sequence[str], per_prompt: int, held_out: float) -> None:
+    def __init__(
+        self, policy: LocalEngine, spec: RewardSpec, criteria: Sequence[str], per_prompt: int, held_out: float
+    ) -> None:
         if list(criteria) != list(spec.heads):
             raise ValueError(
                 f"The reward model's heads are {', '.join(spec.heads)}, but answers are compared by {', '.join(criteria)}; "
@@ -129,7 +131,9 @@ class CompareByClaims(_Compare):
         held_out: float = 0.1,
         long_share: float = 0.0,
     ) -> None:
-        self.criteria = {name: weights for name, weights in criteria.items() if weights is not None}  # null leaves one out
+        self.criteria = {
+            name: weights for name, weights in criteria.items() if weights is not None
+        }  # null leaves one out
         super().__init__(policy, spec, list(self.criteria), per_prompt, held_out)
         if not 0 <= long_share <= 1:
             raise ValueError(f"long_share must be between 0 and 1, but it is {long_share}.")
@@ -166,7 +170,6 @@ class CompareByClaims(_Compare):
                 comparisons.append(self.comparison(prompt, pair, preferences, [abs(value) for value in ahead]))
         task.advance(len(prompts))
         return Made(comparisons, drops)
-
 
     def _errs(self, prompt: Prompt, pair: tuple[Response, Response], seed: int) -> bool:
         rng = random.Random(derive_seed(seed, "long", pair[0].id, pair[1].id))
@@ -216,7 +219,15 @@ class CompareByLabeler(_Compare):
         groups, drops = _usable(responses, None)
         pairs = [self.pairs(prompt, groups.get(prompt.id, []), task.seed) for prompt in prompts]
         asked = [
-            (prompt, [self._asked(prompt, text, order) for pair in some for text in self.criteria.values() for order in _both(pair)])
+            (
+                prompt,
+                [
+                    self._asked(prompt, text, order)
+                    for pair in some
+                    for text in self.criteria.values()
+                    for order in _both(pair)
+                ],
+            )
             for prompt, some in zip(prompts, pairs, strict=True)
         ]
         wanted = [one for one in asked if one[1]]
@@ -261,7 +272,9 @@ class CompareGiven(Stage):
 
     def __init__(self, policy: LocalEngine, spec: RewardSpec, held_out: float = 0.1) -> None:
         if len(spec.heads) != 1:
-            raise ValueError(f"Given preferences are of one criterion, but the reward model has {len(spec.heads)} heads.")
+            raise ValueError(
+                f"Given preferences are of one criterion, but the reward model has {len(spec.heads)} heads."
+            )
         self.policy, self.spec, self.held_out = policy, spec, held_out
 
     def producer(self) -> dict[str, str]:

@@ -64,7 +64,12 @@ class Advantages(Stage):
         if not (kl_weight >= 0 and kl_target >= 0 and max_kl >= 0 and kl_horizon > 0 and scale > 0):
             raise ValueError("kl_weight, kl_target and max_kl must be 0 or more, kl_horizon and scale above 0.")
         self.run_dir = run_dir
-        self.kl_weight, self.kl_target, self.kl_horizon, self.kl_is_clamped = kl_weight, kl_target, kl_horizon, kl_is_clamped
+        self.kl_weight, self.kl_target, self.kl_horizon, self.kl_is_clamped = (
+            kl_weight,
+            kl_target,
+            kl_horizon,
+            kl_is_clamped,
+        )
         self.scale, self.gamma, self.lam, self.is_whitened, self.max_kl = scale, gamma, lam, is_whitened, max_kl
 
     def producer(self) -> dict[str, str]:

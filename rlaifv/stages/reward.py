@@ -40,7 +40,9 @@ class Reward(Stage):
     def __init__(self, terms: Mapping[str, Term | None], estimator: Estimators = "grpo") -> None:
         self.terms = {name: term for name, term in terms.items() if term is not None}  # null leaves one out
         if not any(term.weight for term in self.terms.values()):
-            raise ValueError("The reward has no term with a weight other than 0, so no answer would be better than another.")
+            raise ValueError(
+                "The reward has no term with a weight other than 0, so no answer would be better than another."
+            )
         known = [*get_args(Estimator), "gae"]
         if estimator not in known:
             raise ValueError(f"The estimator must be one of {', '.join(known)}, but it is {estimator!r}.")
@@ -64,7 +66,9 @@ class Reward(Stage):
         if self.estimator != "gae":
             rollouts = compared(rollouts, self.estimator, drops)
         elif len({rollout.reward for rollout in rollouts}) < 2:
-            raise ValueError(f"The reward is the same for all {len(rollouts)} answers, so there is nothing to learn from it.")
+            raise ValueError(
+                f"The reward is the same for all {len(rollouts)} answers, so there is nothing to learn from it."
+            )
         # Responses that were not divided have no claims either, and are counted already.
         drops["no_claims"] -= task.drops.get("not_divided", 0)
         return Made(rollouts, +drops)
@@ -153,7 +157,7 @@ def compared(rollouts: Sequence[Rollout], estimator: Estimator, drops: Counter[s
 
 
 def distinct_verdicts(claims: Iterable[Claim], judgements: Iterable[Judgement]) -> dict[str, Counter[str]]:
-    """Count the distinct claims of each response by verdict; one that an answer repeats counts once, or repeating would pay."""
+    """Count the distinct claims of each response by verdict; one that an answer repeats counts once."""
     verdicts: dict[str, dict[str, str]] = {}
     questions = {claim.id: claim.question for claim in claims}
     for judgement in judgements:
@@ -169,7 +173,7 @@ def rollout_statistics(
     mean = sum(one.reward for one in rollouts) / num
     names = rollouts[0].term_names if rollouts else ()
     return {
-        **verdict_statistics(len(responses), judgements),
+        **(verdict_statistics(len(responses), judgements) if judgements else {"responses": float(len(responses))}),
         "rollouts_kept": float(len(rollouts)),
         "reward/mean": mean,
         "reward/std": (sum((one.reward - mean) ** 2 for one in rollouts) / num) ** 0.5,

@@ -125,8 +125,8 @@ def fit_weights(differences: Tensor, preferences: Tensor, num_steps: int = 100) 
         ahead = scaled @ weights
         loss = torch.nn.functional.binary_cross_entropy_with_logits(ahead, preferences.double())
         loss = loss + 1e-6 * weights.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return (weights.detach() / scale.double()).float()

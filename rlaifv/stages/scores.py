@@ -78,3 +78,12 @@ class ScoreAnswers(Stage):
         if scores.dim() == 2:
             return scores
         return scores.softmax(2) @ CLASS_VALUES if self.is_soft else CLASS_VALUES[scores.argmax(2)]
+
+
+def score_means(scores: Sequence[AnswerScore]) -> dict[str, float]:
+    """Return the mean of every score over all answers, or over all segments, under the names of statistics.json."""
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        for k, name in enumerate(score.names):
+            values.setdefault(f"score/{score.model}/{name}", []).extend(score.values[k :: len(score.names)])
+    return {name: sum(some) / max(len(some), 1) for name, some in values.items()}

@@ -5,7 +5,7 @@ A segment is a sentence, or a part of one that ends in a comma or semicolon and 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rlaifv.engines.local import LocalEngine
 from rlaifv.models.reward_head import NUM_CLASSES, RewardSpec
@@ -182,7 +182,7 @@ class LabelSegments(Stage):
 
 
 def segment_classes(
-    claims: Sequence[Claim], verdicts: dict[str, str], kinds: Sequence[str]
+    claims: Sequence[Claim], verdicts: Mapping[str, str], kinds: Sequence[str]
 ) -> dict[int, tuple[int, ...]] | None:
     """Return the class of each kind, by the segment's end; None if a fact has only unknown verdicts.
 
@@ -192,7 +192,9 @@ def segment_classes(
     facts: dict[tuple[int, str, str], list[str]] = {}
     for claim in claims:
         if claim.kind not in kinds:
-            raise ValueError(f"Claim {claim.id!r} is of kind {claim.kind!r}, but the reward model knows {', '.join(kinds)}.")
+            raise ValueError(
+                f"Claim {claim.id!r} is of kind {claim.kind!r}, but the reward model knows {', '.join(kinds)}."
+            )
         facts.setdefault((claim.end, claim.kind, claim.fact), []).append(verdicts[claim.id])
     found: dict[int, dict[str, int]] = {}
     for (end, kind, _), of_fact in facts.items():

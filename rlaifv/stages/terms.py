@@ -1,7 +1,7 @@
 """Terms of a reward: `reward = sum of weight * term`, each of which is stored and reported alone.
 
-A term gives an answer one value, which lands on its last token, or a value for each segment, which lands on the token that ends
-the segment (FGAIF).
+A term gives an answer one value, which lands on its last token, or one for each segment, which lands on the token that ends it
+(FGAIF).
 """
 
 import re
@@ -158,11 +158,15 @@ class Format(Term):
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(f"The pattern {self.pattern!r} of the term Format is no regular expression: {error}.") from error
+            raise ValueError(
+                f"The pattern {self.pattern!r} of the term Format is no regular expression: {error}."
+            ) from error
 
     def values(self, answers: Sequence[Answer]) -> list[Placed]:
         pattern = re.compile(self.pattern, re.DOTALL)
-        return _at_end(answers, [float(pattern.fullmatch(answer.response.text.strip()) is not None) for answer in answers])
+        return _at_end(
+            answers, [float(pattern.fullmatch(answer.response.text.strip()) is not None) for answer in answers]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,13 +221,15 @@ class Scalarised(Term):
         return scalarise(scores, weights, self.how, self.temperature, self.penalty, self.share)
 
     def values(self, answers: Sequence[Answer]) -> list[Placed]:
-        scores = torch.tensor([[answer.score(name) for name in self.weights] for answer in answers], dtype=torch.float64)
+        scores = torch.tensor(
+            [[answer.score(name) for name in self.weights] for answer in answers], dtype=torch.float64
+        )
         return _at_end(answers, self._reduce(normalise(scores, self.normalise)).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments(Term):
-    """A reward model's classes of segments: 1 where a kind is supported, -1 where it is hallucinated, 0 where nothing is claimed.
+    """A reward model's classes of segments: 1 where a kind is supported, -1 where hallucinated, 0 where nothing is claimed.
 
     Attributes:
         model: name of the reward model.
@@ -242,7 +248,9 @@ class Segments(Term):
     def _of(self, answer: Answer) -> Placed:
         found = answer.scores.get(self.model)
         if found is None:
-            raise ValueError(f"There is no reward model {self.model!r}; there are {', '.join(answer.scores) or 'none'}.")
+            raise ValueError(
+                f"There is no reward model {self.model!r}; there are {', '.join(answer.scores) or 'none'}."
+            )
         if unknown := sorted({*self.kinds} - {*found.names}):
             raise ValueError(f"The reward model {self.model!r} knows {', '.join(found.names)}, but not {unknown[0]!r}.")
         weights = [self.kinds.get(name, 1.0) for name in found.names]

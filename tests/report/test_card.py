@@ -79,10 +79,10 @@ def test_a_labeler_of_its_own_is_named_with_its_revision() -> None:
 
 
 def test_a_policy_gradient_is_said_to_be_one() -> None:
-    text = card("method=rloo_claims", "method.stages.reward.rules.cut=2")
+    text = card("method=rloo_claims", "method.stages.reward.terms.cut.weight=-2")
     assert "trained by RLOO" in text
-    assert "by RLOO on its own answers; the reward counts the claims that" in text
-    assert "| reward | weights accepted 0.2, rejected 1.0, cut 2 |" in text.splitlines()
+    assert "by RLOO on its own answers; the reward is made of claims that" in text
+    assert "| reward | weights accepted 0.2, rejected -1.0, cut -2 |" in text.splitlines()
     assert "| RLOO | clip 0.2, KL weight 0.04, learning rate 2e-05 |" in text.splitlines()
     assert "DPO" not in text
     assert not any(line.startswith("| pairs") for line in text.splitlines())

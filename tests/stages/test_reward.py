@@ -1,5 +1,6 @@
 """From verdicts to rewarded answers: terms, drops, and what is refused."""
 
+import math
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import pytest
 
 from rlaifv.models.sampling import Decoding
-from rlaifv.records import Claim, Judgement, Response
-from rlaifv.stages.reward import Reward, RewardRules, RolloutLogps, build_rollouts, rollout_statistics
-from rlaifv.stages.stage import Task
+from rlaifv.records import AnswerScore, Claim, Judgement, Prompt, Response
+from rlaifv.stages.reward import Reward, rollout_statistics
+from rlaifv.stages.rollout_logps import RolloutLogps
+from rlaifv.stages.stage import Made, Task
+from rlaifv.stages.terms import Claims, NoEnd, Score
 
 Answer = tuple[str, str, bool]
+TASK = Task()
+PROMPTS = [Prompt("p", "What?", ("p.png",))]
 
 
 def made(*answers: Answer) -> tuple[list[Response], list[Claim], list[Judgement]]:
@@ -31,9 +36,22 @@ def made(*answers: Answer) -> tuple[list[Response], list[Claim], list[Judgement]
     return responses, claims, judgements
 
 
+def terms(accepted: float = 0.2, rejected: float = -1.0, cut: float = -1.0) -> dict[str, Any]:
+    return {
+        "accepted": Claims(verdict="accepted", weight=accepted),
+        "rejected": Claims(verdict="rejected", weight=rejected),
+        "cut": NoEnd(weight=cut),
+    }
+
+
+def rewarded(*answers: Answer, estimator: Any = "grpo", task: Task = TASK, **weights: float) -> Made:
+    return Reward(terms(**weights), estimator)(task, PROMPTS, *made(*answers))
+
+
 def test_a_reward_is_the_sum_of_its_weighted_terms() -> None:
-    rules = RewardRules(accepted=0.5, rejected=2.0, cut=3.0, estimator="rloo")
-    rollouts, drops = build_rollouts(*made(("A.", "aar", True), ("B.", "a", False), ("C.", "r", True)), rules)
+    answers = (("A.", "aar", True), ("B.", "a", False), ("C.", "r", True))
+    found = rewarded(*answers, estimator="rloo", accepted=0.5, rejected=-2.0, cut=-3.0)
+    rollouts = found.records
     assert [one.reward for one in rollouts] == [-1.0, -2.5, -2.0]
     assert [(one.num_accepted, one.num_rejected, one.finished) for one in rollouts] == [
         (2, 1, True),
@@ -41,60 +59,85 @@ def test_a_reward_is_the_sum_of_its_weighted_terms() -> None:
         (0, 1, True),
     ]
     assert [one.advantage for one in rollouts] == pytest.approx([1.25, -1.0, -0.25])
-    assert not drops
+    assert rollouts[1].term_names == ("accepted", "rejected", "cut")
+    assert rollouts[1].terms == (0.5, 0.0, -3.0)
+    assert not found.drops
 
 
 def test_repeating_a_claim_does_not_pay() -> None:
-    rollouts, _ = build_rollouts(*made(("A. A. A.", "aAr", True), ("B.", "r", True)), RewardRules(accepted=1.0))
-    assert [one.num_accepted for one in rollouts] == [1, 0]
+    found = rewarded(("A. A. A.", "aAr", True), ("B.", "r", True))
+    assert [one.num_accepted for one in found.records] == [1, 0]
 
 
 def test_what_cannot_be_rewarded_is_dropped_and_counted() -> None:
     answers = (("", "", True), ("Hm.", "", True), ("A.", "au", True), ("B.", "a", True), ("C.", "r", True))
-    rollouts, drops = build_rollouts(*made(*answers), RewardRules())
-    assert [one.id for one in rollouts] == ["p/3", "p/4"]
-    assert drops == {"empty_response": 1, "no_claims": 1, "unknown": 1}
+    found = rewarded(*answers)
+    assert [one.id for one in found.records] == ["p/3", "p/4"]
+    assert found.drops == {"empty_response": 1, "no_claims": 1, "unknown": 1}
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce++"])
 def test_a_prompt_whose_answers_are_equally_good_teaches_nothing(estimator: Any) -> None:
-    assert build_rollouts(*made(("A.", "a", True), ("B.", "a", True)), RewardRules(estimator=estimator)) == (
-        [],
-        Counter(no_spread=2),
-    )
-    assert build_rollouts(*made(("A.", "a", True)), RewardRules()) == ([], Counter(alone=1))
+    found = rewarded(("A.", "a", True), ("B.", "a", True), estimator=estimator)
+    assert (found.records, found.drops) == ([], Counter(no_spread=2))
+    found = rewarded(("A.", "a", True))
+    assert (found.records, found.drops) == ([], Counter(alone=1))
 
 
 def test_answers_that_were_not_divided_are_counted_once() -> None:
-    task = Task(drops={"not_divided": 1})
-    found = Reward(RewardRules())(task, *made(("A.", "", True), ("B.", "a", True), ("C.", "r", True)))
+    found = rewarded(("A.", "", True), ("B.", "a", True), ("C.", "r", True), task=Task(drops={"not_divided": 1}))
     assert len(found.records) == 2
     assert found.drops == {}
 
 
+def test_a_critic_gets_rewards_by_token_and_all_answers() -> None:
+    rollouts = rewarded(("A.", "a", True), ("B.", "r", True), estimator="gae").records
+    assert [one.rewards for one in rollouts] == [(0.0, 0.2), (0.0, -1.0)]
+    assert [one.advantage for one in rollouts] == [0.0, 0.0]
+
+
+def test_scores_of_reward_models_need_no_claims() -> None:
+    stage = Reward({"score": Score(name="rm/score"), "none": None}, "gae")
+    assert stage.reads == ("prompts", "responses", "scores")
+    responses = made(("A.", "", True), ("B.", "", True))[0]
+    scores = [AnswerScore(f"p/{k}", "p", "rm", ("other", "score"), (9.0, float(k)), (1,)) for k in range(2)]
+    assert [one.reward for one in stage(TASK, PROMPTS, responses, scores).records] == [0.0, 1.0]
+
+
+def test_a_constant_reward_and_one_that_is_no_number_end_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^The reward is the same for all 2 answers, so there is nothing to learn"):
+        rewarded(("A.", "a", True), ("B.", "a", True), estimator="gae")
+    stage = Reward({"score": Score(name="rm/score")}, "gae")
+    responses = made(("A.", "", True), ("B.", "", True))[0]
+    scores = [AnswerScore(f"p/{k}", "p", "rm", ("score",), (value,), (1,)) for k, value in enumerate((0.0, math.nan))]
+    with pytest.raises(ValueError, match=r"^The term 'score' of the reward is nan for answer 'p/1'\.$"):
+        stage(TASK, PROMPTS, responses, scores)
+
+
 def test_every_term_is_among_the_statistics() -> None:
     tables = made(("A.", "aar", True), ("B.", "a", False))
-    rollouts, drops = build_rollouts(*tables, RewardRules())
-    found = rollout_statistics(tables[0], tables[2], rollouts, drops)
+    made_of = Reward(terms())(TASK, PROMPTS, *tables)
+    found = rollout_statistics(tables[0], tables[2], list(made_of.records), Counter(made_of.drops))
     # Rewards: 0.4 - 1 = -0.6, and 0.2 - 1 = -0.8.
     assert found["reward/mean"] == pytest.approx(-0.7)
     assert found["reward/std"] == pytest.approx(0.1)
-    assert (found["reward/accepted"], found["reward/rejected"], found["reward/cut"]) == (1.5, 0.5, 0.5)
+    shown = [found[f"reward/{name}"] for name in ("accepted", "rejected", "cut")]
+    assert shown == pytest.approx([0.3, -0.5, -0.5])
     assert (found["rollouts_kept"], found["responses"], found["dropped/no_spread"]) == (2.0, 2.0, 0.0)
+    assert found["length/answer_tokens"] == 2.0
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rejected": -1.0}, "The weight rejected of the reward must be 0 or more, but it is -1.0"),
-        ({"cut": float("nan")}, "The weight cut of the reward must be 0 or more, but it is nan"),
-        ({"accepted": 0.0, "rejected": 0.0, "cut": 0.0}, "All weights of the reward are 0"),
-        ({"estimator": "ppo"}, "must be one of grpo, rloo, reinforce.*, but it is 'ppo'"),
+        ({"terms": terms(0.0, 0.0, 0.0)}, "no term with a weight other than 0"),
+        ({"terms": {"cut": None}}, "no term with a weight other than 0"),
+        ({"terms": terms(), "estimator": "ppo"}, "must be one of grpo, rloo, reinforce.*, gae, but it is 'ppo'"),
     ],
 )
 def test_wrong_rules_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RewardRules(**wrong)
+        Reward(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 40}, {"repetition_penalty": 1.1}])

@@ -16,8 +16,8 @@ class PreferenceBatch(TreeBatch):
     """One training batch. Sides alternate: chosen, rejected, chosen, rejected, …, two per pair.
 
     Attributes:
-        sides: the branch of each side, in the order of `trees.branch_lengths`; an answer that is in several pairs of a prompt is
-            one branch. S tokens over all sides.
+        sides: the branch of each side, in the order of `trees.branch_lengths`; S tokens over all sides. An answer that is in
+            several pairs of a prompt is one branch.
         reference_logps: float32[S].
         token_weights: float32[S], all 1 unless changed tokens weigh more.
     """

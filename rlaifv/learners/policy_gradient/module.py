@@ -174,7 +174,8 @@ class ActorCriticModule(PolicyGradientModule):
         return [*groups, {"params": head, "lr": self.critic_lr, "weight_decay": 0.0}]
 
     def with_critic(self, loss: Tensor, batch: RolloutBatch, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.values is not None and batch.returns is not None
+        assert batch.values is not None
+        assert batch.returns is not None
         if self.critic is not None:
             states = hidden_states(backbone(self.critic), batch.trees, batch.images, batch.trees.score_index)
         else:

@@ -74,7 +74,9 @@ class ComparisonCollator(_RewardCollator):
         """Raise ValueError for a comparison without one preference for each head."""
         counts = len(record.preferences), len(record.margins)
         if counts != (len(self.spec.heads),) * 2 or not (record.first_token_ids and record.second_token_ids):
-            raise ValueError(f"Comparison {record.id!r} does not hold answers and one preference for each of {self.spec.heads}.")
+            raise ValueError(
+                f"Comparison {record.id!r} does not hold answers and one preference for each of {self.spec.heads}."
+            )
 
     def __call__(self, items: Sequence[tuple[Prompt, Comparison]]) -> ComparisonBatch:
         groups = by_prompt(items).values()
@@ -114,11 +116,15 @@ class SegmentCollator(_RewardCollator):
         """Raise ValueError for an answer without one label for each segment and head, or with segments outside of it."""
         is_inside = all(0 <= end < len(record.token_ids) for end in record.ends)
         if len(record.labels) != len(record.ends) * len(self.spec.heads) or not (record.ends and is_inside):
-            raise ValueError(f"Answer {record.id!r} does not hold one label for each segment and each of {self.spec.heads}.")
+            raise ValueError(
+                f"Answer {record.id!r} does not hold one label for each segment and each of {self.spec.heads}."
+            )
 
     def __call__(self, items: Sequence[tuple[Prompt, LabelledSegments]]) -> SegmentBatch:
         groups = by_prompt(items).values()
-        packed, images = self.pack([(self.spec.asked(prompt), [one.token_ids for one in some]) for prompt, some in groups])
+        packed, images = self.pack(
+            [(self.spec.asked(prompt), [one.token_ids for one in some]) for prompt, some in groups]
+        )
         answers = [one for _, some in groups for one in some]
         places = [own[list(one.ends)] for own, one in zip(packed.split(packed.own_index), answers, strict=True)]
         labels = torch.tensor([label for one in answers for label in one.labels], dtype=torch.int64)

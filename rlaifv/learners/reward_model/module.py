@@ -56,7 +56,9 @@ class RewardModelModule(PolicyModule):
         if not (margin >= 0 and centring >= 0):
             raise ValueError(f"margin and centring must be 0 or more, but they are {margin} and {centring}.")
         if spec.num_classes > 1 and (margin or centring):
-            raise ValueError("margin and centring are of comparisons; a reward model of segments has neither: set both to 0.")
+            raise ValueError(
+                "margin and centring are of comparisons; a reward model of segments has neither: set both to 0."
+            )
         self.head = head
         self.spec, self.head_lr, self.margin, self.centring = spec, head_lr, margin, centring
 

@@ -32,8 +32,8 @@ class FactFinder(Protocol):
 class RuleFacts:
     """Facts of plain English, from the claims of the rules divider.
 
-    "There is a brown dog on the sofa." claims that there is a dog (existence), that there is a brown dog (attribute), and all of
-    it (relation). Other claims are attributes where a form of be is followed by no place and no activity, else relations.
+    "There is a brown dog on the sofa." claims that there is a dog (existence), that there is a brown dog (attribute), and all
+    of it (relation). Other claims are attributes where a form of be is followed by no place and no activity, else relations.
     """
 
     producer = "RuleFacts"
@@ -41,8 +41,8 @@ class RuleFacts:
     def __call__(self, segment: str) -> list[Fact]:
         """Return the facts of a segment.
 
-        >>> [(fact.kind, fact.text) for fact in RuleFacts()("There is a brown dog on the sofa.")]
-        [('existence', 'There is a dog.'), ('attribute', 'There is a brown dog.'), ('relation', 'There is a brown dog on the sofa.')]
+        >>> [(fact.kind, fact.text) for fact in RuleFacts()("There is a red cup on it.")]
+        [('existence', 'There is a cup.'), ('attribute', 'There is a red cup.'), ('relation', 'There is a red cup on it.')]
         >>> [fact.kind for fact in RuleFacts()("The dog is brown. The man holds a cup.")]
         ['attribute', 'relation']
         """

@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from rlaifv.learners.policy_gradient.losses import kl_penalty, surrogate_loss
+from rlaifv.learners.policy_gradient.losses import kl_penalty, surrogate_loss, value_loss
 
 
 def logs(*values: float) -> torch.Tensor:
@@ -106,3 +107,29 @@ def test_the_expected_gradient_is_that_of_the_exact_expected_reward() -> None:
     (estimated,) = torch.autograd.grad(total, scores)
     torch.testing.assert_close(-estimated, exact)
     assert not torch.allclose(estimated, exact)
+
+
+def test_advantages_of_tokens_weigh_their_own_token() -> None:
+    """At ratio 1 the gradient of a token's log-prob is minus its own advantage, over the number of tokens."""
+    logps = torch.zeros(3, requires_grad=True)
+    terms = surrogate_loss(logps, torch.zeros(3), torch.tensor([1.0, -2.0, 3.0]), [2, 1], aggregation="token")
+    terms.loss.backward()  # type: ignore[no-untyped-call]
+    assert logps.grad is not None
+    assert logps.grad.tolist() == pytest.approx([-1 / 3, 2 / 3, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    # Errors 0.25, 1 and 4; the mean of all, or of the answers' means (0.625 and 4); half of it.
+    [("token", 0.5 * 5.25 / 3), ("sequence", 0.5 * (0.625 + 4) / 2)],
+)
+def test_the_critics_loss_by_hand(aggregation: Any, expected: float) -> None:
+    values, returns = torch.tensor([0.5, 1.0, -1.0]), torch.tensor([1.0, 2.0, 1.0])
+    assert value_loss(values, values, returns, [2, 1], 0.2, aggregation).item() == pytest.approx(expected)
+
+
+def test_a_critic_that_moved_far_counts_the_larger_error() -> None:
+    # Moved from 0 to 1 with a return of 1: no error, but at 0.2, where clipping stops it, 0.64. Without clipping none.
+    values, old, returns = torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0])
+    assert value_loss(values, old, returns, [1], 0.2, "token").item() == pytest.approx(0.32)
+    assert value_loss(values, old, returns, [1], 0.0, "token").item() == 0.0

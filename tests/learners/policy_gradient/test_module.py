@@ -14,7 +14,7 @@ from rlaifv.learners.policy_gradient.module import PolicyGradientModule, TooFarF
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.sampling import Decoding
 from rlaifv.records import Prompt, Rollout
-from rlaifv.stages.reward import RolloutLogps
+from rlaifv.stages.rollout_logps import RolloutLogps
 from rlaifv.stages.stage import Task
 from tests.learners.dpo_run import ANSWERS
 
