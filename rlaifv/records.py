@@ -213,3 +213,17 @@ class Rollout:
 
 
 Record = Prompt | Response | Claim | Judgement | AnswerScore | Pair | Comparison | LabelledSegments | Rollout
+
+# Stored tables by name, in the order in which methods make them.
+STAGE_RECORDS: dict[str, type[Record]] = {
+    "prompts": Prompt,
+    "responses": Response,
+    "claims": Claim,
+    "judgements": Judgement,
+    "scores": AnswerScore,
+    "pairs": Pair,
+    "comparisons": Comparison,
+    "segments": LabelledSegments,
+    "valued": Rollout,
+    "rollouts": Rollout,
+}

@@ -35,6 +35,7 @@ REQUIRED = {
     "data": "data.path=prompts.jsonl",
     "labeler": "labeler.path=owner/name",
     "divider": "split_path=owner/name",
+    "method": "method.reward_models.score=rm/export",
 }
 # What has no value of its own where one of several must be given.
 EITHER_OR = {

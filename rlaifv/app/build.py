@@ -90,22 +90,8 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         if cfg.run == "train" and isinstance(source, PairSource):
             source.answers(first[0])
     policy = _policy(cfg, run_dir)
-    labeler = _labeler(cfg, policy)
-    truth = source if isinstance(source, Truth) else None
-    other, attention = cfg.iteration.chosen_from, cfg.model.attention
-    parts = {
-        "run_dir": run_dir,
-        "source": source,
-        "policy": policy,
-        "labeler": labeler,
-        "divider": instantiate(cfg.divider),
-        "truth": truth,
-        "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=attention)),
-        **_reward_model(cfg, policy),
-        "reward_models": {name: _scorer(cfg, name, path) for name, path in cfg.method.reward_models.items()},
-        "critic": _critic(cfg, policy),
-        "load_base": partial(_base, cfg, policy),
-    }
+    parts = _parts(cfg, run_dir, source, policy)
+    labeler, truth = parts["labeler"], parts["truth"]
     num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
     max_new_tokens = cfg.iteration.decoding.max_new_tokens
     make = (
@@ -154,6 +140,24 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
     if parts["chosen_from"] is not None:
         frozen.append(parts["chosen_from"].model)
     return Run(loop, module, data, policy, held_out, Candidates(held_out, cfg.min_free_bytes), frozen)
+
+
+def _parts(cfg: DictConfig, run_dir: Path, source: Any, policy: LocalEngine) -> dict[str, Any]:
+    """Return what stages, learners and observers may name in their constructors."""
+    other = cfg.iteration.chosen_from
+    return {
+        "run_dir": run_dir,
+        "source": source,
+        "policy": policy,
+        "labeler": _labeler(cfg, policy),
+        "divider": instantiate(cfg.divider),
+        "truth": source if isinstance(source, Truth) else None,
+        "chosen_from": None if other is None else _engine(cfg, *load_model(other, attention=cfg.model.attention)),
+        **_reward_model(cfg, policy),
+        "reward_models": {name: _scorer(cfg, name, path) for name, path in cfg.method.reward_models.items()},
+        "critic": _critic(cfg, policy),
+        "load_base": partial(_base, cfg),
+    }
 
 
 def _reward_model(cfg: DictConfig, policy: LocalEngine) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def _critic(cfg: DictConfig, policy: LocalEngine) -> RewardEngine | None:
     return RewardEngine(engine, new_head(trained), spec)
 
 
-def _base(cfg: DictConfig, policy: LocalEngine) -> LocalEngine:
+def _base(cfg: DictConfig) -> LocalEngine:
     """Load the model that the run began with once more, frozen, in the arithmetic of training."""
     precision = str(cfg.trainer.precision)
     model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})

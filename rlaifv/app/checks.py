@@ -281,6 +281,14 @@ def _selection_faults(cfg: DictConfig) -> Iterator[str]:
         yield f"{chosen} needs whole weights on every device, which trainer.strategy={strategy} does not hold."
 
 
+def _reward_model_faults(cfg: DictConfig) -> Iterator[str]:
+    if cfg.method.reward_model is not None and cfg.iteration.selection.per_epoch:
+        yield (
+            f"iteration.selection.per_epoch={cfg.iteration.selection.per_epoch} has no meaning for a reward model, which "
+            "gives no answers to choose by; set it to 0."
+        )
+
+
 def _given_pairs_faults(cfg: DictConfig) -> Iterator[str]:
     if cfg.run not in cfg.method.runs:
         yield (
@@ -376,6 +384,7 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     _streaming_faults,
     _candidate_faults,
     _given_pairs_faults,
+    _reward_model_faults,
     _divider_faults,
     _trainer_faults,
     _callback_faults,

@@ -19,7 +19,10 @@ from rlaifv.app.launch import CONFIG_NAME, is_finished, with_null_groups
 SHARED = (
     *("seed", "data", "model", "labeler", "divider", "engine", "trainer", "logger", "callbacks"),
     *("min_free_bytes", "rank_timeout_seconds", "verbose"),
-    *(f"iteration.{name}" for name in ("num_prompts", "num_responses", "shard_prompts", "max_drop_rate", "decoding")),
+    *(
+        f"iteration.{name}"
+        for name in ("num_prompts", "num_responses", "shard_prompts", "min_pairs", "max_drop_rate", "decoding")
+    ),
 )
 
 

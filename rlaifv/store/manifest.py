@@ -20,35 +20,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaifv.records import (
-    AnswerScore,
-    Claim,
-    Comparison,
-    Judgement,
-    LabelledSegments,
-    Pair,
-    Prompt,
-    Record,
-    Response,
-    Rollout,
-)
+from rlaifv.records import STAGE_RECORDS, AnswerScore, Judgement, Record
 from rlaifv.store.atomic import make_directory, remove_leftovers, write_json
 from rlaifv.store.shards import read_shard, verify_shard, write_shard
 
 T = TypeVar("T")
-
-STAGE_RECORDS: dict[str, type[Record]] = {
-    "prompts": Prompt,
-    "responses": Response,
-    "claims": Claim,
-    "judgements": Judgement,
-    "scores": AnswerScore,
-    "pairs": Pair,
-    "comparisons": Comparison,
-    "segments": LabelledSegments,
-    "valued": Rollout,
-    "rollouts": Rollout,
-}
 
 
 class TooFewPairs(ValueError):
@@ -358,7 +334,9 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
 
 
 def _key(record: Any) -> str:
-    """Return the id that identifies a record; for a judgement, the id of its claim."""
+    """Return the id that identifies a record; for a judgement, the id of its claim; for a score, model and response."""
+    if isinstance(record, AnswerScore):
+        return f"{record.model}: {record.response_id}"
     return str(record.claim_id if isinstance(record, Judgement) else record.id)
 
 

@@ -75,6 +75,13 @@ EXPERIMENTS = {
         "whole_response",
     )
 }
+EXPERIMENTS |= {
+    name: Experiment(None)
+    for name in (
+        *(f"rl/{method}" for method in ("fact_rlhf", "fgaif", "grpo_claims", "morlaif", "rloo_claims")),
+        *(f"reward_model/{what}" for what in ("facts", "no_facts", "principles", "segments")),
+    )
+}
 
 
 def experiment_files() -> list[str]:
@@ -86,6 +93,7 @@ def replaced(name: str) -> list[str]:
     """Overrides of an experiment, besides where models, data and the run lie."""
     experiment = EXPERIMENTS[name]
     if experiment.policy is None:
-        return [size for size in WORLD_SIZES if name != "ablation/one_iteration" or "num_iterations" not in size]
+        is_one = name == "ablation/one_iteration" or name.startswith("reward_model/")
+        return [size for size in WORLD_SIZES if not is_one or "num_iterations" not in size]
     sizes = GIVEN_SIZES if name.endswith("rlhfv") else SIZES
     return [*MACHINE, *sizes, experiment.lr]

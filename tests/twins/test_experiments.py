@@ -97,6 +97,33 @@ def test_policy_gradient(make: MakeTwin, terminal: Terminal, prompt_file: Path) 
     check_export(run_dir, run_dir / "evaluations" / "002.json")
 
 
+@pytest.mark.timeout(1200)
+def test_reward_model_and_ppo(make: MakeTwin, terminal: Terminal, prompt_file: Path) -> None:
+    """With adapters and in the experiment's own number format: a reward model, then PPO whose critic starts from it."""
+    name = "llava7b_self_lora"
+    policy = EXPERIMENTS[name].policy
+    assert policy is not None
+    plain = ["iteration.decoding.temperature=1.0", "iteration.decoding.top_k=0", "iteration.selection.per_epoch=0"]
+    shared = [f"experiment={name}", *replaced(name), *plain, f"model.path={make(policy)}", f"data.path={prompt_file}"]
+    terminal.run("train.py", "run_dir=scorer", "method=reward_model", *shared, "iteration.num_iterations=1")
+    export = terminal.directory / "scorer" / "export"
+    assert all(math.isfinite(loss) for loss in losses(terminal.directory / "scorer"))
+    AutoModelForImageTextToText.from_pretrained(export)
+    ppo = ["method=ppo", f"method.reward_models.score={export}", f"method.critic.path={export}", *shared]
+    whole = terminal.start("train.py", "run_dir=whole", *ppo)
+    broken = terminal.start("train.py", "run_dir=broken", *ppo)
+    kill_in_the_middle(broken, terminal.directory / "broken", is_given=False)
+    resumed = terminal.start("train.py", "resume=broken")
+    terminal.wait(whole)
+    terminal.wait(resumed)
+    run_dir = terminal.directory / "whole"
+    assert outcome(terminal.directory / "broken") == outcome(run_dir)
+    rollouts = Manifest(run_dir / "iterations" / "001").records("rollouts")
+    assert any(one.values[0] != 0 for one in rollouts)  # the critic has learned
+    assert any(one.logps != one.reference_logps for one in rollouts)  # the policy has left the base model
+    check_export(run_dir, run_dir / "evaluations" / "002.json")
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", marked(ABLATIONS))
 def test_ablation(name: str, terminal: Terminal) -> None:
@@ -105,7 +132,11 @@ def test_ablation(name: str, terminal: Terminal) -> None:
     other = [f"iteration.chosen_from={WEIGHTS_DIR}"] if name.endswith("other_model") else []
     terminal.run("train.py", "run_dir=whole", f"experiment={name}", *replaced(name), *other)
     run_dir = terminal.directory / "whole"
-    assert pairs_of(run_dir, 0)
+    tables = [
+        name for name in ("pairs", "comparisons", "segments", "rollouts") if list(run_dir.glob(f"*/000/{name}-*"))
+    ]
+    assert tables
+    assert Manifest(run_dir / "iterations" / "000").records(tables[-1])
     assert all(math.isfinite(loss) for loss in losses(run_dir))
 
 

@@ -52,7 +52,7 @@ def rollouts_of(
     for k in range(4):
         prompt = prompts[k // 2]
         ids = engine.prompter.completion_ids(prompt, ANSWERS[k])
-        rewards = tuple(0.0 for _ in ids[1:]) + (float(k % 2),)
+        rewards = (*(0.0 for _ in ids[1:]), float(k % 2))
         some.append(Rollout(f"{prompt.id}/{k}", prompt.id, ids, True, 0, 0, float(k % 2), 0.0, rewards=rewards))
     valued = RolloutValues(engine, DECODING, critic, lambda: base)(Task(), prompts[:2], some).records
     return list(Advantages(tmp_path, **settings)(Task(), valued).records)

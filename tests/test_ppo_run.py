@@ -1,0 +1,103 @@
+"""Reward models and PPO as users type them: one command for both, killed and resumed, and refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlaifv.store.manifest import Manifest, main
+from tests.launching import TRAIN, Launch
+
+SMALL = (
+    "iteration.num_prompts=8",
+    "iteration.num_responses=4",
+    "iteration.shard_prompts=4",
+    "iteration.decoding.max_new_tokens=40",
+    "data.num_held_out=4",
+)
+OWN = ("iteration.num_iterations=2", "iteration.min_pairs=1", "learner.batch_size=8")
+
+
+def run(*arguments: str, fail: str = "") -> int:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"RLAIFV_FAIL": fail} if fail else {})}
+    return subprocess.run([sys.executable, str(TRAIN), *arguments], env=environment, check=False).returncode
+
+
+def check_equal(whole: Path, killed: Path, paths: list[str]) -> None:
+    for path in paths:
+        assert (whole / path).read_bytes() == (killed / path).read_bytes(), path
+
+
+@pytest.mark.timeout(600)
+def test_both_runs_of_a_command_end_as_uninterrupted_ones(tmp_path: Path) -> None:
+    """Killed within the reward model's run, and again within PPO's; the resumed run equals the whole one bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    shared = ("experiment=rl/fact_rlhf", *SMALL, *OWN)
+    assert run(*shared, f"run_dir={whole}") == 0
+    assert run(*shared, f"run_dir={killed}", fail="crash loop.comparisons 2") == -9
+    assert (killed / "reward_model/config.yaml").exists()
+    assert run(f"resume={killed}", fail="crash loop.valued 2") == -9
+    assert (killed / "reward_model/export/reward_head.json").exists()
+    assert run(f"resume={killed}") == 0
+    models = ["export/model.safetensors", "reward_model/export/model.safetensors"]
+    models += ["reward_model/export/reward_head.safetensors", "reward_model/evaluations/001.json"]
+    check_equal(
+        whole, killed, [*models, "iterations/001/rollouts-00000.parquet", "iterations/001/scores-00000.parquet"]
+    )
+    assert main([str(whole)]) == 0
+    assert main([str(whole / "reward_model")]) == 0
+    rollouts = Manifest(whole / "iterations/001").records("rollouts")
+    assert all(len(one.advantages) == len(one.returns) == len(one.token_ids) for one in rollouts)
+    assert {one.term_names for one in rollouts} == {("score", "cut", "length")}
+    # Captions are in the reward model's prompts alone: no shard of the policy holds their words but the prompts themselves.
+    prompts = Manifest(whole / "iterations/000").records("prompts")
+    assert all(prompt.facts for prompt in prompts)
+    assert not any(fact in prompt.question for prompt in prompts for fact in prompt.facts)
+    page = (whole / "report/index.html").read_text(encoding="utf-8")
+    assert "Terms of the reward" in page
+    assert "Reward model: score" in (whole / "reward_model/report/index.html").read_text(encoding="utf-8")
+    assert json.loads((whole / "reward_model/export/reward_head.json").read_text())["facts"] == "{facts} {question}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("experiment", ["fgaif", "morlaif"])
+def test_an_experiment_runs_by_one_command(tmp_path: Path, experiment: str) -> None:
+    own = ("iteration.num_iterations=1", "iteration.min_pairs=1", "learner.batch_size=8")
+    assert run(f"experiment=rl/{experiment}", *SMALL, *own, f"run_dir={tmp_path}") == 0
+    rollouts = Manifest(tmp_path / "iterations/000").records("rollouts")
+    placed = [sum(reward != 0 for reward in one.rewards) for one in rollouts]
+    if experiment == "fgaif":
+        assert max(placed) > 1  # a reward for each sentence
+    else:
+        assert max(placed) == 1
+        assert {one.term_names for one in rollouts} == {("cut", "principles")}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("method=ppo",), "method.reward_models.score has no default and must be given"),
+        (
+            ("method=ppo", "method.reward_models.score=nowhere"),
+            "method.reward_models.score: nowhere is no reward model",
+        ),
+        (
+            ("experiment=rl/fact_rlhf", "data.gives_facts=false"),
+            "The reward model reads facts about the images, but prompt",
+        ),
+        (
+            ("experiment=reward_model/principles", "method.reward_model.heads=[factual]"),
+            "The reward model's heads are factual, but answers are compared by factual, complete, concise",
+        ),
+        (("method=reward_model", "iteration.selection.per_epoch=2"), "iteration.selection.per_epoch=2 has no meaning"),
+        (("+before.first=nowhere",), "before.first=nowhere does not compose"),
+    ],
+)
+def test_wrong_settings_end_in_one_sentence(launch: Launch, wrong: tuple[str, ...], message: str) -> None:
+    status, output = launch(*wrong, "run_dir=run", *SMALL, *OWN)
+    assert status == 2, output
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
