@@ -58,7 +58,7 @@ def test_both_runs_of_a_command_end_as_uninterrupted_ones(tmp_path: Path) -> Non
     assert not any(fact in prompt.question for prompt in prompts for fact in prompt.facts)
     page = (whole / "report/index.html").read_text(encoding="utf-8")
     assert "Terms of the reward" in page
-    assert "Reward model: score" in (whole / "reward_model/report/index.html").read_text(encoding="utf-8")
+    assert "comparisons in 1 iteration" in (whole / "reward_model/report/index.html").read_text(encoding="utf-8")
     assert json.loads((whole / "reward_model/export/reward_head.json").read_text())["facts"] == "{facts} {question}"
 
 

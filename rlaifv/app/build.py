@@ -1,6 +1,6 @@
 """Build a run's objects from composed settings. Nothing below this module sees a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -83,7 +83,6 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         ValueError: weights cannot be loaded, or the data cannot be read; the message names the key, file or row.
     """
     source, benchmarks = instantiate(cfg.data), OmegaConf.select(cfg, "evaluation.benchmarks")
-    measurements = [] if benchmarks is None else [instantiate(benchmarks)]
     if isinstance(source, SharedPrompts):
         # A list that is too short, and one without answers, is refused before weights are loaded.
         first = source.prompts(0, cfg.iteration.num_prompts)
@@ -94,19 +93,14 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
     labeler, truth = parts["labeler"], parts["truth"]
     num_examples = None if cfg.evaluation is None else cfg.evaluation.num_examples
     max_new_tokens = cfg.iteration.decoding.max_new_tokens
-    make = (
-        HeldOut
-        if cfg.method.reward_model is None
-        else partial(RewardModelHeldOut, head=parts["head"], spec=parts["spec"])
-    )
-    held_out = make(
+    held_out = _held_out_of(parts)(
         run_dir,
         source,
         labeler.engine,
         Evaluator(policy, parts["divider"], max_new_tokens, truth, num_examples or 0, labeler.wording),
         is_measured=num_examples is not None,
         selection=_selection(cfg, truth, source),
-        measurements=measurements,
+        measurements=[] if benchmarks is None else [instantiate(benchmarks)],
     )
     stages = [_made_of(node, parts) for node in cfg.method.stages.values() if node is not None]
     loop = FeedbackLoop(
@@ -158,6 +152,11 @@ def _parts(cfg: DictConfig, run_dir: Path, source: Any, policy: LocalEngine) -> 
         "critic": _critic(cfg, policy),
         "load_base": partial(_base, cfg),
     }
+
+
+def _held_out_of(parts: Mapping[str, Any]) -> Callable[..., HeldOut]:
+    """Return what measures the model that trains: as a policy, or as a reward model."""
+    return partial(RewardModelHeldOut, head=parts["head"], spec=parts["spec"]) if "head" in parts else HeldOut
 
 
 def _reward_model(cfg: DictConfig, policy: LocalEngine) -> dict[str, Any]:

@@ -5,6 +5,7 @@ question to the labeler (`CompareByLabeler`), or by a preference that is there a
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -247,11 +248,10 @@ class CompareByLabeler(_Compare):
         return Made(comparisons, drops)
 
     def _asked(self, prompt: Prompt, criterion: str, pair: tuple[Response, Response]) -> str:
-        # The answers last: they may hold braces.
-        text = self.question.replace("{criterion}", criterion).replace("{question}", prompt.question)
-        before, _, after = text.partition("{first}")
-        middle, _, end = after.partition("{second}")
-        return before + pair[0].text.strip() + middle + pair[1].text.strip() + end
+        texts = {"criterion": criterion, "question": prompt.question}
+        texts |= {"first": pair[0].text.strip(), "second": pair[1].text.strip()}
+        # All at once: what is put in may hold braces.
+        return re.sub(r"\{(first|second|question|criterion)\}", lambda found: texts[found[1]], self.question)
 
 
 class CompareGiven(Stage):

@@ -139,8 +139,8 @@ def _correctness(text: str, right: str) -> float:
     >>> _correctness("B. A dog.", "B"), _correctness("Both.", "B"), _correctness("Yes.", "no"), _correctness("Yes.", "yes")
     (1.0, 0.0, -0.5, 0.0)
     """
-    first = (re.match(r"\W*(\w+)", text) or [""])[0].strip("\"'( *").lower()
-    wanted = right.strip().rstrip(".)").lower()
+    found = re.match(r"\W*(\w+)", text)
+    first, wanted = found[1].lower() if found else "", right.strip().strip("().[]").lower()
     if not wanted or wanted == "yes":
         return 0.0
     if wanted == "no":

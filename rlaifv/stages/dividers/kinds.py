@@ -2,10 +2,22 @@
 
 from typing import NamedTuple, Protocol
 
-from rlaifv.stages.dividers.english import BE, PREPOSITIONS, bare_words, finite, head, is_participle
+from rlaifv.stages.dividers.english import (
+    BE,
+    EDGE,
+    NEGATIONS,
+    PREPOSITIONS,
+    QUANTIFIERS,
+    bare_words,
+    finite,
+    head,
+    is_participle,
+)
 from rlaifv.stages.dividers.rules import to_claims, to_question
 
 KINDS = ("existence", "attribute", "relation")
+# Words that are no part of a thing's name; a claim with one stays whole.
+_LOOSE = {"only", "here", "also", "there", "just"}
 
 
 class Fact(NamedTuple):
@@ -50,20 +62,31 @@ class RuleFacts:
 
 
 def _facts(claim: str) -> list[Fact]:
-    words = claim.rstrip(".").split()
-    if bare_words(words[:1]) == ["there"] and len(words) > 3:
-        opening, phrase = words[:2], words[2:]
-        named = phrase[: len(head(bare_words(phrase)))]
-        found = [("existence", [*opening, named[0], named[-1]] if len(named) > 1 else [*opening, *named])]
-        if len(named) > 2:
+    words = [word.strip(EDGE + ".") for word in claim.split()]
+    words = [word for word in words if word]
+    opening, phrase = words[:2], words[2:]
+    named = phrase[: len(head(bare_words(phrase)))]
+    is_there = bare_words(words[:1]) == ["there"] and bool(phrase)
+    if is_there and NEGATIONS.isdisjoint(bare_words(words)) and _LOOSE.isdisjoint(bare_words(named)):
+        counted = len(named) > 1 and bare_words(named[:1])[0] in QUANTIFIERS | {"some"}
+        thing = [_article(named[0], named[-1]), named[-1]] if counted else named[-1:]
+        found = [("existence", [*opening, *thing])]
+        if len(named) > len(thing):
             found.append(("attribute", [*opening, *named]))
         if len(phrase) > len(named):
             found.append(("relation", words))
     else:
         verbs = finite(words)
-        rest = bare_words(words[verbs[0] :]) if verbs else []
+        rest = bare_words(words[verbs[0] :]) if verbs and not is_there else []
         is_state = bool(rest) and rest[0] in BE
         is_placed = any(word in PREPOSITIONS or is_participle(word) for word in rest[1:])
         found = [("attribute" if is_state and not is_placed else "relation", words)]
     texts = [(kind, " ".join(some) + ".") for kind, some in found]
     return [Fact(kind, text, (to_question(text),)) for kind, text in texts]
+
+
+def _article(word: str, noun: str) -> str:
+    """Return a or an as the noun wants it; other words as they are."""
+    if word.lower() not in ("a", "an"):
+        return word
+    return "an" if noun[:1].lower() in "aeiou" else "a"
