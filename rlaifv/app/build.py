@@ -88,6 +88,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         first = source.prompts(0, cfg.iteration.num_prompts)
         if cfg.run == "train" and isinstance(source, PairSource):
             source.answers(first[0])
+    measurements = [] if benchmarks is None else [instantiate(benchmarks)]  # their files, too
     policy = _policy(cfg, run_dir)
     parts = _parts(cfg, run_dir, source, policy)
     labeler, truth = parts["labeler"], parts["truth"]
@@ -100,7 +101,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         Evaluator(policy, parts["divider"], max_new_tokens, truth, num_examples or 0, labeler.wording),
         is_measured=num_examples is not None,
         selection=_selection(cfg, truth, source),
-        measurements=[] if benchmarks is None else [instantiate(benchmarks)],
+        measurements=measurements,
     )
     stages = [_made_of(node, parts) for node in cfg.method.stages.values() if node is not None]
     loop = FeedbackLoop(
