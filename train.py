@@ -58,8 +58,9 @@ def main(composed: DictConfig) -> None:
             earlier = [one for one in earlier_runs(cfg, run_dir) if not one.is_finished]
             for one in earlier:
                 size_and_check(one.cfg, one.overrides)
-                print_preflight(one.cfg, one.run_dir)
             size_and_check(cfg, HydraConfig.get().overrides.task)
+            for one in earlier:
+                print_preflight(one.cfg, one.run_dir)
             print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
             with stoppable(), working_in(run_dir), kept(run_dir if rank() == 0 else None):

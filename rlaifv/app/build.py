@@ -1,10 +1,11 @@
 """Build a run's objects from composed settings. Nothing below this module sees a configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from inspect import signature
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from rlaifv.observers.candidates import Candidates
 from rlaifv.observers.held_out import Evaluator, HeldOut
 from rlaifv.observers.reward_model import RewardModelHeldOut
 from rlaifv.observers.selection import SelectionRules
+from rlaifv.records import Prompt
 from rlaifv.stages.given_pairs import PairSource
 from rlaifv.stages.score import Wording
 
@@ -88,6 +90,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Run:
         first = source.prompts(0, cfg.iteration.num_prompts)
         if cfg.run == "train" and isinstance(source, PairSource):
             source.answers(first[0])
+        _require_facts(cfg, first)
     measurements = [] if benchmarks is None else [instantiate(benchmarks)]  # their files, too
     policy = _policy(cfg, run_dir)
     parts = _parts(cfg, run_dir, source, policy)
@@ -151,8 +154,18 @@ def _parts(cfg: DictConfig, run_dir: Path, source: Any, policy: LocalEngine) -> 
         **_reward_model(cfg, policy),
         "reward_models": {name: _scorer(cfg, name, path) for name, path in cfg.method.reward_models.items()},
         "critic": _critic(cfg, policy),
-        "load_base": partial(_base, cfg),
+        "load_base": partial(_base, cfg, policy),
     }
+
+
+def _require_facts(cfg: DictConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise ValueError if a reward model reads facts that a prompt lacks."""
+    paths = [Path(path) for path in cfg.method.reward_models.values()]
+    specs = [read_spec(path) for path in paths if path.is_dir()]
+    if cfg.method.reward_model is not None:
+        specs.append(_made_of(cfg.method.reward_model, {}))
+    for spec, prompt in product((spec for spec in specs if spec.facts), prompts):
+        spec.asked(prompt)
 
 
 def _held_out_of(parts: Mapping[str, Any]) -> Callable[..., HeldOut]:
@@ -216,8 +229,12 @@ def _critic(cfg: DictConfig, policy: LocalEngine) -> RewardEngine | None:
     return RewardEngine(engine, new_head(trained), spec)
 
 
-def _base(cfg: DictConfig) -> LocalEngine:
-    """Load the model that the run began with once more, frozen, in the arithmetic of training."""
+def _base(cfg: DictConfig, policy: LocalEngine) -> LocalEngine:
+    """Return the model that the run began with, in the arithmetic of training: the policy without its adapters, or a copy."""
+    if cfg.learner.lora is not None:
+        return LocalEngine(
+            policy.model, policy.prompter, cfg.engine.batch_tokens, policy.autocast, without_adapters=True
+        )
     precision = str(cfg.trainer.precision)
     model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
     prompter, autocast = _prompter(cfg, processor), AUTOCAST.get(precision)

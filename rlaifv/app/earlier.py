@@ -18,7 +18,7 @@ from rlaifv.app.launch import CONFIG_NAME, is_finished, with_null_groups
 # Overrides that hold for earlier runs too, by their first words; others are about the run itself.
 SHARED = (
     *("seed", "data", "model", "labeler", "divider", "engine", "trainer", "logger", "callbacks"),
-    *("min_free_bytes", "rank_timeout_seconds", "verbose"),
+    *("min_free_bytes", "rank_timeout_seconds", "verbose", "preflight_only"),
     *(
         f"iteration.{name}"
         for name in ("num_prompts", "num_responses", "shard_prompts", "min_pairs", "max_drop_rate", "decoding")

@@ -1,5 +1,6 @@
 """Collect all faults of a run at once: of its settings, its data, and this machine."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,6 +10,9 @@ from rlaifv.app.checks import ConfigError, config_faults
 from rlaifv.app.data_sizes import size_to_data
 from rlaifv.runtime.console import console
 from rlaifv.runtime.ranks import rank
+
+# Settings of learning that every method uses.
+USED_BY_ALL = tuple(f"learner.{name}" for name in ("batch_size", "batch_tokens", "recompute", "train_parts", "lora"))
 
 
 def size_and_check(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -27,11 +31,26 @@ def size_and_check(cfg: DictConfig, overrides: Sequence[str]) -> None:
             said = size_to_data(cfg, overrides)
         except ValueError as error:
             faults.append(str(error))
-    faults = [*config_faults(cfg), *faults, *_machine_faults(cfg)]
+    faults = [*config_faults(cfg), *faults, *_unused(cfg, overrides), *_machine_faults(cfg)]
     if faults:
         raise ConfigError("\n".join(faults))
     for sentence in said if rank() == 0 else ():  # others would only repeat it
         console.print(sentence, markup=False, soft_wrap=True)
+
+
+def _unused(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+    """Say which typed settings of learning and pairing the method has no use for, as `learner.beta` with method=ppo."""
+    settings = repr(OmegaConf.to_container(cfg.method, resolve=False))
+    used = {*USED_BY_ALL, *re.findall(r"\$\{((?:learner|iteration)\.\w+)", settings)}
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        setting = ".".join(key.split(".")[:2])
+        if setting in used:
+            continue
+        if key.startswith("learner."):
+            yield f"{key} has no effect with this method; what its learner knows is under method.learner.module."
+        elif setting == "iteration.pairing":
+            yield f"{key} has no effect with this method, which makes no pairs by score."
 
 
 def _machine_faults(cfg: DictConfig) -> Iterator[str]:

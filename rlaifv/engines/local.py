@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -54,6 +54,7 @@ class LocalEngine:
         batch_tokens: upper bound of the tokens run at a time, padding included. When memory runs out, it is halved and
             the call starts over; results do not depend on it.
         autocast: run under `torch.autocast` to this type, as the model trains; None computes in the type of its weights.
+        without_adapters: run a PEFT model as the model that its adapters were put on.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class LocalEngine:
         prompter: Prompter,
         batch_tokens: int = 16_384,
         autocast: torch.dtype | None = None,
+        without_adapters: bool = False,
     ) -> None:
         self.model = model
+        self.without_adapters = without_adapters
         self.autocast = autocast
         self.prompter = prompter
         self.batch_tokens = batch_tokens
@@ -174,7 +177,9 @@ class LocalEngine:
         try:
             model = backbone(self.model)
             is_cast = self.autocast is not None
-            with torch.no_grad(), torch.autocast(model.device.type, self.autocast, enabled=is_cast):
+            peft: Any = self.model
+            disabled = peft.disable_adapter() if self.without_adapters else nullcontext()
+            with torch.no_grad(), disabled, torch.autocast(model.device.type, self.autocast, enabled=is_cast):
                 yield model
         finally:
             for module, was_training in modes:

@@ -60,7 +60,9 @@ class RewardSpec:
         if not self.facts:
             return prompt
         if not prompt.facts:
-            raise ValueError(f"The reward model reads facts about the images, but prompt {prompt.id!r} has none.")
+            raise ValueError(
+                f"The reward model reads facts about the images, but prompt {prompt.id!r} has none; give them as `facts`."
+            )
         text = self.facts.replace("{question}", prompt.question)  # facts last: they may hold braces
         return replace(prompt, question=text.replace("{facts}", "\n".join(prompt.facts)))
 

@@ -104,7 +104,7 @@ class RolloutValues(RolloutLogps):
         policy: see `RolloutLogps`, as `decoding`, `chosen_from` and `min_entropy`.
         decoding: of the answers.
         critic: as the iteration begins.
-        load_base: loads the model that the run began with.
+        load_base: gives the model that the run began with.
         reference: start (the policy as the iteration begins; the penalty in the reward is then 0) or base (the model that the
             run began with).
         chosen_from: is refused.
@@ -131,7 +131,7 @@ class RolloutValues(RolloutLogps):
             raise ValueError(f"The reference must be start or base, but it is {reference!r}.")
         self.critic = critic
         self.base = load_base() if reference == "base" else None
-        self.models = [] if self.base is None else [self.base.model]
+        self.models = [] if self.base is None or self.base.model is policy.model else [self.base.model]
 
     def producer(self) -> dict[str, str]:
         return {**super().producer(), "critic": self.critic.digest()}

@@ -195,7 +195,7 @@ class Scalarised(Term):
     """Several scores of the whole answer as one (MORLAIF), see `rlaifv.stages.scalarise`.
 
     Attributes:
-        weights: of each score, by its name, model/head.
+        weights: of each score, by model and head.
         how: the scalariser.
         normalise: none, standard or sigmoid, over the answers of the iteration.
         temperature: of soft_max_min.
@@ -203,7 +203,7 @@ class Scalarised(Term):
         share: of lower_quantile.
     """
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, Mapping[str, float]]
     how: Scalariser = "linear"
     normalise: Normalisation = "standard"
     temperature: float = 1.0
@@ -212,32 +212,39 @@ class Scalarised(Term):
     needs_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.weights:
+        if not self._by_name:
             raise ValueError("A scalariser needs weights of one score or more.")
-        self._reduce(torch.ones(1, len(self.weights), dtype=torch.float64))
+        self._reduce(torch.ones(1, len(self._by_name), dtype=torch.float64))
+
+    @property
+    def _by_name(self) -> dict[str, float]:
+        return {f"{model}/{head}": weight for model, some in self.weights.items() for head, weight in some.items()}
 
     def _reduce(self, scores: torch.Tensor) -> torch.Tensor:
-        weights = torch.tensor(list(self.weights.values()), dtype=torch.float64)
+        weights = torch.tensor(list(self._by_name.values()), dtype=torch.float64)
         return scalarise(scores, weights, self.how, self.temperature, self.penalty, self.share)
 
     def values(self, answers: Sequence[Answer]) -> list[Placed]:
-        scores = torch.tensor(
-            [[answer.score(name) for name in self.weights] for answer in answers], dtype=torch.float64
-        )
+        names = self._by_name
+        scores = torch.tensor([[answer.score(name) for name in names] for answer in answers], dtype=torch.float64)
         return _at_end(answers, self._reduce(normalise(scores, self.normalise)).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments(Term):
-    """A reward model's classes of segments: 1 where a kind is supported, -1 where hallucinated, 0 where nothing is claimed.
+    """A reward model's classes of segments: nothing is claimed (0), supported or hallucinated.
 
     Attributes:
         model: name of the reward model.
+        supported: reward where a kind is supported.
+        hallucinated: reward where it is hallucinated.
         kinds: weight of each kind; kinds that are left out weigh 1.
         dense: whether a segment's value lands on its last token; if not, their sum lands on the answer's last token.
     """
 
     model: str
+    supported: float = 1.0
+    hallucinated: float = -1.0
     kinds: Mapping[str, float] = field(default_factory=dict)
     dense: bool = True
     needs_scores: ClassVar[bool] = True
@@ -255,8 +262,9 @@ class Segments(Term):
             raise ValueError(f"The reward model {self.model!r} knows {', '.join(found.names)}, but not {unknown[0]!r}.")
         weights = [self.kinds.get(name, 1.0) for name in found.names]
         size = len(weights)
+        rewards = [self.supported * v if v > 0 else -self.hallucinated * v for v in found.values]
         placed = [
-            (end, sum(w * v for w, v in zip(weights, found.values[k * size : (k + 1) * size], strict=True)))
+            (end, sum(w * r for w, r in zip(weights, rewards[k * size : (k + 1) * size], strict=True)))
             for k, end in enumerate(found.ends)
         ]
         return placed if self.dense else [(answer.last, sum(value for _, value in placed))]

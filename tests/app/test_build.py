@@ -1,10 +1,15 @@
 """Stages, observers and learners are built from their settings and from parts of the run."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
 from rlaifv.app.build import _made_of
 from rlaifv.models.sampling import Decoding
+from rlaifv.records import Prompt
 from rlaifv.stages.generate import Generate
 
 
@@ -29,3 +34,24 @@ def test_a_setting_that_a_class_does_not_have_is_named_with_its_key() -> None:
     )
     with pytest.raises(ValueError, match=r"^stages\.score\.labeller is no setting of rlaifv\.stages\.score\.Score\.$"):
         _made_of(cfg.stages.score, {"labeler": None})
+
+
+def test_missing_facts_are_named_before_weights_are_loaded(
+    launch: Callable[..., tuple[int, str]], prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlaifv.app.build.load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    rows = [
+        {"id": f"p{k}", "image": prompts[0].image_paths[0], "question": "What?", "facts": ["A star."]} for k in range(8)
+    ]
+    del rows[5]["facts"]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, output = launch(
+        "method=reward_model",
+        "method.reward_model.facts='{facts} {question}'",
+        "data=files",
+        "data.path=prompts.jsonl",
+        f"data.image_root={Path(prompts[0].image_paths[0]).parent}",
+        "iteration.num_iterations=1",
+    )
+    assert status == 2
+    assert "The reward model reads facts about the images, but prompt 'p5' has none; give them as `facts`." in output

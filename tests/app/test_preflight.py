@@ -23,9 +23,15 @@ EXPERIMENTS: dict[str, tuple[str, str, str | None]] = {
 }
 # Those that train on RLHF-V's pairs.
 GIVEN = {"llava7b_rlhfv": ("7.06 B", "6.76 B"), "llava13b_rlhfv": ("13.4 B", "13.0 B")}
+# Those that train a reward model first, with its prompts and the policy's.
+CHAINS = {
+    "llava7b_fact_rlhf": ("10,000 prompts × 2 answers", "1,024 prompts × 4 answers"),
+    "llava7b_fgaif": ("1,750 prompts × 2 answers", "1,024 prompts × 4 answers"),
+    "llava7b_morlaif": ("10,000 prompts × 2 answers", "250 prompts × 4 answers"),
+}
 # Those whose weights transformers cannot load.
 FOREIGN = {"omnilmm12b_self"}
-NEEDED = 4 * 4000 + 256
+NEEDED = 16 * 1024 + 256
 
 
 @pytest.fixture
@@ -37,7 +43,9 @@ def prompt_list(tmp_path: Path) -> Path:
 
 
 def test_every_experiment_is_tried() -> None:
-    assert {*EXPERIMENTS, *GIVEN, *FOREIGN} == {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
+    assert {*EXPERIMENTS, *GIVEN, *CHAINS, *FOREIGN} == {
+        path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")
+    }
 
 
 def peak_gb(output: str) -> float:
@@ -59,6 +67,15 @@ def test_experiment_is_budgeted_and_nothing_written(
     assert "4,000 prompts × 10 answers" in output
     assert "download policy" in output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("experiment", CHAINS)
+def test_both_runs_of_a_chain_are_budgeted(launch: Launch, prompt_list: Path, experiment: str) -> None:
+    status, output = launch(f"experiment={experiment}", "preflight_only=true", "data.path=prompts.jsonl")
+    assert status == 0, output
+    scorer, _, policy = output.partition("one iteration")[2].partition("one iteration")
+    assert CHAINS[experiment][0] in scorer
+    assert CHAINS[experiment][1] in policy
 
 
 def test_another_model_that_gives_answers_takes_its_memory(launch: Launch, prompt_list: Path) -> None:

@@ -218,3 +218,19 @@ def test_adapters_take_part(processor: Any, prompter: Prompter, asked: Asked) ->
     expected = [[ask_plainly(policy, processor, prompt, question) for question in some] for prompt, some in asked]
     assert_close(trained, expected)
     assert abs(trained[0][0][0] - untrained[0][0][0]) > 1e-4
+
+
+def test_a_model_without_its_adapters_is_the_one_they_were_put_on(
+    processor: Any, prompter: Prompter, asked: Asked
+) -> None:
+    model = sharpened(build_model(processor.tokenizer, 64, 2, 1))
+    before = LocalEngine(model, prompter).answer_probabilities(asked)
+    policy = select_trainable(model, (), lora={"r": 4})
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter) if parameter.requires_grad else 0)
+    with_them = LocalEngine(policy, prompter).answer_probabilities(asked)
+    assert LocalEngine(policy, prompter, without_adapters=True).answer_probabilities(asked) == before != with_them
+    assert LocalEngine(policy, prompter).answer_probabilities(asked) == with_them
+    assert trained == {name for name, parameter in policy.named_parameters() if parameter.requires_grad}

@@ -166,7 +166,7 @@ def test_without_reward_models_there_are_no_scores() -> None:
 )
 def test_scalarised_scores_have_weights_by_name(how: Any, wanted: float) -> None:
     one = answer(whole={"long": -2.0, "good": 3.0})
-    weights = {"judge/good": 1.0, "judge/long": 2.0}
+    weights = {"judge": {"good": 1.0, "long": 2.0}}
     assert value(Scalarised(weights=weights, how=how, normalise="none"), one) == pytest.approx(wanted)
     assert value(Scalarised(weights=weights, how=how, normalise="none", weight=0.5), one) == pytest.approx(wanted / 2)
 
@@ -174,7 +174,7 @@ def test_scalarised_scores_have_weights_by_name(how: Any, wanted: float) -> None
 def test_scalarised_scores_are_made_comparable_first() -> None:
     # Each score is 1 deviation from its mean, so that units have no influence: -1 + 1, and 1 - 1, or the lower of them.
     some = [answer(whole={"good": 0.0, "long": 900.0}), answer(whole={"good": 1.0, "long": 100.0})]
-    weights = {"judge/good": 1.0, "judge/long": 1.0}
+    weights = {"judge": {"good": 1.0, "long": 1.0}}
     assert [number for ((_, number),) in Scalarised(weights=weights)(some)] == pytest.approx([0.0, 0.0])
     assert [number for ((_, number),) in Scalarised(weights=weights, how="worst_case")(some)] == pytest.approx([-1, -1])
 
@@ -183,7 +183,7 @@ def test_the_options_of_a_scalariser_arrive() -> None:
     one = answer(whole={"good": 2.0, "long": 4.0})
 
     def found(**options: Any) -> float:
-        return value(Scalarised(weights={"judge/good": 1.0, "judge/long": 1.0}, normalise="none", **options), one)
+        return value(Scalarised(weights={"judge": {"good": 1.0, "long": 1.0}}, normalise="none", **options), one)
 
     assert found(how="uncertainty_weighted", penalty=2.0) == pytest.approx(1.0)  # 3 - 2 * 1
     assert found(how="lower_quantile", share=1.0) == pytest.approx(3.0)
@@ -194,8 +194,8 @@ def test_the_options_of_a_scalariser_arrive() -> None:
     ("wrong", "message"),
     [
         ({"weights": {}}, "needs weights of one score or more"),
-        ({"weights": {"judge/good": 1.0}, "how": "mean"}, "scalariser must be one of .*, but it is 'mean'"),
-        ({"weights": {"judge/good": -1.0}, "how": "bernoulli_nash"}, "takes positive scores"),
+        ({"weights": {"judge": {"good": 1.0}}, "how": "mean"}, "scalariser must be one of .*, but it is 'mean'"),
+        ({"weights": {"judge": {"good": -1.0}}, "how": "bernoulli_nash"}, "takes positive scores"),
     ],
 )
 def test_wrong_scalarisers_are_refused_before_anything_is_scored(wrong: dict[str, Any], message: str) -> None:
@@ -205,7 +205,10 @@ def test_wrong_scalarisers_are_refused_before_anything_is_scored(wrong: dict[str
 
 def test_an_unknown_normalisation_is_refused() -> None:
     wrong: Any = "minmax"
-    for term in (Score(name="judge/good", normalise=wrong), Scalarised(weights={"judge/good": 1.0}, normalise=wrong)):
+    for term in (
+        Score(name="judge/good", normalise=wrong),
+        Scalarised(weights={"judge": {"good": 1.0}}, normalise=wrong),
+    ):
         with pytest.raises(ValueError, match="normalisation must be one of none, standard, sigmoid"):
             term(scored(1.0, 2.0))
 
@@ -216,6 +219,10 @@ def test_each_segment_is_rewarded_where_it_ends() -> None:
     # 2 * 1 + 0.5 * -1 = 1.5, and 2 * 1.
     kinds = {"relation": 0.5, "existence": 2.0}
     assert Segments(model="fine", kinds=kinds)([one]) == [[(2, 1.5), (7, 2.0)]]
+    # Supported 0.5, hallucinated -3: 0.5 - 3 = -2.5, and 0.5.
+    weighed = Segments(model="fine", supported=0.5, hallucinated=-3.0)
+    assert weighed([one]) == [[(2, -2.5), (7, 0.5)]]
+    assert weighed([answer(segments={3: (-0.5, 0.5)})]) == [[(3, -1.25)]]  # probabilities: -1.5 + 0.25
     assert Segments(model="fine", kinds={"relation": 3.0}, weight=-1.0)([one]) == [[(2, 2.0), (7, -1.0)]]
 
 

@@ -57,6 +57,9 @@ EXPERIMENTS = {
     "llava7b_next34b": Experiment("llava7b", "next34b", is_slow=False),
     "llava7b_rlhfv": Experiment("llava7b", is_slow=False),
     "llava13b_rlhfv": Experiment("llava13b"),
+    "llava7b_fact_rlhf": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
+    "llava7b_fgaif": Experiment("llava7b", lr=ADAPTER_LR),
+    "llava7b_morlaif": Experiment("llava7b", lr=ADAPTER_LR),
     # Its architecture is not to be had: the experiment's own way out is a converted directory, which LLaVA's twin stands for.
     "omnilmm12b_self": Experiment("llava7b"),
     "qwen25vl7b_self": Experiment("qwen25", lr=ADAPTER_LR, is_slow=False),
@@ -82,6 +85,9 @@ EXPERIMENTS |= {
         *(f"reward_model/{what}" for what in ("facts", "no_facts", "principles", "segments")),
     )
 }
+
+# Experiments that others name as `before`, and run first.
+EARLIER = {f"reward_model/llava7b_{what}" for what in ("facts", "principles", "segments")}
 
 
 def experiment_files() -> list[str]:

@@ -23,11 +23,12 @@ from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest
 from rlaifv.worlds.shapes_model import WEIGHTS_DIR
 from tests.twins.conftest import MakeTwin, Terminal
-from tests.twins.experiments import EXPERIMENTS, experiment_files, replaced
+from tests.twins.experiments import DIRECTORY, EARLIER, EXPERIMENTS, experiment_files, replaced
 from tests.twins.images_only import images_only
 
-TWINS = [name for name, experiment in EXPERIMENTS.items() if experiment.policy is not None]
-ABLATIONS = [name for name in EXPERIMENTS if name not in TWINS]
+CHAINS = ["llava7b_fact_rlhf", "llava7b_fgaif", "llava7b_morlaif"]
+TWINS = [name for name, experiment in EXPERIMENTS.items() if experiment.policy is not None and name not in CHAINS]
+ABLATIONS = [name for name, experiment in EXPERIMENTS.items() if experiment.policy is None]
 
 
 def marked(names: list[str]) -> list[Any]:
@@ -35,7 +36,9 @@ def marked(names: list[str]) -> list[Any]:
 
 
 def test_every_experiment_has_a_twin() -> None:
-    assert sorted(EXPERIMENTS) == experiment_files()
+    assert sorted({*EXPERIMENTS, *EARLIER}) == experiment_files()
+    chained = [OmegaConf.load(DIRECTORY / f"{name}.yaml")["before"]["reward_model"] for name in CHAINS]
+    assert sorted(chained) == sorted(EARLIER)
 
 
 @pytest.mark.timeout(1500)
@@ -97,30 +100,31 @@ def test_policy_gradient(make: MakeTwin, terminal: Terminal, prompt_file: Path) 
     check_export(run_dir, run_dir / "evaluations" / "002.json")
 
 
-@pytest.mark.timeout(1200)
-def test_reward_model_and_ppo(make: MakeTwin, terminal: Terminal, prompt_file: Path) -> None:
-    """With adapters and in the experiment's own number format: a reward model, then PPO whose critic starts from it."""
-    name = "llava7b_self_lora"
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("name", marked(CHAINS))
+def test_reward_model_and_ppo(name: str, make: MakeTwin, terminal: Terminal, prompt_file: Path) -> None:
+    """A reward model, then PPO whose critic starts from it; killed and resumed the whole ends the same."""
     policy = EXPERIMENTS[name].policy
     assert policy is not None
-    plain = ["iteration.decoding.temperature=1.0", "iteration.decoding.top_k=0", "iteration.selection.per_epoch=0"]
-    shared = [f"experiment={name}", *replaced(name), *plain, f"model.path={make(policy)}", f"data.path={prompt_file}"]
-    terminal.run("train.py", "run_dir=scorer", "method=reward_model", *shared, "iteration.num_iterations=1")
-    export = terminal.directory / "scorer" / "export"
-    assert all(math.isfinite(loss) for loss in losses(terminal.directory / "scorer"))
-    AutoModelForImageTextToText.from_pretrained(export)
-    ppo = ["method=ppo", f"method.reward_models.score={export}", f"method.critic.path={export}", *shared]
-    whole = terminal.start("train.py", "run_dir=whole", *ppo)
-    broken = terminal.start("train.py", "run_dir=broken", *ppo)
+    facts = prompt_file.with_name("facts.jsonl")
+    rows = [json.loads(line) | {"facts": ["A star.", "A circle."]} for line in prompt_file.read_text().splitlines()]
+    facts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shared = [f"experiment={name}", *replaced(name), f"model.path={make(policy)}", f"data.path={facts}"]
+    whole = terminal.start("train.py", "run_dir=whole", *shared)
+    broken = terminal.start("train.py", "run_dir=broken", *shared)
     kill_in_the_middle(broken, terminal.directory / "broken", is_given=False)
     resumed = terminal.start("train.py", "resume=broken")
     terminal.wait(whole)
     terminal.wait(resumed)
     run_dir = terminal.directory / "whole"
     assert outcome(terminal.directory / "broken") == outcome(run_dir)
+    for one in (run_dir / "reward_model", run_dir):
+        assert all(math.isfinite(loss) for loss in losses(one))
+    AutoModelForImageTextToText.from_pretrained(run_dir / "reward_model" / "export")
     rollouts = Manifest(run_dir / "iterations" / "001").records("rollouts")
     assert any(one.values[0] != 0 for one in rollouts)  # the critic has learned
     assert any(one.logps != one.reference_logps for one in rollouts)  # the policy has left the base model
+    check_answers(run_dir, run_dir / "evaluations" / "002.json", make(policy))
     check_export(run_dir, run_dir / "evaluations" / "002.json")
 
 

@@ -1,0 +1,45 @@
+"""Settings that a method has no use for are refused where they are typed."""
+
+from collections.abc import Callable
+
+import pytest
+
+Launch = Callable[..., tuple[int, str]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("learner.beta=0.2", "learner.beta has no effect with this method; what its learner knows is under"),
+        ("learner.loss=ipo", "learner.loss has no effect with this method"),
+        (
+            "iteration.pairing.order=paper",
+            "iteration.pairing.order has no effect with this method, which makes no pairs",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["method=grpo_claims", "method=reward_model", "experiment=rl/morlaif"])
+def test_settings_of_pairs_are_refused_by_other_methods(launch: Launch, method: str, typed: str, sentence: str) -> None:
+    status, output = launch(method, typed, "preflight_only=true")
+    assert status == 2
+    assert sentence in output
+    assert "one iteration" not in output  # no table of an earlier run before the refusal
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("learner.beta=0.2", "iteration.pairing.order=paper"),
+        (
+            "method=grpo_claims",
+            "learner.lr=1e-4",
+            "learner.lora={r: 8}",
+            "learner.batch_size=4",
+            "learner.row_tokens=0",
+        ),
+        ("method=grpo_claims", "learner=shapes", "pairing=paper"),
+    ],
+)
+def test_settings_that_are_used_are_not(launch: Launch, typed: tuple[str, ...]) -> None:
+    status, output = launch(*typed, "preflight_only=true")
+    assert status == 0, output
