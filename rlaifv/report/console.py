@@ -13,7 +13,6 @@ from rich.text import Text
 from rlaifv.report.glossary import MISSING, entry
 from rlaifv.report.run import numbers, read_statistics
 from rlaifv.report.summary import (
-    COLUMNS,
     HEADLINES,
     HEADLINES_WITHOUT_TRUTH,
     change,
@@ -55,8 +54,9 @@ _FEEDBACK = (
     "length/chosen_words",
     "length/rejected_words",
     "reward/mean",
-    "reward/cut",
 )
+# Of the parts of a reward, and of what keeps a policy near its start.
+_REWARD = ("reward/", "kl/per_answer", "policy/entropy")
 
 
 def iteration_summary(
@@ -75,7 +75,9 @@ def iteration_summary(
     """
     feedback = numbers(statistics, f"statistics of iteration {iteration}")
     shown = Table.grid(padding=(0, 3))
-    shown.add_row(_group("feedback", feedback, _FEEDBACK), _pairs(feedback))
+    of_reward = [name for name in feedback if name.startswith(_REWARD) and name not in ("reward/mean", "reward/std")]
+    names = [name for name in (*_FEEDBACK, *of_reward) if name in feedback][:MAX_ROWS]
+    shown.add_row(_group("feedback", feedback, names), _pairs(feedback))
     parts: list[RenderableType] = [shown]
     before, after = (_metrics(evaluation) for evaluation in (evaluation_before, evaluation_after))
     if before or after:
@@ -121,19 +123,28 @@ def result_table(evaluations: Sequence[Mapping[str, Any]], statistics: Sequence[
         evaluations: Contents of evaluations/*.json.
         statistics: Contents of statistics.json for iterations 0, 1, …
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("", no_wrap=True)
+    checked = [numbers(values, f"statistics of iteration {k}") for k, values in enumerate(statistics)]
+    found = rows(_by_iterations(evaluations), checked)
+    columns: dict[str, list[str]] = {}
     for name, label in _COLUMN_LABELS.items():
         if name == "labeler/agreement":
-            table.add_column("pairs kept\n(of possible)", justify="right")
+            columns["pairs kept\n(of possible)"] = [_kept(row.values) for row in found]
+        columns[label] = [_show(name, row.values.get(name)) for row in found]
+    if checked:  # a reward has no pairs, and a reward model's score no labeler
+        columns = {label: cells for label, cells in columns.items() if any(cell != MISSING for cell in cells)}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for label in columns:
         table.add_column(label, justify="right")
-    checked = [numbers(values, f"statistics of iteration {k}") for k, values in enumerate(statistics)]
-    for row in rows(_by_iterations(evaluations), checked):
-        cells = {name: _show(name, row.values.get(name)) for name in COLUMNS}
-        kept = f"{cells['pairs_kept']} ({cells['pairs_possible']})" if "pairs_kept" in row.values else MISSING
-        before_pairs = [cells[name] for name in _COLUMN_LABELS if not name.startswith("labeler/")]
-        table.add_row(row.name, *before_pairs, kept, cells["labeler/agreement"], cells["labeler/accuracy"])
+    for row, *cells in zip(found, *columns.values(), strict=True):
+        table.add_row(row.name, *cells)
     return table
+
+
+def _kept(values: Mapping[str, float]) -> str:
+    if "pairs_kept" not in values:
+        return MISSING
+    return f"{_show('pairs_kept', values['pairs_kept'])} ({_show('pairs_possible', values.get('pairs_possible'))})"
 
 
 def reward_model_table(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -236,7 +247,7 @@ def _rows_of(title: str, lines: Sequence[tuple[str, str]]) -> Table:
 
 
 def _group(title: str, values: Mapping[str, float], names: Sequence[str]) -> Table:
-    return _rows_of(title, [(entry(name).label.lower(), _show(name, values[name])) for name in names if name in values])
+    return _rows_of(title, [(entry(name).label.lower(), _show(name, values[name])) for name in names])
 
 
 def _pairs(feedback: Mapping[str, float]) -> Table:
