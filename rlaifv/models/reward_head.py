@@ -4,7 +4,7 @@
     reward_head.safetensors      weight float32[H * C, D] and bias float32[H * C], of H heads with C classes
     reward_head.json             what the heads score, and whether facts are read (`RewardSpec`)
 
-A score is read at the last token of an answer, classes at the last token of each segment (docs/rl.md has code that does so).
+A score is read at the last token of an answer, classes at that of each segment; docs/rl_reference.md has code for it.
 """
 
 import json

@@ -1,5 +1,6 @@
 """A reward model on a tiny LLaVA: trees against separate rows, what it reads, and what it writes."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rlaifv.models.prompting import Prompter
 from rlaifv.models.reward_head import RewardHead, RewardSpec, load_head, new_head
 from rlaifv.records import Comparison, LabelledSegments, Prompt
 from tests.learners.dpo_run import ANSWERS
+from tests.settings import ROOT
 
 SGD: Any = partial(torch.optim.SGD, lr=0.05)
 
@@ -176,6 +178,27 @@ def test_the_export_is_read_again_and_plain_transformers_loads_it(
     ours = RewardEngine(engine, module.head, spec).scores([(prompt, scored)])
     theirs = RewardEngine(LocalEngine(model, Prompter(processor)), head, found).scores([(prompt, scored)])
     torch.testing.assert_close(ours[0][0], theirs[0][0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_code_of_the_documentation_gives_the_scores(
+    engine: LocalEngine, prompter: Prompter, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    spec = RewardSpec(("a", "b"))
+    module = RewardModelModule(engine.model, head_of(engine.model, 2), spec, SGD)
+    export_model(engine.model, prompter.processor, tmp_path, tmp_path / "adapter")
+    module.export_beside(tmp_path)
+    prompt = prompts[0]
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rl_reference.md").read_text(), re.DOTALL)
+    values = (str(tmp_path), prompt.image_paths[0], prompt.question, ANSWERS[0])
+    code, number = re.subn(
+        r"(?<=^path, image, question, answer = ).*", lambda _: repr(values), code, flags=re.MULTILINE
+    )
+    assert number == 1
+    found: dict[str, Any] = {}
+    exec(code, found)
+    ids = prompter.completion_ids(prompt, ANSWERS[0])
+    ((ours,),) = RewardEngine(engine, module.head, spec).scores([(prompt, [(ids, [len(ids) - 1])])])
+    torch.testing.assert_close(found["scores"], ours[0], atol=1e-4, rtol=1e-3)
 
 
 def test_a_head_of_another_backbone_and_no_head_are_refused(engine: LocalEngine, tmp_path: Path) -> None:
