@@ -58,7 +58,7 @@ def main(composed: DictConfig) -> None:
             earlier = [one for one in earlier_runs(cfg, run_dir) if not one.is_finished]
             for one in earlier:
                 size_and_check(one.cfg, one.overrides)
-                print_preflight(one.cfg, one.run_dir)
+                print_preflight(one.cfg, one.run_dir, one.name)
             size_and_check(cfg, HydraConfig.get().overrides.task)
             print_preflight(cfg, run_dir)
         if not cfg.preflight_only:

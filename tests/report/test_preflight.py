@@ -12,7 +12,7 @@ from rlaifv.models.budget.estimate import estimate
 from rlaifv.models.budget.workload import Setup, Workload
 from rlaifv.report.preflight import Place, Volume, format_size, look_around, preflight_table, shortfalls
 
-WORK = Workload(num_prompts=4000, num_responses=10, num_pairs=5342, epochs=4, max_new_tokens=512, num_iterations=4)
+WORK = Workload(num_prompts=4000, num_responses=10, num_records=5342, epochs=4, max_new_tokens=512, num_iterations=4)
 POLICY, LABELER = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-34b-hf"
 ROOMY = Place(
     policy=POLICY,
