@@ -180,11 +180,11 @@ def test_larger_training_batch_and_recompute(llava):
     assert recomputed < large / 10
 
 
-def test_served_labeler_costs_nothing_here(llava):
+def test_labeler_is_whole_on_every_device(llava):
+    """It is no part of the module whose states are sharded."""
     labeler = architecture_config("llava-hf/llava-v1.6-34b-hf")
-    served = estimate(llava, PAPER, Setup(), labeler, labeler_is_served=True)
-    assert [stage.name for stage in served.stages] == ["generate", "reference", "train"]
-    assert (served.num_labeler_parameters, served.memory.labeler, served.disk.labeler_weights) == (0, 0, 0)
+    whole, eighth = (estimate(llava, PAPER, Setup(num_shards=n), labeler).memory.labeler for n in (1, 8))
+    assert whole == eighth > 69e9
 
 
 def test_disk(llava):
