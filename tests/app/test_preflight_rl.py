@@ -48,7 +48,9 @@ def weights(screen: str) -> dict[str, float]:
     """Bytes of the weights of each model."""
     units = {"M": 1e6, "G": 1e9}
     (line,) = re.findall(r"^ weights: +(.*)$", screen, re.MULTILINE)
-    return {name: float(size) * units[unit] for name, size, unit in re.findall(r"([a-z][a-z ]*?) ([\d.]+) ([MG])B", line)}
+    return {
+        name: float(size) * units[unit] for name, size, unit in re.findall(r"([a-z][a-z ]*?) ([\d.]+) ([MG])B", line)
+    }
 
 
 def test_every_experiment_is_tried() -> None:
