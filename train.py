@@ -60,7 +60,7 @@ def main(composed: DictConfig) -> None:
                 size_and_check(one.cfg, one.overrides)
             size_and_check(cfg, HydraConfig.get().overrides.task)
             for one in earlier:
-                print_preflight(one.cfg, one.run_dir)
+                print_preflight(one.cfg, one.run_dir, one.name)
             print_preflight(cfg, run_dir)
         if not cfg.preflight_only:
             with stoppable(), working_in(run_dir), kept(run_dir if rank() == 0 else None):

@@ -1,6 +1,5 @@
 """Estimate the cost of a run from its composed settings and print it before the run starts."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,9 +8,9 @@ from transformers import PretrainedConfig
 
 from rlaifv.app.data_sizes import num_rows
 from rlaifv.models.budget.architecture import architecture_config
-from rlaifv.models.budget.estimate import RunBudget, estimate
-from rlaifv.models.budget.layout import has_layout, image_layout
-from rlaifv.models.budget.workload import Setup, Workload
+from rlaifv.models.budget.estimate import Beside, estimate
+from rlaifv.models.budget.layout import has_layout
+from rlaifv.models.budget.workload import Record, Setup, StageName, Workload
 from rlaifv.models.families import missing_architecture
 from rlaifv.report.preflight import look_around, preflight_table
 from rlaifv.runtime.console import console
@@ -20,50 +19,76 @@ from rlaifv.worlds.shapes_source import PROMPTS_PER_ITERATION
 
 # Height and width of a typical photograph, for model families whose number of image tokens depends on the image size.
 TYPICAL_IMAGE_PX = (480, 640)
+# What the stages of methods cost; all others run no model, or a divider's.
+STAGES: dict[str, tuple[StageName, ...]] = {
+    "generate.Generate": ("generate",),
+    "score.Score": ("score",),
+    "scores.ScoreAnswers": ("rewards",),
+    "reference.ReferenceLogps": ("reference",),
+    "rollout_logps.RolloutLogps": ("logps",),
+    "rollout_logps.RolloutValues": ("logps", "values", "base"),
+}
+# What collators' records are; those of all others are pairs.
+RECORDS: dict[str, Record] = {
+    "RolloutCollator": "answers",
+    "SegmentCollator": "answers",
+    "ComparisonCollator": "comparisons",
+}
 
 
-def print_preflight(cfg: DictConfig, run_dir: Path) -> None:
+def print_preflight(cfg: DictConfig, run_dir: Path, name: str = "") -> None:
     """Print what is trained, the cost of every stage, whether the run fits this machine, and where it is written.
+
+    Args:
+        cfg: of the run.
+        run_dir: where it is written; need not exist yet.
+        name: of a run that comes before another one.
 
     Raises:
         ValueError: the architecture of a model is unknown.
     """
     paths = [(cfg[name].path, cfg[name].revision) for name in ("model", "labeler") if cfg[name].path is not None]
-    has_labeler = cfg.labeler.path is not None
     if cfg.iteration.chosen_from is not None:
         paths.append((cfg.iteration.chosen_from, None))
     if foreign := [sentence for path, _ in paths if (sentence := missing_architecture(path))]:
         unknown = foreign[0]
     else:
         policy, *others = (architecture_config(path, revision) for path, revision in paths)
-        types = [config.model_type for config in (policy, *others) if not has_layout(config)]
+        labeler = others.pop(0) if cfg.labeler.path is not None else None
+        critic = OmegaConf.select(cfg, "method.critic.path")
+        beside = Beside(
+            chosen_from=others[0] if others else None,
+            reward_models=tuple(_architecture_of(path, policy) for path in cfg.method.reward_models.values()),
+            critic=None if critic is None else _architecture_of(critic, policy),
+        )
+        models = (policy, labeler, beside.chosen_from, *beside.reward_models, beside.critic)
+        types = [config.model_type for config in models if config is not None and not has_layout(config)]
         unknown = (
             f"What a run costs is not known for models of type {types[0]!r}; it is not estimated." if types else ""
         )
     if not unknown:
-        labeler = others.pop(0) if has_labeler else None
-        _print_budget(cfg, run_dir, policy, labeler, others[0] if others else None)
+        _print_budget(cfg, run_dir, name, policy, labeler, beside)
     elif rank() == 0:  # print once
         console.print(unknown)
+
+
+def _architecture_of(path: str, policy: PretrainedConfig) -> PretrainedConfig:
+    """Return a reward model's or critic's config; the policy's where there is none yet, as an earlier run trains its model."""
+    try:
+        return architecture_config(path)
+    except ValueError:
+        return policy
 
 
 def _print_budget(
     cfg: DictConfig,
     run_dir: Path,
+    name: str,
     policy: PretrainedConfig,
     labeler: PretrainedConfig | None,
-    other: PretrainedConfig | None,
+    beside: Beside,
 ) -> None:
-    budget = estimate(
-        policy,
-        _workload(cfg),
-        _setup(cfg),
-        labeler,
-        policy_image=image_layout(policy, image_px=TYPICAL_IMAGE_PX),
-        labeler_image=None if labeler is None else image_layout(labeler, image_px=TYPICAL_IMAGE_PX),
-        other=other,
-    )
-    budget = _for_run(budget, cfg.run)
+    budget = estimate(policy, _workload(cfg), _setup(cfg), labeler, image_px=TYPICAL_IMAGE_PX, beside=beside)
     wants_gpu = cfg.trainer.accelerator == "gpu"
     place = look_around(
         budget,
@@ -75,43 +100,46 @@ def _print_budget(
         labeler_revision=cfg.labeler.revision,
     )
     if rank() == 0:  # print once
-        console.print(preflight_table(budget, place))
-
-
-def _for_run(budget: RunBudget, run: str) -> RunBudget:
-    """Drop the stages that `run` skips; a label-only run also has no optimizer state and saves no weights."""
-    skipped = {"full": (), "label": ("train",), "train": ("generate", "score")}[run]
-    stages = tuple(stage for stage in budget.stages if stage.name not in skipped)
-    if run != "label":
-        return replace(budget, stages=stages)
-    held = budget.memory.optimizer
-    return replace(
-        budget,
-        stages=tuple(replace(stage, memory_bytes=stage.memory_bytes - held) for stage in stages),
-        memory=replace(budget.memory, optimizer=0, gradients=0, activations=0, update=0),
-        disk=replace(budget.disk, checkpoints=0, candidates=0, export=0),
-    )
+        console.print(preflight_table(budget, place, name))
 
 
 def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
-    if _trains_on_single_answers(cfg):  # two answers are the work of a pair
-        pairs_per_prompt = -(-cfg.iteration.num_responses // 2)
-    else:  # data sets that contain pairs have about one per prompt
-        pairs_per_prompt = 1 if cfg.run == "train" else cfg.iteration.pairing.max_pairs_per_prompt
+    record = RECORDS.get(str(cfg.method.learner.collator._target_).rpartition(".")[2], "pairs")
+    per_prompt = _records_per_prompt(cfg, record)
     return Workload(
         num_prompts=num_prompts,
         num_responses=cfg.iteration.num_responses,
-        num_pairs=num_prompts * pairs_per_prompt,
+        num_records=num_prompts * per_prompt,
         epochs=cfg.iteration.epochs,
         max_new_tokens=cfg.iteration.decoding.max_new_tokens,
-        pairs_per_tree=pairs_per_prompt,
+        stages=_stages(cfg),
+        record=record,
+        records_per_tree=per_prompt,
         num_iterations=cfg.iteration.num_iterations,
+        reads_words=cfg.method.reward_model is None,
     )
 
 
-def _trains_on_single_answers(cfg: DictConfig) -> bool:
-    return str(cfg.method.learner.collator._target_).endswith(".RolloutCollator")
+def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
+    """Return the most records of a prompt that train; data sets that contain pairs have about one of each."""
+    answers = int(cfg.iteration.num_responses)
+    if record == "answers":
+        return answers
+    if record == "comparisons":
+        wanted = [node.per_prompt for node in cfg.method.stages.values() if node and "per_prompt" in node]
+        every = answers * (answers - 1) // 2
+        return min(every, *wanted) if wanted and wanted[0] else every
+    return 1 if cfg.run == "train" else int(cfg.iteration.pairing.max_pairs_per_prompt)
+
+
+def _stages(cfg: DictConfig) -> tuple[StageName, ...]:
+    """Return the stages of the method that cost something; a run that only labels does not train."""
+    nodes = [node for node in cfg.method.stages.values() if node is not None]
+    stages = [name for node in nodes for name in STAGES.get(str(node._target_).removeprefix("rlaifv.stages."), ())]
+    if not any(node.get("reference") == "base" for node in nodes):
+        stages = [name for name in stages if name != "base"]
+    return (*stages, *(() if cfg.run == "label" else ("train",)))
 
 
 def _prompts_per_iteration(cfg: DictConfig) -> int:
@@ -132,6 +160,7 @@ def _setup(cfg: DictConfig) -> Setup:
         features_are_cached=False,
         batch_tokens=cfg.engine.batch_tokens,
         train_tokens=cfg.learner.batch_tokens,
+        train_records=cfg.learner.batch_size,
         num_shards=max(1, torch.cuda.device_count()) if sharded else 1,
         kept_checkpoints=OmegaConf.select(cfg, "callbacks.checkpoint.num_kept") or 0,
         candidates_per_epoch=cfg.iteration.selection.per_epoch,

@@ -96,13 +96,19 @@ def shortfalls(budget: RunBudget, place: Place) -> list[str]:
     return sentences
 
 
-def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
-    """Return the preflight screen for `console.print`: about 35 lines of at most 100 characters."""
+def preflight_table(budget: RunBudget, place: Place, name: str = "") -> RenderableType:
+    """Return the preflight screen for `console.print`: about 35 lines of at most 100 characters.
+
+    Args:
+        budget: the estimate.
+        place: the machine.
+        name: of a run that comes before another one, whose screen follows.
+    """
     missing = [Text(f"! {sentence}", style="bold red") for sentence in shortfalls(budget, place)]
     sides = Table.grid(padding=(0, 4))
     sides.add_row(_parts_table(budget), _tokens_table(budget))
     return Group(
-        Rule(f"policy {place.policy}, labeler {place.labeler or 'the same'}", align="left"),
+        Rule(f"{name and f'first {name}: '}policy {place.policy}, labeler {place.labeler or 'the same'}", align="left"),
         sides,
         "",
         _stages_table(budget),
@@ -111,6 +117,7 @@ def preflight_table(budget: RunBudget, place: Place) -> RenderableType:
         "",
         _disk_table(place),
         *missing,
+        *([""] if name else []),
     )
 
 
@@ -154,6 +161,8 @@ def _parts_table(budget: RunBudget) -> Table:
     )
     if budget.num_labeler_parameters:
         table.add_row("labeler", _count(budget.num_labeler_parameters), "frozen")
+    for part in budget.beside:
+        table.add_row(part.name, _count(part.total), _count(part.trainable) if part.trainable else "frozen")
     return table
 
 
@@ -165,18 +174,29 @@ def _tokens_table(budget: RunBudget) -> Table:
         "prompt", f"{budget.prefix_tokens:,}", f"image {budget.image.num_tokens:,}, text {work.prompt_tokens}"
     )
     table.add_row("answer", f"{work.average_tokens:,}", f"on average; at most {work.max_new_tokens:,}")
-    table.add_row("question", f"{work.question_tokens:,}", f"after {budget.labeler_prefix_tokens:,} shared ones")
+    if "score" in work.stages:
+        table.add_row("question", f"{work.question_tokens:,}", f"after {budget.labeler_prefix_tokens:,} shared ones")
     table.add_row("tree", f"{longest:,}", f"at most: a prompt, {work.answers_per_tree} answers")
     return table
 
 
 def _stages_table(budget: RunBudget) -> Table:
     work = budget.workload
+    answers, records = f"{work.num_answers:,} answers", f"{work.num_records:,} {work.record}"
+    num_models = len([part for part in budget.beside if part.name == "reward model"])
+    trained = f"{records} × {work.epochs} epoch{'s' if work.epochs > 1 else ''}"
     labels = {
         "generate": ("generate", f"{work.num_prompts:,} prompts × {work.num_responses} answers"),
         "score": ("score", f"{work.num_prompts * work.questions_per_prompt:,} questions"),
-        "reference": ("reference log-probs", f"{work.num_pairs:,} pairs"),
-        "train": ("train", f"{work.num_pairs:,} pairs × {work.epochs} epochs"),
+        "rewards": ("reward models", f"{answers} × {num_models} models")
+        if num_models > 1
+        else ("reward model", answers),
+        "reference": ("reference log-probs", records),
+        "logps": ("log-probs", records),
+        "values": ("critic's values", records),
+        "base": ("base model's log-probs", records),
+        "train": ("train", trained),
+        "critic": ("train critic", trained),
     }
     table = _table("one iteration", "stage", "of", "tokens", "FLOP", "share", "memory/device")
     total = sum(stage.flops for stage in budget.stages)
@@ -193,27 +213,30 @@ def _stages_table(budget: RunBudget) -> Table:
 
 def _memory_text(budget: RunBudget, place: Place) -> Text:
     memory = budget.memory
-    num_trained = sum(part.trainable for part in budget.parts) // budget.setup.num_shards
+    num_trained = sum(part.trainable for part in (*budget.parts, *budget.beside)) // budget.setup.num_shards
     has_masters = memory.optimizer > 10 * num_trained  # 12 bytes per parameter instead of 8
-    terms = {
-        "weights": memory.weights,
+    weights = {
+        "policy": memory.weights,
         "labeler": memory.labeler,
-        "chosen answers": memory.other,
+        "chosen answers": memory.chosen_from,
+        "reward models": memory.reward_models,
+        "base model": memory.base,
+        "critic": memory.critic,
+    }
+    training = {
         "AdamW with float32 masters" if has_masters else "AdamW": memory.optimizer,
         "gradients": memory.gradients,
-        "activations": memory.activations,
+        "AdamW's update" if memory.update > memory.activations else "activations": max(
+            memory.update, memory.activations
+        ),
     }
-    if memory.update > memory.activations:
-        del terms["activations"]
-        terms["AdamW's update"] = memory.update
-    training = ", ".join(f"{name} {format_size(size)}B" for name, size in terms.items() if size)
-    shards = f" (split over {budget.setup.num_shards} devices)" if budget.setup.num_shards > 1 else ""
-    return Text.assemble(
-        ("memory\n", "bold italic"),
-        f" training: {training}{shards}\n",
-        f" sampling: key-value cache {format_size(memory.kv_cache)}B\n",
-        f" device:   {place.device}, {format_size(place.device_bytes)}B",
-    )
+    lines = {"weights": weights, "training": training, "sampling": {"key-value cache": memory.kv_cache}}
+    text = Text.assemble(("memory\n", "bold italic"))
+    for name, terms in lines.items():
+        if found := ", ".join(f"{term} {format_size(size)}B" for term, size in terms.items() if size):
+            shards = budget.setup.num_shards if name == "training" else 1
+            text.append(f" {name + ':':9} {found}" + (f" (split over {shards} devices)" if shards > 1 else "") + "\n")
+    return text.append(f" device:   {place.device}, {format_size(place.device_bytes)}B")
 
 
 def _disk_table(place: Place) -> Table:

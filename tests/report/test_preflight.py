@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -8,11 +9,11 @@ import torch
 from rich.console import Console
 
 from rlaifv.models.budget.architecture import architecture_config
-from rlaifv.models.budget.estimate import estimate
+from rlaifv.models.budget.estimate import Beside, estimate
 from rlaifv.models.budget.workload import Setup, Workload
 from rlaifv.report.preflight import Place, Volume, format_size, look_around, preflight_table, shortfalls
 
-WORK = Workload(num_prompts=4000, num_responses=10, num_pairs=5342, epochs=4, max_new_tokens=512, num_iterations=4)
+WORK = Workload(num_prompts=4000, num_responses=10, num_records=5342, epochs=4, max_new_tokens=512, num_iterations=4)
 POLICY, LABELER = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-34b-hf"
 ROOMY = Place(
     policy=POLICY,
@@ -71,11 +72,43 @@ def test_labeler_of_its_own_and_adapters_have_rows():
     assert "LoRA adapters        160 M   160 M" in text
 
 
-def test_served_labeler_has_no_stage():
-    budget = estimate(architecture_config(POLICY), WORK, Setup(), labeler_is_served=True)
-    text = rendered(budget, replace(ROOMY, labeler="http://localhost:8000"))
-    assert "labeler http://localhost:8000" in text
-    assert "questions" not in text
+def test_stages_that_a_method_lacks_have_no_rows():
+    work = replace(
+        WORK, stages=("generate", "logps", "train"), record="answers", num_records=40000, records_per_tree=10
+    )
+    text = rendered(estimate(architecture_config(POLICY), work, Setup()), ROOMY)
+    assert "question" not in text
+    assert "pairs" not in text
+    assert re.search(r"^ log-probs +40,000 answers ", text, re.MULTILINE)
+    assert "40,000 answers × 4 epochs" in text
+
+
+def test_models_beside_the_policy_have_rows():
+    llava = architecture_config(POLICY)
+    stages = ("generate", "rewards", "logps", "values", "base", "train")
+    work = replace(WORK, stages=stages, record="answers", num_records=40000, records_per_tree=10, epochs=1)
+    beside = Beside(reward_models=(llava, llava), critic=llava)
+    text = rendered(estimate(llava, work, Setup(lora_rank=64), beside=beside), ROOMY)
+    assert max(map(len, text.splitlines())) <= 100
+    for words in (
+        "reward model        7.06 B  frozen",
+        "critic              7.22 B   160 M",
+        "40,000 answers × 2 models",
+        "40,000 answers × 1 epoch ",
+        "weights:  policy 14.8 GB, reward models 28.3 GB, critic 14.8 GB",
+        "training: AdamW 2.56 GB, gradients 1.28 GB",
+    ):
+        assert words in text
+    rows = re.findall(
+        r"^ (reward models|critic's values|base model's log-probs|train|train critic)  ", text, re.MULTILINE
+    )
+    assert rows == ["reward models", "critic's values", "base model's log-probs", "train", "train critic"]
+
+
+def test_screen_of_an_earlier_run_says_its_name(budget):
+    console = Console(record=True, width=100, file=StringIO())
+    console.print(preflight_table(budget, ROOMY, "reward_model"))
+    assert console.export_text().startswith("first reward_model: policy llava-hf/llava-1.5-7b-hf")
 
 
 def test_no_shortfall_where_all_fits(budget):

@@ -1,42 +1,57 @@
 """The numbers that determine a run's cost: the workload of an iteration, and the setup of the run."""
 
 from dataclasses import dataclass, fields
-from math import ceil
+from math import ceil, lcm
+from typing import Literal
 
 from transformers import PretrainedConfig
 
 from rlaifv.models.budget.memory import dtype_bytes
 from rlaifv.models.families import Part
 
+# Rows of the estimate: sampling, the labeler's questions, reward models, DPO's reference, the log-probs of the policy that
+# sampled, the critic's values, the base model's log-probs, and training.
+StageName = Literal["generate", "score", "rewards", "reference", "logps", "values", "base", "train"]
+# What trains.
+Record = Literal["pairs", "comparisons", "answers"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """The numbers of one iteration. Every prompt has one image.
+
+    stages: those of the method
+    record: what trains: pairs, comparisons (two answers each, which a prompt's comparisons share) or answers
 
     response_tokens: average length of an answer, which `max_new_tokens` bounds
     prompt_tokens: text in a prompt, the image's tokens excluded (template and question)
     claims_per_response: questions asked about an answer; identical questions are asked once, so this is an upper bound
     question_prefix_tokens: text that all questions about an image share
     question_tokens: text of a question after that
-    num_pairs: in all; `pairs_per_tree` of them share a prompt's prefix in training
+    num_records: that train, in all
+    records_per_tree: of one prompt, whose prefix they share unless a batch holds fewer
+    reads_words: whether the log-probs of words are trained; a reward model's or critic's head costs next to nothing
     """
 
     num_prompts: int
     num_responses: int
-    num_pairs: int
+    num_records: int
     epochs: int
     max_new_tokens: int
+    stages: tuple[StageName, ...] = ("generate", "score", "reference", "train")
+    record: Record = "pairs"
     response_tokens: int = 110
     prompt_tokens: int = 36
     claims_per_response: int = 6
     question_prefix_tokens: int = 35
     question_tokens: int = 25
-    pairs_per_tree: int = 1
+    records_per_tree: int = 1
     num_iterations: int = 1
+    reads_words: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) < 1:
+            if field.type is int and getattr(self, field.name) < 1:
                 raise ValueError(f"The workload's {field.name} is {getattr(self, field.name)}, but must be at least 1.")
 
     @property
@@ -50,14 +65,35 @@ class Workload:
         return self.num_responses * self.claims_per_response
 
     @property
+    def num_answers(self) -> int:
+        """Sampled answers."""
+        return self.num_prompts * self.num_responses
+
+    @property
     def num_trees(self) -> int:
-        """Trees of pairs in one epoch."""
-        return ceil(self.num_pairs / self.pairs_per_tree)
+        """Trees of all records, those of a prompt together."""
+        return ceil(self.num_records / self.records_per_tree)
 
     @property
     def answers_per_tree(self) -> int:
         """Branches of such a tree."""
-        return 2 * self.pairs_per_tree
+        return self.answers_of(self.records_per_tree)
+
+    def answers_of(self, num_records: int, num_trees: int = 1) -> int:
+        """Return the branches of records in so many trees; an answer of several records of a tree is one branch."""
+        return min(num_records * (1 if self.record == "answers" else 2), num_trees * self.num_responses)
+
+    def num_batch_trees(self, batch_records: int) -> int:
+        """Return the trees of an epoch in batches of so many records, which part some prompts' records; 0 parts none.
+
+        >>> work = Workload(num_prompts=3, num_responses=4, num_records=12, records_per_tree=4, epochs=1, max_new_tokens=9)
+        >>> [work.num_batch_trees(size) for size in (0, 1, 3, 4, 6)]
+        [3, 12, 6, 3, 4]
+        """
+        if not batch_records:
+            return self.num_trees
+        in_both = (self.num_records - 1) // lcm(batch_records, self.records_per_tree)
+        return self.num_trees + ceil(self.num_records / batch_records) - 1 - in_both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +107,8 @@ class Setup:
     recompute: gradient checkpointing of every layer
     features_are_cached: whether a frozen vision tower sees an image once an iteration in training, not once an epoch
     batch_tokens: bound of the tokens that inference runs at a time
-    train_tokens: bound of the tokens in one training batch; 0 is one tree
+    train_tokens: bound of the tokens in one training batch; 0 goes by `train_records`
+    train_records: in one training batch; 0 is one tree
     num_shards: devices over which weights, gradients and optimizer states are split; 1 is a whole copy on each
     kept_checkpoints: how many checkpoints stay on disk
     candidates_per_epoch: how often in a pass what trains is stored, to be chosen from
@@ -86,6 +123,7 @@ class Setup:
     features_are_cached: bool = True
     batch_tokens: int = 16_384
     train_tokens: int = 0
+    train_records: int = 0
     num_shards: int = 1
     kept_checkpoints: int = 1
     candidates_per_epoch: int = 0

@@ -10,14 +10,13 @@ import pytest
 
 from rlaifv.models.budget.architecture import architecture_config
 from rlaifv.models.budget.estimate import estimate
-from rlaifv.models.budget.layout import image_layout
 from rlaifv.models.budget.workload import Setup, Workload
 
 TERA, EXA, GIGA = 1e12, 1e18, 1e9
 ONE_IMAGE = Workload(
     num_prompts=1,
     num_responses=10,
-    num_pairs=2,
+    num_records=2,
     epochs=4,
     max_new_tokens=100,
     response_tokens=100,
@@ -27,7 +26,7 @@ ONE_IMAGE = Workload(
     question_tokens=40,
 )
 # One iteration of the paper: 4,000 instructions, 5,342 pairs.
-PAPER = Workload(num_prompts=4000, num_responses=10, num_pairs=5342, epochs=4, max_new_tokens=512)
+PAPER = Workload(num_prompts=4000, num_responses=10, num_records=5342, epochs=4, max_new_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_one_step_of_a_pair_with_its_share_of_the_reference(llava, setup, epochs
 
 def test_iteration_of_an_image_with_pairs_apart_and_together(llava):
     assert estimate(llava, ONE_IMAGE, Setup()).flops / TERA == pytest.approx(362, rel=0.02)
-    together = replace(ONE_IMAGE, pairs_per_tree=2)
+    together = replace(ONE_IMAGE, records_per_tree=2)
     assert estimate(llava, together, Setup()).flops / TERA == pytest.approx(258, rel=0.02)
 
 
@@ -181,11 +180,11 @@ def test_larger_training_batch_and_recompute(llava):
     assert recomputed < large / 10
 
 
-def test_served_labeler_costs_nothing_here(llava):
+def test_labeler_is_whole_on_every_device(llava):
+    """It is no part of the module whose states are sharded."""
     labeler = architecture_config("llava-hf/llava-v1.6-34b-hf")
-    served = estimate(llava, PAPER, Setup(), labeler, labeler_is_served=True)
-    assert [stage.name for stage in served.stages] == ["generate", "reference", "train"]
-    assert (served.num_labeler_parameters, served.memory.labeler, served.disk.labeler_weights) == (0, 0, 0)
+    whole, eighth = (estimate(llava, PAPER, Setup(num_shards=n), labeler).memory.labeler for n in (1, 8))
+    assert whole == eighth > 69e9
 
 
 def test_disk(llava):
@@ -204,7 +203,7 @@ def test_disk(llava):
 def test_smaller_images_shorten_the_prefix(llava):
     labeler = architecture_config("Qwen/Qwen3-VL-8B-Instruct")
     largest = estimate(llava, ONE_IMAGE, Setup(), labeler)
-    typical = estimate(llava, ONE_IMAGE, Setup(), labeler, labeler_image=image_layout(labeler, image_px=(480, 640)))
+    typical = estimate(llava, ONE_IMAGE, Setup(), labeler, image_px=(480, 640))
     assert largest.labeler_prefix_tokens == 16384 + 35
     assert typical.labeler_prefix_tokens == 300 + 35
     assert teraflops(typical, "score") < teraflops(largest, "score") / 3
@@ -215,7 +214,7 @@ def test_answers_are_no_longer_than_they_may_be(llava):
     assert stages(budget)["generate"].num_tokens == 4000 * (612 + 10 * 20)
 
 
-@pytest.mark.parametrize("field", ["num_prompts", "epochs", "pairs_per_tree"])
+@pytest.mark.parametrize("field", ["num_prompts", "epochs", "records_per_tree"])
 def test_workload_without_work_is_refused(field):
     with pytest.raises(ValueError, match=f"workload's {field} is 0, but must be at least 1"):
         replace(PAPER, **{field: 0})
