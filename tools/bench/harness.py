@@ -243,18 +243,26 @@ class Side:
         return statistics.median(self.seconds)
 
 
-def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: Mapping[str, Any]) -> dict[str, Any]:
+def report(
+    meter: Meter,
+    unit: str,
+    ours: Side,
+    peer: Side,
+    rate: float,
+    extra: Mapping[str, Any],
+    beside: Sequence[Side] = (),
+) -> dict[str, Any]:
     """Print a table and, as the last line, JSON.
 
     `ours` and `peer` are units per second at the median; `ratio` is our speedup. `ratio_of_fastest` compares the
     fastest repeats, which are least disturbed by other load on the machine. `flop_ratio` is the speedup expected from
     the FLOPs. `flop_floor_ratio` is our time divided by the time that the minimum FLOPs would take at the rate of a
-    large matrix product.
+    large matrix product. `beside` has the figures of further peers, by name.
     """
     table = Table(
         "", f"{unit}s/s", f"s per {unit}", "range", "tokens", "TFLOP", "peak GiB", title=f"{unit}s per second"
     )
-    for side in (ours, peer):
+    for side in (ours, peer, *beside):
         table.add_row(
             side.name,
             f"{1 / side.median:.3f}",
@@ -267,20 +275,28 @@ def report(meter: Meter, unit: str, ours: Side, peer: Side, rate: float, extra: 
     console.print(table)
     result = {
         "unit": f"{unit}s/s",
+        **_compared(ours, peer),
+        "flop_floor_ratio": ours.median * rate / ours.flops,
+        "device": meter.describe(),
+        "clock": meter.clock,
+        **extra,
+    }
+    if beside:
+        result["beside"] = {side.name: _compared(ours, side) for side in beside}
+    print(json.dumps(result))
+    return result
+
+
+def _compared(ours: Side, peer: Side) -> dict[str, Any]:
+    return {
         "ours": 1 / ours.median,
         "peer": 1 / peer.median,
         "ratio": peer.median / ours.median,
         "ratio_of_fastest": min(peer.seconds) / min(ours.seconds),
         "tokens": {"ours": ours.tokens, "peer": peer.tokens},
         "flop_ratio": peer.flops / ours.flops,
-        "flop_floor_ratio": ours.median * rate / ours.flops,
-        "device": meter.describe(),
-        "clock": meter.clock,
         "peak_bytes": {"ours": ours.peak_bytes, "peer": peer.peak_bytes},
-        **extra,
     }
-    print(json.dumps(result))
-    return result
 
 
 def parser(description: str, peers: Sequence[str], repeats: int) -> argparse.ArgumentParser:

@@ -65,6 +65,12 @@ def row(work: str, found: Mapping[str, Any]) -> str:
     return "| " + " | ".join([work, *cells, f"{allowed:.1f}", f"{floor:.1f}" if floor else "", memory]) + " |"
 
 
+def rows(work: str, found: Mapping[str, Any]) -> list[str]:
+    """Return the rows of the table from a benchmark's last line: of its peer, and of those that ran beside."""
+    beside = [{**found, **figures, "peer_name": name} for name, figures in found.get("beside", {}).items()]
+    return [row(work, one) for one in (found, *beside)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "7b"), default="7b")
@@ -92,7 +98,7 @@ def main() -> None:
                 command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=args.limit, check=True
             )
             print(done.stdout)
-            lines.append(row(bench.work, json.loads(done.stdout.splitlines()[-1])))
+            lines += rows(bench.work, json.loads(done.stdout.splitlines()[-1]))
         except (subprocess.SubprocessError, ValueError, IndexError) as error:
             lines.append(f"| {bench.work} | not measured: {type(error).__name__} | | | | | |")
         print(f"{perf_counter() - start:.0f} s", lines[-1], sep="\n", flush=True)
