@@ -14,7 +14,17 @@ from torch import Tensor
 from rlaifv.models.prompting import EncodedPrompt, stack_images
 from rlaifv.models.sampling import Decoding, choose_tokens, uniform_numbers
 from rlaifv.models.tree.decoder import sample_branches
-from rlaifv.models.tree.packing import Branch, PackedTrees, Packer, Tree, branch_logps, next_token_logps, pack, separate
+from rlaifv.models.tree.packing import (
+    Branch,
+    PackedTrees,
+    Packer,
+    Tree,
+    branch_logps,
+    hidden_states,
+    next_token_logps,
+    pack,
+    separate,
+)
 
 IMAGE = 4
 ANSWERS = (Branch(tuple(range(60, 73))), Branch((70, 71, 72), context=1), Branch(()), Branch((73, 74)))
@@ -26,11 +36,24 @@ FORESTS = st.lists(
 
 def twin_logits(model: Any, ids: Sequence[int], prompt: EncodedPrompt) -> Tensor:
     """Logits [L, V] as the unmodified model gives them for what its processor would give it."""
+    return model(**twin_inputs(model, ids, prompt)).logits[0]
+
+
+def twin_inputs(model: Any, ids: Sequence[int], prompt: EncodedPrompt) -> dict[str, Tensor]:
     input_ids = torch.tensor([list(ids)])
     types = {name: (input_ids == IMAGE).long() for name in ("mm_token_type_ids", "token_type_ids")}
     known = signature(model.forward).parameters
     inputs = {name: tensor for name, tensor in types.items() if name in known and prompt.images}
-    return model(input_ids=input_ids, **inputs, **prompt.images).logits[0]
+    return {"input_ids": input_ids, **inputs, **prompt.images}
+
+
+def twin_states(model: Any, tree: Tree, prompt: EncodedPrompt) -> list[Tensor]:
+    """States of the branches' own tokens, context left out."""
+    found = []
+    for branch in tree.branches:
+        inputs = twin_inputs(model, [*tree.prefix, *branch.ids], prompt)
+        found.append(model.model(**inputs).last_hidden_state[0, len(tree.prefix) + branch.context :])
+    return found
 
 
 def twin_logps(model: Any, tree: Tree, prompt: EncodedPrompt) -> list[Tensor]:
@@ -63,6 +86,19 @@ def test_logps_equal_those_of_separate_sequences(tiny: Any, row_tokens: int) -> 
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(slow, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.5  # far from uniform, or equality would say little
+
+
+def test_states_that_reward_heads_read_equal_those_of_separate_sequences(tiny: Any) -> None:
+    trees = trees_of(tiny.prompts)
+    with torch.no_grad():
+        expected = torch.cat(
+            [one for k, tree in enumerate(trees) for one in twin_states(tiny.model, tree, tiny.prompts[k])]
+        )
+        packed = pack(trees, 1000)
+        images = stack_images([tiny.prompts[k] for k in packed.tree_order])
+        actual = hidden_states(tiny.model, packed, images, packed.own_index)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.1
 
 
 def test_gradients_equal_those_of_separate_sequences(tiny: Any) -> None:
