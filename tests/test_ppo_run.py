@@ -4,11 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rlaifv.engines.local import LocalEngine
+from rlaifv.models.prompting import Prompter
+from rlaifv.models.reward_head import RewardSpec
+from rlaifv.records import Prompt
 from rlaifv.store.manifest import Manifest, main
+from rlaifv.worlds.shapes import Thing
 from tests.launching import TRAIN, Launch
 
 SMALL = (
@@ -62,6 +69,45 @@ def test_both_runs_of_a_command_end_as_uninterrupted_ones(tmp_path: Path) -> Non
     assert json.loads((whole / "reward_model/export/reward_head.json").read_text())["facts"] == "{facts} {question}"
 
 
+def test_facts_reach_no_prompt_but_a_reward_models(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text that a tokenizer gets in both runs is looked at, and every call that samples, asks or finds log-probs."""
+    monkeypatch.setattr(Thing, "caption_sentence", property(lambda thing: "A zebra."))
+    asked, rendered, calls = set(), set(), []
+    ask, render = RewardSpec.asked, Prompter._rendered
+
+    def spy_asked(spec: RewardSpec, prompt: Prompt) -> Prompt:
+        asked.add(ask(spec, prompt).question)
+        return ask(spec, prompt)
+
+    def spy_rendered(prompter: Prompter, prompt: Prompt, answer: str | None = None) -> str:
+        rendered.add((prompt.question, render(prompter, prompt, answer)))
+        return render(prompter, prompt, answer)
+
+    def spied(name: str) -> Callable[..., Any]:
+        method = getattr(LocalEngine, name)
+
+        def call(engine: LocalEngine, prompts: Sequence[Any], *rest: Any) -> Any:
+            asked_of = [one if isinstance(one, Prompt) else one[0] for one in prompts]
+            calls.extend((name, one.system, one.history, one.question) for one in asked_of)
+            calls.extend((name, str(one[1])) for one in prompts if not isinstance(one, Prompt))
+            return method(engine, prompts, *rest)
+
+        return call
+
+    monkeypatch.setattr(RewardSpec, "asked", spy_asked)
+    monkeypatch.setattr(Prompter, "_rendered", spy_rendered)
+    for name in ("sample", "answer_probabilities", "completion_logps"):
+        monkeypatch.setattr(LocalEngine, name, spied(name))
+    status, output = launch("experiment=rl/fact_rlhf", *SMALL, *OWN, "iteration.num_iterations=1", "run_dir=run")
+    assert status == 0, output
+    told = {question for question, text in rendered if "zebra" in text}
+    assert told
+    assert told <= asked
+    assert {name for name, *_ in calls} == {"sample", "answer_probabilities", "completion_logps"}
+    assert "zebra" not in repr(calls)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("experiment", ["fgaif", "morlaif"])
 def test_an_experiment_runs_by_one_command(tmp_path: Path, experiment: str) -> None:

@@ -53,8 +53,8 @@ class Experiment:
 EXPERIMENTS = {
     "llava7b_self": Experiment("llava7b", is_slow=False),
     "llava7b_self_lora": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
-    "llava7b_self_qlora": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
-    "llava7b_next34b": Experiment("llava7b", "next34b", is_slow=False),
+    "llava7b_self_qlora": Experiment("llava7b", lr=ADAPTER_LR),
+    "llava7b_next34b": Experiment("llava7b", "next34b"),
     "llava7b_rlhfv": Experiment("llava7b", is_slow=False),
     "llava13b_rlhfv": Experiment("llava13b"),
     "llava7b_fact_rlhf": Experiment("llava7b", lr=ADAPTER_LR, is_slow=False),
