@@ -1,5 +1,6 @@
 """Estimate the cost of a run from its composed settings and print it before the run starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,11 +24,14 @@ TYPICAL_IMAGE_PX = (480, 640)
 STAGES: dict[str, tuple[StageName, ...]] = {
     "generate.Generate": ("generate",),
     "score.Score": ("score",),
+    "comparisons.CompareByLabeler": ("score",),
     "scores.ScoreAnswers": ("rewards",),
     "reference.ReferenceLogps": ("reference",),
     "rollout_logps.RolloutLogps": ("logps",),
     "rollout_logps.RolloutValues": ("logps", "values", "base"),
 }
+# Text of a question that compares two answers, those left out.
+COMPARING_TOKENS = 60
 # What collators' records are; those of all others are pairs.
 RECORDS: dict[str, Record] = {
     "RolloutCollator": "answers",
@@ -107,7 +111,7 @@ def _workload(cfg: DictConfig) -> Workload:
     num_prompts = cfg.iteration.num_prompts or _prompts_per_iteration(cfg)
     record = RECORDS.get(str(cfg.method.learner.collator._target_).rpartition(".")[2], "pairs")
     per_prompt = _records_per_prompt(cfg, record)
-    return Workload(
+    work = Workload(
         num_prompts=num_prompts,
         num_responses=cfg.iteration.num_responses,
         num_records=num_prompts * per_prompt,
@@ -119,6 +123,15 @@ def _workload(cfg: DictConfig) -> Workload:
         num_iterations=cfg.iteration.num_iterations,
         reads_words=cfg.method.reward_model is None,
     )
+    criteria = [len(node.criteria) for node in cfg.method.stages.values() if node and _is_asked_to_compare(node)]
+    if not criteria:
+        return work
+    tokens = 2 * work.average_tokens + COMPARING_TOKENS
+    return replace(work, questions=2 * per_prompt * criteria[0], question_tokens=tokens)  # in both orders
+
+
+def _is_asked_to_compare(node: DictConfig) -> bool:
+    return str(node._target_).endswith(".CompareByLabeler")
 
 
 def _records_per_prompt(cfg: DictConfig, record: Record) -> int:

@@ -76,6 +76,10 @@ def test_both_runs_of_a_chain_are_budgeted(launch: Launch, prompt_list: Path, ex
     scorer, _, policy = output.partition("one iteration")[2].partition("one iteration")
     assert CHAINS[experiment][0] in scorer
     assert CHAINS[experiment][1] in policy
+    # Each of three principles in both orders; 1,750 × 2 answers of 6 claims; the same of 10,000.
+    questions = {"llava7b_morlaif": "60,000", "llava7b_fgaif": "21,000", "llava7b_fact_rlhf": "120,000"}
+    assert f"{questions[experiment]} questions" in scorer
+    assert "questions" not in policy
 
 
 def test_another_model_that_gives_answers_takes_its_memory(launch: Launch, prompt_list: Path) -> None:

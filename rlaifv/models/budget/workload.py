@@ -26,6 +26,7 @@ class Workload:
     response_tokens: average length of an answer, which `max_new_tokens` bounds
     prompt_tokens: text in a prompt, the image's tokens excluded (template and question)
     claims_per_response: questions asked about an answer; identical questions are asked once, so this is an upper bound
+    questions: about an image, where two answers are compared; None asks about claims
     question_prefix_tokens: text that all questions about an image share
     question_tokens: text of a question after that
     num_records: that train, in all
@@ -48,6 +49,7 @@ class Workload:
     records_per_tree: int = 1
     num_iterations: int = 1
     reads_words: bool = True
+    questions: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -62,7 +64,7 @@ class Workload:
     @property
     def questions_per_prompt(self) -> int:
         """Questions about one image."""
-        return self.num_responses * self.claims_per_response
+        return self.questions or self.num_responses * self.claims_per_response
 
     @property
     def num_answers(self) -> int:
