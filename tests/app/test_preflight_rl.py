@@ -13,19 +13,19 @@ from tests.settings import ROOT, composed
 
 CLAIMS = ["generate", "score", "log-probs", "train"]
 PPO = ["generate", "reward model", "log-probs", "critic's values", "base model's log-probs", "train"]
-COMPARED = (["generate", "score", "train"], "4,096 comparisons × 4 epochs")
-BY_ERRING_JUDGE = (COMPARED[0], "8,192 comparisons × 4 epochs")
+COMPARED = ["generate", "score", "train"]
+OF_1024 = (COMPARED, "8,192 comparisons × 4 epochs")
 # Stages of each run of a command, and what it trains on.
 EXPERIMENTS: dict[str, list[tuple[list[str], str]]] = {
     "rl/grpo_claims": [(CLAIMS, "5,120 answers × 1 epoch ")],
     "rl/rloo_claims": [(CLAIMS, "5,120 answers × 1 epoch ")],
-    "rl/fact_rlhf": [BY_ERRING_JUDGE, (PPO, "2,560 answers × 1 epoch ")],
-    "rl/fgaif": [(COMPARED[0], "2,560 answers × 2 epochs"), (PPO, "2,560 answers × 1 epoch ")],
-    "rl/morlaif": [COMPARED, (PPO, "2,560 answers × 1 epoch ")],
-    "reward_model/facts": [BY_ERRING_JUDGE],
-    "reward_model/no_facts": [BY_ERRING_JUDGE],
-    "reward_model/principles": [COMPARED],
-    "reward_model/segments": [(COMPARED[0], "2,560 answers × 2 epochs")],
+    "rl/fact_rlhf": [OF_1024, (PPO, "2,560 answers × 1 epoch ")],
+    "rl/fgaif": [(COMPARED, "2,560 answers × 2 epochs"), (PPO, "2,560 answers × 1 epoch ")],
+    "rl/morlaif": [OF_1024, (PPO, "2,560 answers × 1 epoch ")],
+    "reward_model/facts": [OF_1024],
+    "reward_model/no_facts": [OF_1024],
+    "reward_model/principles": [OF_1024],
+    "reward_model/segments": [(COMPARED, "2,560 answers × 2 epochs")],
 }
 PAPER = (
     "experiment=llava7b_self_lora",
