@@ -78,10 +78,12 @@ class IterationCallback(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after a signal if there is no checkpoint callback, which would otherwise do it."""
+        """Give the batch its weight in its step. Stop after a signal if there is no checkpoint callback to do it."""
         asks = not trainer.checkpoint_callbacks
         if asks and trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
             raise stop()
+        data, module = parts(trainer, pl_module)
+        module.batch_weight = data.weight(module.units, trainer.accumulate_grad_batches)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

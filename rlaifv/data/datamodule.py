@@ -84,6 +84,7 @@ class IterationDataModule(LightningDataModule):
         self.epoch = 0
         self.batch = 0
         self._served: tuple[int, TrainingSet] | None = None
+        self._weights: tuple[tuple[int, int], list[float]] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -106,6 +107,19 @@ class IterationDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
+
+    def weight(self, units: Callable[[Any], int], accumulate: int) -> float:
+        """Return the weight of the present batch in its optimizer step, see `PromptBatchSampler.weights`.
+
+        Args:
+            units: of a record: how many terms the loss averages over.
+            accumulate: batches per rank and step.
+        """
+        present = self.iteration, self.epoch
+        if self._weights is None or self._weights[0] != present:
+            counts = [units(record) for record in self.dataset().records]
+            self._weights = present, self._batch_sampler(self.epoch).weights(counts, accumulate)
+        return self._weights[1][self.batch]
 
     def advance(self) -> None:
         """Count an epoch as done, and after the last epoch its iteration."""

@@ -115,12 +115,29 @@ class PromptBatchSampler(Sampler[list[int]]):
         even = len(batches) - len(batches) % world_size if world_size > 1 else len(batches)
         self.batches = batches[rank:even:world_size]
         self.num_done = num_done
+        self._everyones, self._rank, self._world_size = batches[:even], rank, world_size
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches[self.num_done :])
+
+    def weights(self, units: Sequence[int], accumulate: int = 1) -> list[float]:
+        """Return the weight of each batch of this rank in its optimizer step.
+
+        A step averages the gradients of `accumulate` batches of each rank, and a batch's loss is a mean over its units. With
+        these weights the step's gradient is that of the mean over all its units, whatever batches and ranks they lie in.
+
+        Args:
+            units: of each record: how many terms the loss averages over.
+            accumulate: batches per rank and step. The last step of an epoch may have fewer, and is still divided by this.
+        """
+        sizes = [sum(units[index] for index in batch) for batch in self._everyones]
+        per_step = accumulate * self._world_size
+        totals = [sum(sizes[start : start + per_step]) for start in range(0, len(sizes), per_step)]
+        own = sizes[self._rank :: self._world_size]
+        return [size * per_step / max(1, totals[k // accumulate]) for k, size in enumerate(own)]
 
 
 def _batches_by_tokens(

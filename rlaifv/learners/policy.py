@@ -29,6 +29,9 @@ class NonFiniteLoss(ValueError):
 class PolicyModule(LightningModule):
     """A policy that trains on the records of one iteration after another. Subclasses define `training_step`.
 
+    The loss of a batch is a mean over its units, times `batch_weight`, which the trainer's callback sets for each batch so
+    that a step does not depend on how its records are shared out among batches and ranks.
+
     Args:
         policy: the model that trains; its frozen parts have `requires_grad` off.
         optimizer: takes the trainable parameters.
@@ -58,6 +61,7 @@ class PolicyModule(LightningModule):
         self.first_step = 0
         self.num_steps = 1
         self.policy_digest = ""
+        self.batch_weight = 1.0
         self._loaded_buffers = {
             name: buffer.clone() for name, buffer in policy.named_buffers() if buffer.is_floating_point()
         }
@@ -83,6 +87,10 @@ class PolicyModule(LightningModule):
             getattr(optimizer, "reset", optimizer.state.clear)()  # masters of 16-bit weights are no state to forget
         for group in optimizer.param_groups:  # the scheduler wrote the rate of the old iteration's end
             group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.first_step)
+
+    def units(self, record: Any) -> int:
+        """Return over how many terms the loss averages for a record; by default it averages over records."""
+        return 1
 
     def reaching_all_parameters(self, loss: Tensor) -> Tensor:
         """Return the loss with a gradient of 0 for all that trains, for a batch of text alone.

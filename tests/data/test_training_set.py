@@ -89,6 +89,40 @@ def test_ranks_read_equal_numbers_of_disjoint_batches(
     assert [batch for step in zip(*shares, strict=True) for batch in step] == list(whole)[: sum(map(len, shares))]
 
 
+def test_weights_make_one_mean_of_the_batches_of_a_step() -> None:
+    """Five records with 1, 2, 3, 4 and 0 units, in batches of two: 3, 7 and 0 units.
+
+    Of one rank with two batches a step: 2 × 3 / 10, 2 × 7 / 10, and a last step of a batch that knows nothing. Of two ranks,
+    the last batch is dropped, and the first two make a step.
+    """
+    records, units = of_prompts("aaaaa"), (1, 2, 3, 4, 0)
+    assert PromptBatchSampler(records, 2, 0).weights(units) == [1.0, 1.0, 0.0]
+    assert PromptBatchSampler(records, 2, 0).weights(units, accumulate=2) == [0.6, 1.4, 0.0]
+    assert [PromptBatchSampler(records, 2, 0, rank, 2).weights(units) for rank in range(2)] == [[0.6], [1.4]]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), min_size=8), *[st.integers(1, 3)] * 3)
+def test_weighted_means_of_batches_are_the_mean_of_a_step(
+    made: list[tuple[str, int]], batch_size: int, accumulate: int, world_size: int
+) -> None:
+    """A batch's loss is the mean of its records' units, which cost as much as the record's number."""
+    if len(made) < batch_size * world_size:
+        return
+    records, units = of_prompts([name for name, _ in made]), [count for _, count in made]
+    samplers = [PromptBatchSampler(records, batch_size, 1, rank, world_size) for rank in range(world_size)]
+    weights = [sampler.weights(units, accumulate) for sampler in samplers]
+    for start in range(0, len(samplers[0]), accumulate):
+        found, everything = 0.0, list[int]()
+        for sampler, own in zip(samplers, weights, strict=True):
+            for k in range(start, min(start + accumulate, len(sampler))):
+                batch = sampler.batches[k]
+                everything += batch
+                mean = sum(index * units[index] for index in batch) / max(1, sum(units[index] for index in batch))
+                found += own[k] * mean / (accumulate * world_size)
+        total = sum(units[index] for index in everything)
+        assert found == pytest.approx(sum(index * units[index] for index in everything) / max(1, total))
+
+
 def test_the_order_depends_on_the_seed_alone() -> None:
     prompt_ids = [f"p{k // 2}" for k in range(20)]
     orders = [list(PromptBatchSampler(of_prompts(prompt_ids), 4, seed)) for seed in (0, 0, 1)]

@@ -13,6 +13,7 @@ from rlaifv.learners.policy_gradient.batch import RolloutBatch
 from rlaifv.learners.policy_gradient.losses import Aggregation, surrogate_loss, value_loss
 from rlaifv.models.loading import backbone
 from rlaifv.models.tree.packing import hidden_states, target_logps
+from rlaifv.records import Rollout
 
 
 class TooFarFromReference(ValueError):
@@ -63,6 +64,9 @@ class PolicyGradientModule(PolicyModule):
         self.max_kl = max_kl
         self.aggregation: Aggregation = aggregation
 
+    def units(self, record: Rollout) -> int:
+        return len(record.token_ids) if self.aggregation == "token" else 1
+
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
 
@@ -83,6 +87,7 @@ class PolicyGradientModule(PolicyModule):
             self.aggregation,
         )
         loss, figures = self.with_critic(terms.loss, batch, hidden)
+        loss = loss * self.batch_weight
         loss = loss if batch.images else self.reaching_all_parameters(loss)
         self.refuse_non_finite_loss(loss, batch.record_ids)
         if self.max_kl and terms.kl.item() > self.max_kl:

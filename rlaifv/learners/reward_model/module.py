@@ -14,6 +14,7 @@ from rlaifv.learners.reward_model.losses import comparison_loss, segment_loss
 from rlaifv.models.loading import backbone
 from rlaifv.models.reward_head import RewardHead, RewardSpec, save_head
 from rlaifv.models.tree.packing import hidden_states
+from rlaifv.records import Comparison, LabelledSegments
 
 
 class RewardModelModule(PolicyModule):
@@ -66,6 +67,11 @@ class RewardModelModule(PolicyModule):
         policy = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         return [{"params": policy}, {"params": [*self.head.parameters()], "lr": self.head_lr, "weight_decay": 0.0}]
 
+    def units(self, record: Comparison | LabelledSegments) -> int:
+        if isinstance(record, LabelledSegments):
+            return len(record.labels)
+        return sum(preference >= 0 for preference in record.preferences)
+
     def training_step(self, batch: ComparisonBatch | SegmentBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch. Raises NonFiniteLoss instead of letting NaN or infinity reach a gradient."""
         found = self.head(hidden_states(backbone(self.policy), batch.trees, batch.images, batch.places))
@@ -79,7 +85,7 @@ class RewardModelModule(PolicyModule):
             known, ahead = batch.preferences >= 0, (first - second).detach()
             right = ((ahead > 0) == (batch.preferences > 0.5))[known].float().mean()
             figures = {"reward_model/accuracy": right, "reward_model/margin": ahead.abs().mean()}
-        loss = self.reaching_all_parameters(loss)  # the output embeddings have no part in it
+        loss = self.reaching_all_parameters(loss * self.batch_weight)  # the output embeddings have no part in it
         self.refuse_non_finite_loss(loss, batch.record_ids)
         size = len(batch.record_ids)
         self.log("loss", loss, batch_size=size, sync_dist=True)
