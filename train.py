@@ -39,7 +39,7 @@ from rlaifv.report.page import write_report
 from rlaifv.runtime.console import console, set_up_logging
 from rlaifv.runtime.phases import kept, measured, save, timed
 from rlaifv.runtime.ranks import end_with_parent, rank
-from rlaifv.runtime.stopping import stoppable
+from rlaifv.runtime.stopping import stoppable, wait_until
 
 register_resolvers()
 
@@ -55,7 +55,7 @@ def main(composed: DictConfig) -> None:
             if cfg.resume is not None and is_finished(cfg, run_dir):
                 console.print(f"{run_dir} is finished; there is nothing left to do.", soft_wrap=True)
                 return
-            earlier = [one for one in earlier_runs(cfg, run_dir) if not one.is_finished]
+            earlier = [one for one in earlier_runs(cfg, run_dir) if not one.is_finished()]
             for one in earlier:
                 size_and_check(one.cfg, one.overrides)
                 print_preflight(one.cfg, one.run_dir)
@@ -69,6 +69,8 @@ def main(composed: DictConfig) -> None:
                 for one in earlier:
                     with measured(), kept(one.run_dir if rank() == 0 else None):
                         train(one.cfg, one.run_dir)
+                    if rank() > 0:  # what comes next reads what the first rank exports
+                        wait_until(one.is_finished)
                 train(cfg, run_dir)
 
 

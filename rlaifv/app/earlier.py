@@ -4,7 +4,7 @@ run_dir/reward_model/…       a whole run of its own, with settings, report and
 run_dir/…                    the run itself, whose settings refer to ${run_dir}/reward_model/export
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra import compose
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlaifv.app.checks import ConfigError
 from rlaifv.app.launch import CONFIG_NAME, is_finished, with_null_groups
+from rlaifv.app.resume import apply_overrides
 
 # Overrides that hold for earlier runs too, by their first words; others are about the run itself.
 SHARED = (
@@ -42,29 +43,32 @@ class Earlier:
     run_dir: Path
     overrides: list[str]
 
-    @property
     def is_finished(self) -> bool:
         """Whether it has nothing left to do."""
         return (self.run_dir / CONFIG_NAME).is_file() and is_finished(self.cfg, self.run_dir)
 
 
 def earlier_runs(cfg: DictConfig, run_dir: Path) -> list[Earlier]:
-    """Return the runs that come before a run, in their order. Those that were begun have the settings that they began with.
+    """Return the runs that come before a run, in their order. Those that were begun have the settings that they began with,
+    and what a resumed run may change.
 
     Raises:
-        ConfigError: an experiment does not compose with the overrides of this run.
+        ConfigError: an experiment does not compose with the overrides of this run, or one of them may not change in an
+            earlier run that was begun.
     """
-    return [_earlier(name, str(experiment), run_dir) for name, experiment in (cfg.before or {}).items()]
+    return [_earlier(name, str(experiment), cfg, run_dir) for name, experiment in (cfg.before or {}).items()]
 
 
-def _earlier(name: str, experiment: str, run_dir: Path) -> Earlier:
+def _earlier(name: str, experiment: str, whole: DictConfig, run_dir: Path) -> Earlier:
     directory = run_dir / name
+    shared = [*filter(_is_shared, HydraConfig.get().overrides.task)]
     if (directory / CONFIG_NAME).is_file():
         stored = OmegaConf.load(directory / CONFIG_NAME)
         known = OmegaConf.merge(stored, {"run_dir": str(directory), "resume": str(directory)})
         assert isinstance(known, DictConfig)
-        return Earlier(name, known, directory, [])
-    overrides = [f"experiment={experiment}", *filter(_is_shared, HydraConfig.get().overrides.task)]
+        begun = Earlier(name, known, directory, [])
+        return begun if begun.is_finished() else replace(begun, cfg=apply_overrides(known, whole, shared, directory))
+    overrides = [f"experiment={experiment}", *shared]
     try:
         cfg = compose("train", overrides)
     except HydraException as error:
