@@ -16,9 +16,7 @@ from pathlib import Path
 
 import torch
 
-import rlaifv.loop
-import rlaifv.observers.candidates
-import rlaifv.report.page  # import here instead of at the end of every run
+from rlaifv.records import STAGE_RECORDS
 from rlaifv.store import atomic
 from tools.dev.run_check import check_pairs, check_run
 
@@ -31,27 +29,43 @@ SETTINGS = (
     "iteration.epochs=2",
     "iteration.min_pairs=2",
     "iteration.decoding.max_new_tokens=60",
-    "iteration.pairing.length_balance=false",
     "learner.batch_size=4",
     "data.num_held_out=2",
 )
+# Kinds of runs and what each adds to the settings: RLAIF-V, GRPO, and a reward model with PPO on its scores.
+RUNS = {
+    "rlaif_v": ("iteration.pairing.length_balance=false",),
+    "grpo_claims": ("method=grpo_claims",),
+    "ppo": (
+        "experiment=rl/fact_rlhf",
+        "iteration.num_prompts=16",
+        "iteration.shard_prompts=8",
+        "learner.batch_size=16",
+    ),
+}
 TWO_RANKS = ("trainer.devices=2", "++trainer.strategy=ddp")
-SHARD_POINTS = tuple(f"loop.{stage}" for stage in ("responses", "claims", "judgements", "pairs"))
+SHARD_POINTS = tuple(f"loop.{stage}" for stage in STAGE_RECORDS if stage != "prompts")
 STEP_POINT = "store.append"
-HANG_SECONDS = 120
+HANG_SECONDS = 300
+runpy.run_path(str(TRAIN))  # imports here what every run would import again
 
 
 @dataclass(frozen=True)
 class Place:
-    """A directory with a run, its output and the failpoints that it passed."""
+    """A directory with a run of one of `RUNS`, its output and the failpoints that it passed."""
 
     directory: Path
     num_ranks: int = 1
     was_two: bool = False
+    kind: str = "rlaif_v"
 
     @property
     def run_dir(self) -> Path:
         return self.directory / "run"
+
+    def parts(self) -> list[Path]:
+        """Return the directories of the run and then of those that came before it, relative to `run_dir`."""
+        return [path.parent.relative_to(self.run_dir) for path in sorted(self.run_dir.glob("**/config.yaml"))]
 
     def points(self) -> list[str]:
         """Return the failpoints passed, in order; those of two ranks are interleaved."""
@@ -65,14 +79,15 @@ class Place:
 
     def epoch_steps(self) -> int:
         """Return the largest number of steps in an epoch (the distance between checkpoints), summed over ranks."""
-        entries = [
-            json.loads(line) for path in self.run_dir.glob("journal/*") for line in path.read_text().splitlines()
-        ]
-        return max(Counter((entry["iteration"], entry["epoch"]) for entry in entries).values())
+        epochs: Counter[tuple[Path, int, int]] = Counter()
+        for path in self.run_dir.glob("**/journal/*"):
+            entries = map(json.loads, path.read_text().splitlines())
+            epochs.update((path.parent, entry["iteration"], entry["epoch"]) for entry in entries)
+        return max(epochs.values())
 
     def start(self, fail: str | None = None, failing_rank: int = 0) -> list[int]:
         """Start or resume the run and return the process id of every rank."""
-        arguments = ["run_dir=run", *SETTINGS, *(TWO_RANKS if self.num_ranks > 1 else ())]
+        arguments = ["run_dir=run", *SETTINGS, *RUNS[self.kind], *(TWO_RANKS if self.num_ranks > 1 else ())]
         if (self.run_dir / "config.yaml").exists():
             arguments = ["resume=run", *(("trainer.devices=1",) if self.was_two else ())]
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
@@ -97,11 +112,12 @@ class Place:
     def compare(self, oracle: "Place") -> list[str]:
         """Return the differences from the uninterrupted run. Forks to keep this process free of threads."""
         found = self.directory / "problems.txt"
-        # One rank trains in a different order than two, so only the first iteration's pairs are equal.
-        check = check_pairs if self.was_two else check_run
+        parts, check = oracle.parts(), check_run
+        if self.was_two:  # one rank trains in a different order, so only what is made before any training is equal
+            parts, check = parts[-1:], check_pairs
 
         def look() -> int:
-            found.write_text("\n".join(check(self.run_dir, oracle.run_dir)))
+            found.write_text("\n".join(p for part in parts for p in check(self.run_dir / part, oracle.run_dir / part)))
             return 0
 
         if wait([fork(look)]) != [0]:
@@ -161,7 +177,9 @@ def run_train(directory: Path, arguments: Sequence[str], environment: dict[str, 
         os.write(points, f"{name}\n".encode())
         failpoint(name)
 
-    atomic.failpoint = rlaifv.loop.failpoint = rlaifv.observers.candidates.failpoint = noted
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("rlaifv.") and hasattr(module, "failpoint"):
+            vars(module)["failpoint"] = noted
     os.chdir(directory)
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
     torch.set_num_threads(1)  # threads of parallel runs would compete for cores

@@ -74,18 +74,26 @@ def _logged_steps(run_dir: Path) -> list[tuple[str, str]]:
 
 
 def _unaccounted(run_dir: Path) -> Iterator[str]:
-    """Check that every response is usable or counted as dropped, and every possible pair kept or counted as dropped."""
+    """Check that every response is usable or counted as dropped, and what is made of them kept or counted as dropped."""
     for directory in sorted((run_dir / "iterations").iterdir()):
         manifest = Manifest(directory)
         responses, drops = manifest.records("responses"), Counter(manifest.drops)
+        if "rollouts" in manifest.stages:
+            num_rollouts, dropped = len(manifest.records("rollouts")), drops.total()
+            if num_rollouts + dropped != len(responses):
+                yield f"{directory}: {num_rollouts} kept and {dropped} dropped rollouts are not {len(responses)}."
+            continue
         usable = _usable(responses, manifest.records("judgements"))
         dropped = sum(drops[reason] for reason in RESPONSE_REASONS)
         if len(usable) + dropped != len(responses):
             yield f"{directory}: {len(usable)} usable and {dropped} dropped responses are not {len(responses)}."
+        table = "comparisons" if "comparisons" in manifest.stages else "pairs"
+        if table == "comparisons":  # which answers that say the same are not
+            usable = [*{(response.prompt_id, response.text.strip()): response for response in usable}.values()]
         possible = sum(comb(count, 2) for count in Counter(response.prompt_id for response in usable).values())
-        num_pairs, dropped = len(manifest.records("pairs")), sum(drops[reason] for reason in PAIR_REASONS)
+        num_pairs, dropped = len(manifest.records(table)), sum(drops[reason] for reason in PAIR_REASONS)
         if num_pairs + dropped != possible:
-            yield f"{directory}: {num_pairs} kept and {dropped} dropped pairs are not {possible}."
+            yield f"{directory}: {num_pairs} kept and {dropped} dropped {table} are not {possible}."
 
 
 def _usable(responses: Sequence[Response], judgements: Sequence[Judgement]) -> list[Any]:
