@@ -108,6 +108,15 @@ def test_facts_reach_no_prompt_but_a_reward_models(launch: Launch, monkeypatch: 
 
 
 @pytest.mark.slow
+def test_two_ranks_make_both_runs(tmp_path: Path) -> None:
+    """The second one waits for the export of the first before it reads the reward model."""
+    ranks = ("trainer.devices=2", "trainer.strategy=ddp", "iteration.num_prompts=16")
+    assert run("experiment=rl/fact_rlhf", *SMALL, *OWN, *ranks, f"run_dir={tmp_path}") == 0
+    assert main([str(tmp_path)]) == main([str(tmp_path / "reward_model")]) == 0
+    assert len([*tmp_path.glob("journal/rank-*.jsonl")]) == len([*tmp_path.glob("*/journal/rank-*.jsonl")]) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("experiment", ["fgaif", "morlaif"])
 def test_an_experiment_runs_by_one_command(tmp_path: Path, experiment: str) -> None:

@@ -64,7 +64,7 @@ class Place:
         return self.directory / "run"
 
     def parts(self) -> list[Path]:
-        """Return the directories of the run and of those that came before it, relative to `run_dir`."""
+        """Return the directories of the run and then of those that came before it, relative to `run_dir`."""
         return [path.parent.relative_to(self.run_dir) for path in sorted(self.run_dir.glob("**/config.yaml"))]
 
     def points(self) -> list[str]:
@@ -112,11 +112,11 @@ class Place:
     def compare(self, oracle: "Place") -> list[str]:
         """Return the differences from the uninterrupted run. Forks to keep this process free of threads."""
         found = self.directory / "problems.txt"
-        # One rank trains in a different order than two, so only the first iteration's pairs are equal.
-        check = check_pairs if self.was_two else check_run
+        parts, check = oracle.parts(), check_run
+        if self.was_two:  # one rank trains in a different order, so only what is made before any training is equal
+            parts, check = parts[-1:], check_pairs
 
         def look() -> int:
-            parts = oracle.parts()
             found.write_text("\n".join(p for part in parts for p in check(self.run_dir / part, oracle.run_dir / part)))
             return 0
 

@@ -87,8 +87,10 @@ def _unaccounted(run_dir: Path) -> Iterator[str]:
         dropped = sum(drops[reason] for reason in RESPONSE_REASONS)
         if len(usable) + dropped != len(responses):
             yield f"{directory}: {len(usable)} usable and {dropped} dropped responses are not {len(responses)}."
-        possible = sum(comb(count, 2) for count in Counter(response.prompt_id for response in usable).values())
         table = "comparisons" if "comparisons" in manifest.stages else "pairs"
+        if table == "comparisons":  # which answers that say the same are not
+            usable = [*{(response.prompt_id, response.text.strip()): response for response in usable}.values()]
+        possible = sum(comb(count, 2) for count in Counter(response.prompt_id for response in usable).values())
         num_pairs, dropped = len(manifest.records(table)), sum(drops[reason] for reason in PAIR_REASONS)
         if num_pairs + dropped != possible:
             yield f"{directory}: {num_pairs} kept and {dropped} dropped {table} are not {possible}."

@@ -24,9 +24,9 @@ def io_tasks(oracle, stride, seed):
     return [("eio", partial(fault.break_io, oracle, way="eio", number=number))]
 
 fault.io_tasks = io_tasks
-print("status", fault.main(["--only", "io", "--jobs", "1"]))
+print("status", fault.main(["--run", "rlaif_v", "--only", "io", "--jobs", "1"]))
 rlaifv.loop.derive_seed = lambda *parts, count=itertools.count(): next(count)
-print("status", fault.main(["--only", "io", "--jobs", "1"]))
+print("status", fault.main(["--run", "rlaif_v", "--only", "io", "--jobs", "1"]))
 """
 
 PARTS = """
@@ -55,11 +55,14 @@ assert set.union(*names) == every and sum(map(len, names)) == len(every)
 assert [name for name, _ in fault.kill_tasks(place, 12, 0, 1.0)] == ["kills-0", "kills-1", "kills-2"]
 assert [work.keywords["num_kills"] for _, work in fault.kill_tasks(place, 12, 0, 1.0)] == [5, 5, 2]
 
-(place.run_dir / "journal").mkdir(parents=True)
-for rank in range(2):
-    lines = ['{"iteration": 0, "epoch": 0}'] + ['{"iteration": 0, "epoch": 1}'] * 2
-    (place.run_dir / "journal" / f"rank-{rank:03d}.jsonl").write_text("\\n".join(lines))
+for part, length in ((".", 2), ("reward_model", 1)):
+    (place.run_dir / part / "journal").mkdir(parents=True)
+    (place.run_dir / part / "config.yaml").touch()
+    for rank in range(2):
+        lines = ['{"iteration": 0, "epoch": 0}'] + ['{"iteration": 0, "epoch": 1}'] * length
+        (place.run_dir / part / "journal" / f"rank-{rank:03d}.jsonl").write_text("\\n".join(lines))
 assert place.epoch_steps() == 4
+assert place.parts() == [Path("."), Path("reward_model")]
 
 fault.Place.finish = lambda self, status: []
 fault.Place.compare = lambda self, oracle: []
@@ -70,7 +73,7 @@ for more, bound, passes in (("loop.claims", 1, True), ("loop.claims", 2, False),
     outcome = fault._settle(Outcome("fault", "name", 1), fresh, place, -9)
     assert (outcome.problems == []) is passes, outcome
     assert outcome.shards + outcome.steps == bound
-fault.console.print(fault.table_of([Outcome("a", "x", 2, 1, 0), Outcome("a", "y", 3, 0, 4, ["wrong"])]))
+fault.console.print(fault.table_of([Outcome("a", *rest, kind="ppo") for rest in (("x", 2, 1), ("y", 3, 0, 4, ["wrong"]))]))
 """
 
 
@@ -86,7 +89,7 @@ def run_script(script: str, tmp_path: Path, *arguments: str) -> str:
 def test_faults_are_chosen_and_counted(tmp_path: Path) -> None:
     """In a process of its own, since it forks."""
     output = run_script(PARTS, tmp_path, str(tmp_path))
-    assert re.search(r"^a +5 +2 +1 shards, 4 steps", output, re.MULTILINE)
+    assert re.search(r"^ppo +a +5 +2 +1 shards, 4 steps", output, re.MULTILINE)
 
 
 @pytest.mark.timeout(600)
@@ -100,5 +103,5 @@ def test_a_run_that_cannot_be_repeated_is_seen(tmp_path: Path) -> None:
     assert "holds other shards" in harmed
     kept = re.search(r"What they left is in (\S+); --seed 0 repeats them", harmed)
     assert kept
-    assert (Path(kept[1]) / "eio" / "run" / "config.yaml").exists()
+    assert (Path(kept[1]) / "rlaif_v" / "eio" / "run" / "config.yaml").exists()
     assert [path.name for path in tmp_path.glob("rlaifv-fault-*")] == [Path(kept[1]).name]
