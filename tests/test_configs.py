@@ -29,6 +29,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "experiment/ablation").glob("*.yaml"))
 # Those that train on published pairs, and make none.
 OFFLINE = [name for name in EXPERIMENTS if name.endswith("_rlhfv")]
+CHAINS = ["llava7b_fact_rlhf", "llava7b_fgaif", "llava7b_morlaif"]
 # Where a file says nothing on a required value, this does.
 REQUIRED = {
     "evaluation": "data_root=copies",
@@ -217,7 +218,30 @@ def test_every_offline_experiment_builds_with_a_small_model(experiment: str, mod
     assert (data.num_iterations, data.epochs, run.held_out.selection) == (1, 3, SelectionRules(0))
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in OFFLINE])
+@pytest.mark.parametrize(
+    ("experiment", "kl", "lam", "answers", "tokens", "lr"),
+    [
+        ("llava7b_fact_rlhf", 0.1, 1.0, 4096, 896, 3e-5),
+        ("llava7b_fgaif", 0.1, 1.0, 4096, 896, 1e-7),
+        ("llava7b_morlaif", 0.05, 0.95, 1000, 128, 4e-6),
+    ],
+)
+def test_published_settings_of_ppo_arrive(
+    experiment: str, kl: float, lam: float, answers: int, tokens: int, lr: float
+) -> None:
+    """They run on twins in tests/twins."""
+    cfg = composed(f"experiment={experiment}", "run_dir=run", "data.path=prompts.jsonl")
+    assert (cfg.method.stages.advantages.kl_weight, cfg.method.stages.advantages.lam) == (kl, lam)
+    assert cfg.iteration.num_prompts * cfg.iteration.num_responses == answers
+    assert (cfg.iteration.decoding.max_new_tokens, cfg.learner.lr, cfg.learner.lora.lora_dropout) == (tokens, lr, 0.0)
+    batch = cfg.learner.batch_size * cfg.trainer.accumulate_grad_batches
+    assert batch == (128 if experiment == "llava7b_morlaif" else 256)
+    module = cfg.method.learner.module
+    assert (module.clip, module.value_clip) == (0.2, 0.2)
+    assert cfg.method.critic.path == cfg.method.reward_models.score == "run/reward_model/export"
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in (*OFFLINE, *CHAINS)])
 def test_every_experiment_builds_with_a_small_model(
     experiment: str, model_dir: Path, prompt_list: Path, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def _unused(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
             continue
         if key.startswith("learner."):
             yield f"{key} has no effect with this method; what its learner knows is under method.learner.module."
-        elif setting == "iteration.pairing":
+        elif setting == "iteration.pairing" and cfg.run != "train":  # whose pairs are given
             yield f"{key} has no effect with this method, which makes no pairs by score."
 
 

@@ -20,12 +20,12 @@ EXPERIMENTS: dict[str, list[tuple[list[str], str]]] = {
     "rl/grpo_claims": [(CLAIMS, "5,120 answers × 1 epoch ")],
     "rl/rloo_claims": [(CLAIMS, "5,120 answers × 1 epoch ")],
     "rl/fact_rlhf": [OF_1024, (PPO, "2,560 answers × 1 epoch ")],
-    "rl/fgaif": [(COMPARED, "2,560 answers × 2 epochs"), (PPO, "2,560 answers × 1 epoch ")],
+    "rl/fgaif": [(COMPARED, "5,120 answers × 2 epochs"), (PPO, "2,560 answers × 1 epoch ")],
     "rl/morlaif": [OF_1024, (PPO, "2,560 answers × 1 epoch ")],
     "reward_model/facts": [OF_1024],
     "reward_model/no_facts": [OF_1024],
     "reward_model/principles": [OF_1024],
-    "reward_model/segments": [(COMPARED, "2,560 answers × 2 epochs")],
+    "reward_model/segments": [(COMPARED, "5,120 answers × 2 epochs")],
 }
 PAPER = (
     "experiment=llava7b_self_lora",

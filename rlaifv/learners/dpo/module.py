@@ -75,7 +75,6 @@ class DPOModule(PolicyModule):
             nll = -reduce_logps(token_logps, lengths, "mean")[::2].mean()
             loss = loss + self.nll_weight * nll
             self.log("nll", nll.detach(), batch_size=len(chosen), sync_dist=True)
-        loss = loss * self.batch_weight
         if not batch.images:
             loss = self.reaching_all_parameters(loss)
         self.refuse_non_finite_loss(loss, batch.record_ids)
@@ -93,4 +92,4 @@ class DPOModule(PolicyModule):
             batch_size=len(chosen),
             sync_dist=True,
         )
-        return loss
+        return loss * self.batch_weight

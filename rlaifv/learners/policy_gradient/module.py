@@ -87,7 +87,6 @@ class PolicyGradientModule(PolicyModule):
             self.aggregation,
         )
         loss, figures = self.with_critic(terms.loss, batch, hidden)
-        loss = loss * self.batch_weight
         loss = loss if batch.images else self.reaching_all_parameters(loss)
         self.refuse_non_finite_loss(loss, batch.record_ids)
         if self.max_kl and terms.kl.item() > self.max_kl:
@@ -108,7 +107,7 @@ class PolicyGradientModule(PolicyModule):
             batch_size=num_answers,
             sync_dist=True,
         )
-        return loss
+        return loss * self.batch_weight
 
     def with_critic(self, loss: Tensor, batch: RolloutBatch, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss with what a critic adds, and its figures; here there is none.

@@ -85,12 +85,12 @@ class RewardModelModule(PolicyModule):
             known, ahead = batch.preferences >= 0, (first - second).detach()
             right = ((ahead > 0) == (batch.preferences > 0.5))[known].float().mean()
             figures = {"reward_model/accuracy": right, "reward_model/margin": ahead.abs().mean()}
-        loss = self.reaching_all_parameters(loss * self.batch_weight)  # the output embeddings have no part in it
+        loss = self.reaching_all_parameters(loss)  # the output embeddings have no part in it
         self.refuse_non_finite_loss(loss, batch.record_ids)
         size = len(batch.record_ids)
         self.log("loss", loss, batch_size=size, sync_dist=True)
         self.log_dict(figures, batch_size=size, sync_dist=True)
-        return loss
+        return loss * self.batch_weight
 
     def export_beside(self, directory: Path) -> None:
         """Write the head and what it scores."""
