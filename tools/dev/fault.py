@@ -44,8 +44,8 @@ RANK_POINTS = {
     "ppo": ("loop.judgements 1", "loop.scores 1"),
 }
 # Without --stride and --kills.
-STRIDES = {"rlaif_v": 13, "grpo_claims": 50, "ppo": 72}
-KILLS_OF = {"rlaif_v": 50, "grpo_claims": 10, "ppo": 20}
+STRIDES = {"rlaif_v": 13, "grpo_claims": 60, "ppo": 144}
+KILLS_OF = {"rlaif_v": 50, "grpo_claims": 10, "ppo": 10}
 
 
 @dataclass
