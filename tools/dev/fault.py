@@ -1,6 +1,6 @@
 """Inject reproducible faults into runs of train.py, resume the runs, and compare their results.
 
-    python -m tools.dev.fault                                all parts, under 15 minutes on two cores
+    python -m tools.dev.fault                                all kinds of runs and parts, under 15 minutes on two cores
     python -m tools.dev.fault --only kills --seed 7          kill -9, at other times
     python -m tools.dev.fault --run ppo --only io            I/O steps of a reward model and of PPO on its scores
     python -m tools.dev.fault --only io --stride 1           every single I/O step, takes hours
