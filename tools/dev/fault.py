@@ -1,6 +1,6 @@
 """Inject reproducible faults into runs of train.py, resume the runs, and compare their results.
 
-    python -m tools.dev.fault                                all parts, under 15 minutes on two cores
+    python -m tools.dev.fault                                all kinds of runs and parts
     python -m tools.dev.fault --only kills --seed 7          kill -9, at other times
     python -m tools.dev.fault --run ppo --only io            I/O steps of a reward model and of PPO on its scores
     python -m tools.dev.fault --only io --stride 1           every single I/O step, takes hours
@@ -44,8 +44,8 @@ RANK_POINTS = {
     "ppo": ("loop.judgements 1", "loop.scores 1"),
 }
 # Without --stride and --kills.
-STRIDES = {"rlaif_v": 13, "grpo_claims": 50, "ppo": 72}
-KILLS_OF = {"rlaif_v": 50, "grpo_claims": 10, "ppo": 20}
+STRIDES = {"rlaif_v": 13, "grpo_claims": 60, "ppo": 144}
+KILLS_OF = {"rlaif_v": 50, "grpo_claims": 10, "ppo": 10}
 
 
 @dataclass
