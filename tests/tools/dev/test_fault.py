@@ -93,6 +93,7 @@ def test_faults_are_chosen_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_run_that_cannot_be_repeated_is_seen(tmp_path: Path) -> None:
     output = run_script(TWO_SWEEPS, tmp_path)
     sound, harmed = output.split("status 0")
