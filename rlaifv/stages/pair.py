@@ -14,16 +14,18 @@ from itertools import combinations, groupby
 from typing import Literal, get_args
 
 from rlaifv.records import Claim, Judgement, Pair, Response
+from rlaifv.stages.answer_scores import Score, check_score, score_responses, verdicts_of
 from rlaifv.stages.generate import OTHER_MARK
 from rlaifv.stages.score import verdict_statistics
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
 
 Order = Literal["paper", "reference"]
-Score = Literal["rejected", "rate", "probability"]
 RESPONSE_REASONS = ("empty_response", "truncated", "no_claims", "unknown")
 PAIR_REASONS = ("identical", "tie", "over_cap", "length_balance")
 # Of the order "reference" only: responses, and pairs.
 REFERENCE_REASONS = ("not_contiguous", "repeated_question")
+# Of rules that are off by default.
+OPTIONAL_REASONS = ("length_mismatch", "fewer_accepted")
 _THRESHOLD_STEPS = 50
 
 
@@ -42,10 +44,13 @@ class PairingRules:
             reference: as the released code has it. Cut answers and unknown verdicts take part; a prompt that comes again
                 after others is dropped, and so are pairs in which an answer has the same question twice; identical texts
                 leave only after the cap, and so do not make room for others.
-        score: what an answer's score is, see `score_responses`.
+        score: what an answer's score is, see `rlaifv.stages.answer_scores`.
+        score_weight: what `net` and `f_score` weigh with.
+        max_length_gap: pairs whose lengths in words differ by more than this share of the longer one are dropped; 1 keeps all.
+        keep_accepted: whether pairs are dropped whose chosen answer has fewer accepted claims than the rejected one.
 
     Raises:
-        ValueError: a margin that is not above 0, a cap below 1, or an unknown order.
+        ValueError: a margin or a weight that is not above 0, a cap below 1, a gap outside 0 to 1, an unknown order or score.
     """
 
     margin: float = 1.0
@@ -53,18 +58,24 @@ class PairingRules:
     length_balance: bool = True
     order: Order = "paper"
     score: Score = "rejected"
+    score_weight: float = 1.0
+    max_length_gap: float = 1.0
+    keep_accepted: bool = False
 
     def __post_init__(self) -> None:
-        if self.score not in get_args(Score):
-            raise ValueError(f"The score must be one of {', '.join(get_args(Score))}, but it is {self.score!r}.")
+        check_score(self.score, self.score_weight)
         if self.order not in get_args(Order):
             raise ValueError(
                 f"The order of pairing must be one of {', '.join(get_args(Order))}, but it is {self.order!r}."
             )
         if not self.margin > 0:
             raise ValueError(f"The pairing margin must be above 0, but it is {self.margin}.")
+        if self.score == "f_score" and self.margin >= 1:
+            raise ValueError(f"F-scores are between 0 and 1, so no two differ by {self.margin}; a margin of 0.1 is a start.")
         if self.max_pairs_per_prompt < 1:
             raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {self.max_pairs_per_prompt}.")
+        if not 0 <= self.max_length_gap <= 1:
+            raise ValueError(f"max_length_gap must be between 0 and 1, but it is {self.max_length_gap}.")
 
 
 class BuildPairs(Stage):
@@ -99,54 +110,6 @@ class BuildPairs(Stage):
         return Made(pairs, +drops)
 
 
-def score_responses(
-    responses: Iterable[Response], judgements: Iterable[Judgement], rule: Score = "rejected"
-) -> dict[str, float]:
-    """Score each response by its claims; the higher, the better. Unknown verdicts do not count.
-
-    rejected      minus the number of rejected claims (RLAIF-V, section 3.2), which long answers have more of
-    rate          minus their share of the claims with a verdict
-    probability   minus the sum of P(no) / (P(yes) + P(no)): a doubtful claim weighs half a rejected one
-
-    A response without claims is absent.
-
-    Returns:
-        Response id to score, in the order of `responses`.
-
-    Raises:
-        ValueError: two responses with one id, two judgements of one claim, or a judgement of a response not given.
-    """
-    rejected: dict[str, float] = {}
-    num_claims: Counter[str] = Counter()
-    num_known: Counter[str] = Counter()
-    for response in responses:
-        if response.id in rejected:
-            raise ValueError(f"Two responses carry the id {response.id!r}, so their claims cannot be told apart.")
-        rejected[response.id] = 0
-    judged: set[str] = set()
-    for judgement in judgements:
-        if judgement.response_id not in rejected:
-            raise ValueError(
-                f"Claim {judgement.claim_id!r} belongs to response {judgement.response_id!r}, which is not there."
-            )
-        if judgement.claim_id in judged:
-            raise ValueError(f"Claim {judgement.claim_id!r} was judged twice, so it would count twice.")
-        judged.add(judgement.claim_id)
-        num_claims[judgement.response_id] += 1
-        if judgement.verdict != "unknown":
-            num_known[judgement.response_id] += 1
-            rejected[judgement.response_id] += (
-                judgement.p_no / (judgement.p_yes + judgement.p_no)
-                if rule == "probability"
-                else judgement.verdict == "rejected"
-            )
-    return {
-        key: -count / (max(num_known[key], 1) if rule == "rate" else 1)
-        for key, count in rejected.items()
-        if num_claims[key]
-    }
-
-
 def build_pairs(
     responses: Sequence[Response],
     judgements: Sequence[Judgement],
@@ -155,7 +118,7 @@ def build_pairs(
     claims: Sequence[Claim] = (),
     others: Container[str] | None = None,
 ) -> tuple[list[Pair], Counter[str]]:
-    """Pair the responses of each prompt; the better-scored one is chosen. `claims` matter to the order "reference" only.
+    """Pair the responses of each prompt; the better-scored one is chosen. `claims` tell which claims ask the same.
 
     With `others`, the ids of another model's responses, only pairs in which one of these is chosen and one of the policy's
     is rejected are looked at.
@@ -165,20 +128,21 @@ def build_pairs(
 
     Returns:
         The pairs, prompts in order of first appearance, and how much was dropped by reason: responses for
-        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS` (and `REFERENCE_REASONS`). Each is counted
-        once, under the first reason that applies.
+        `RESPONSE_REASONS`, pairs of the remaining responses for `PAIR_REASONS` (and `REFERENCE_REASONS`,
+        `OPTIONAL_REASONS`). Each is counted once, under the first reason that applies.
 
     Raises:
-        ValueError: as for `score_responses`.
+        ValueError: as for `rlaifv.stages.answer_scores.verdicts_of`.
     """
-    scores = score_responses(responses, judgements, rules.score)
+    scores = score_responses(responses, judgements, rules.score, rules.score_weight, claims)
+    num_accepted = _num_accepted(responses, judgements, claims) if rules.keep_accepted else {}
     drops: Counter[str] = Counter()
     is_reference = rules.order == "reference"
     repeating = _with_repeated_questions(claims) if is_reference else set()
     usable = _contiguous(responses, scores, drops) if is_reference else _usable(responses, judgements, scores, drops)
     pairs: list[Pair] = []
     for prompt_id, group in usable.items():
-        candidates = list(_candidates(group, scores, rules, repeating, drops, others))
+        candidates = list(_candidates(group, scores, rules, repeating, drops, others, num_accepted))
         pairs += _cap(candidates, prompt_id, rules, seed, drops)
     if is_reference:
         different = [pair for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
@@ -305,6 +269,7 @@ def _candidates(
     repeating: set[str],
     drops: Counter[str],
     others: Container[str] | None,
+    num_accepted: Mapping[str, int],
 ) -> Iterator[Pair]:
     for first, second in combinations(group, 2):
         if others is not None and not _is_from_other(first, second, scores, others):
@@ -317,6 +282,9 @@ def _candidates(
             drops["repeated_question"] += 1
         else:
             chosen, rejected = (first, second) if scores[first.id] > scores[second.id] else (second, first)
+            if reason := _optional_reason(chosen, rejected, rules, num_accepted):
+                drops[reason] += 1
+                continue
             yield Pair(
                 id=f"{chosen.id}>{rejected.id}",
                 prompt_id=chosen.prompt_id,
@@ -329,6 +297,26 @@ def _candidates(
                 chosen_score=scores[chosen.id],
                 rejected_score=scores[rejected.id],
             )
+
+
+def _num_accepted(
+    responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
+) -> dict[str, int]:
+    """Return how many distinct accepted claims each response has."""
+    groups = verdicts_of(responses, judgements, claims).values()
+    return {response_id: len(one.accepted) for group in groups for response_id, one in group.items()}
+
+
+def _optional_reason(
+    chosen: Response, rejected: Response, rules: PairingRules, num_accepted: Mapping[str, int]
+) -> str | None:
+    """Return why the rules that are off by default drop a pair, or None."""
+    if rules.keep_accepted and num_accepted[chosen.id] < num_accepted[rejected.id]:
+        return "fewer_accepted"
+    lengths = _num_words(chosen.text), _num_words(rejected.text)
+    if max(lengths) - min(lengths) > rules.max_length_gap * max(lengths):
+        return "length_mismatch"
+    return None
 
 
 def _is_from_other(first: Response, second: Response, scores: Mapping[str, float], others: Container[str]) -> bool:

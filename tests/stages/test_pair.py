@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaifv.records import Claim, Judgement, Response, Verdict
+from rlaifv.stages.answer_scores import score_responses
 from rlaifv.stages.pair import (
     PAIR_REASONS,
     RESPONSE_REASONS,
@@ -15,7 +16,6 @@ from rlaifv.stages.pair import (
     build_pairs,
     length_threshold,
     pair_statistics,
-    score_responses,
 )
 
 VERDICTS: dict[str, Verdict] = {"+": "accepted", "-": "rejected", "?": "unknown"}
@@ -72,7 +72,7 @@ def test_the_rules_score_is_the_one_that_pairs() -> None:
     (by_number,), _ = build_pairs(responses, judgements, PairingRules(length_balance=False), 0)
     (by_rate,), _ = build_pairs(responses, judgements, PairingRules(0.2, length_balance=False, score="rate"), 0)
     assert (by_number.chosen, by_rate.chosen) == ("short", "long")
-    with pytest.raises(ValueError, match="must be one of rejected, rate, probability, but it is 'sum'"):
+    with pytest.raises(ValueError, match="must be one of rejected, rate, probability, net, f_score, but it is 'sum'"):
         PairingRules(score="sum")  # type: ignore[arg-type]
 
 
