@@ -4,6 +4,7 @@ from typing import get_args
 
 from rlaifv.data.rows import FORMATS
 from rlaifv.learners.dpo.losses import Loss
+from rlaifv.stages.answer_scores import Score
 
 AT_LEAST = {
     "iteration.num_iterations": 1,
@@ -40,10 +41,12 @@ ABOVE_ZERO = (
     "learner.changed_weight",
     "iteration.decoding.repetition_penalty",
     "iteration.pairing.margin",
+    "iteration.pairing.score_weight",
 )
 # Inclusive ranges.
 BETWEEN = {
     "iteration.max_drop_rate": (0, 1),
+    "iteration.pairing.max_length_gap": (0, 1),
     "iteration.selection.min_claims": (0, 1),
     "labeler.min_canary_accuracy": (0, 1),
     "labeler.error_rate": (0, 1),
@@ -63,6 +66,7 @@ SWITCHES = (
     "data.reuse_prompts",
     "data.streaming",
     "divider.truncate",
+    "iteration.pairing.keep_accepted",
     "iteration.pairing.length_balance",
     "labeler.trust_remote_code",
     "learner.recompute",
@@ -81,7 +85,7 @@ CHOICES = {
     "model.quantization": ("none", "nf4"),
     "model.attention": ("auto", "sdpa", "eager", "flex_attention"),
     "iteration.pairing.order": ("paper", "reference"),
-    "iteration.pairing.score": ("rejected", "rate", "probability"),
+    "iteration.pairing.score": get_args(Score),
     "iteration.selection.by": ("labeler", "truth", "last"),
     "learner.reduction": ("sum", "mean", "weighted"),
     "learner.loss": get_args(Loss),
