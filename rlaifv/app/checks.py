@@ -21,10 +21,9 @@ from rlaifv.app.bounds import (
     OTHER_NUMBERS,
     RESERVED,
     SWITCHES,
-    USUAL_PARTS,
 )
+from rlaifv.app.learning_checks import LEARNING_CHECKS
 from rlaifv.data.rows import FORMATS
-from rlaifv.learners.dpo.losses import SMOOTHED
 
 # Only classes under these prefixes may be instantiated: a configuration file is data, not code.
 ALLOWED_TARGETS = ("rlaifv.", "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
@@ -153,11 +152,6 @@ def _seed_faults(cfg: DictConfig) -> Iterator[str]:
         yield f"seed={cfg.seed} must be at most {LARGEST_SEED}."
 
 
-def _smoothing_faults(cfg: DictConfig) -> Iterator[str]:
-    if not 0 <= cfg.learner.label_smoothing < 0.5:
-        yield f"learner.label_smoothing={cfg.learner.label_smoothing} must be from 0 up to, but not including, 0.5."
-
-
 def _top_p_faults(cfg: DictConfig) -> Iterator[str]:
     if not 0 < cfg.iteration.decoding.top_p <= 1:
         yield f"iteration.decoding.top_p={cfg.iteration.decoding.top_p} must be above 0, and at most 1."
@@ -168,46 +162,6 @@ def _temperature_faults(cfg: DictConfig) -> Iterator[str]:
         yield (
             f"iteration.decoding.temperature={cfg.iteration.decoding.temperature} makes all answers to a prompt equal, so no "
             "pair can be built; it must be above 0."
-        )
-
-
-def _weighting_faults(cfg: DictConfig) -> Iterator[str]:
-    if (cfg.learner.reduction == "weighted") != (cfg.learner.changed_weight != 1):
-        yield (
-            f"learner.changed_weight={cfg.learner.changed_weight} and learner.reduction={cfg.learner.reduction} do not go "
-            "together: weights other than 1 need reduction=weighted, and the other way round."
-        )
-
-
-def _quantization_faults(cfg: DictConfig) -> Iterator[str]:
-    if cfg.model.quantization != "none" and cfg.learner.lora is None:
-        yield f"model.quantization={cfg.model.quantization} leaves only adapters to train; set learner=paper_lora."
-
-
-def _normalization_faults(cfg: DictConfig) -> Iterator[str]:
-    if not cfg.learner.normalize_weights and cfg.learner.reduction != "weighted":
-        yield f"learner.normalize_weights=false has no effect with learner.reduction={cfg.learner.reduction}."
-
-
-def _loss_faults(cfg: DictConfig) -> Iterator[str]:
-    if cfg.learner.label_smoothing > 0 and cfg.learner.loss not in SMOOTHED:
-        yield (
-            f"learner.label_smoothing={cfg.learner.label_smoothing} has no effect with learner.loss={cfg.learner.loss}; it is "
-            f"for {' and '.join(SMOOTHED)}."
-        )
-
-
-def _train_parts_faults(cfg: DictConfig) -> Iterator[str]:
-    unknown = set(cfg.learner.train_parts) - {"vision", "projector", "language_model"}
-    if unknown or not cfg.learner.train_parts:
-        yield (
-            f"learner.train_parts={list(cfg.learner.train_parts)} must name at least one of vision, projector and "
-            "language_model, and nothing else."
-        )
-    elif cfg.learner.lora is not None and set(cfg.learner.train_parts) != USUAL_PARTS:
-        yield (
-            f"learner.train_parts={list(cfg.learner.train_parts)} has no effect with learner.lora, whose adapters train "
-            "alone; leave train_parts out, or set learner.lora=null."
         )
 
 
@@ -368,17 +322,12 @@ def _looks_local(path: str) -> bool:
 
 
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
+    *LEARNING_CHECKS,
     _format_faults,
     _range_faults,
     _seed_faults,
-    _smoothing_faults,
     _top_p_faults,
     _temperature_faults,
-    _weighting_faults,
-    _quantization_faults,
-    _normalization_faults,
-    _loss_faults,
-    _train_parts_faults,
     _labeler_faults,
     _share_faults,
     _streaming_faults,

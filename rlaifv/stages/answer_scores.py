@@ -1,7 +1,7 @@
 """Scores of answers by the verdicts on their claims; of two answers, the one with the higher score is chosen.
 
-A score sees all answers to a prompt at once, as `f_score` compares each with what all of them together got accepted. The paper's
-counts rejected claims alone, and so is best served by saying less; `net` and `f_score` also pay for what is confirmed.
+A score sees all answers to a prompt at once, as `f_score` compares each with what all of them together got accepted. The
+paper's counts rejected claims alone, and so is best served by saying less; `net` and `f_score` also pay for accepted ones.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +11,8 @@ from typing import Literal, get_args
 from rlaifv.records import Claim, Judgement, Response
 
 Score = Literal["rejected", "rate", "probability", "net", "f_score"]
+# Those that `weight` matters to.
+WEIGHTED_SCORES = ("net", "f_score")
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ one. Unlike in the paper's engine, random choices are seeded, and all drops are 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Literal, get_args
@@ -71,7 +71,9 @@ class PairingRules:
         if not self.margin > 0:
             raise ValueError(f"The pairing margin must be above 0, but it is {self.margin}.")
         if self.score == "f_score" and self.margin >= 1:
-            raise ValueError(f"F-scores are between 0 and 1, so no two differ by {self.margin}; a margin of 0.1 is a start.")
+            raise ValueError(
+                f"F-scores are between 0 and 1, so no two differ by {self.margin}; a margin of 0.1 is a start."
+            )
         if self.max_pairs_per_prompt < 1:
             raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {self.max_pairs_per_prompt}.")
         if not 0 <= self.max_length_gap <= 1:

@@ -90,6 +90,7 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
         needs |= {"data.form": "trl", "data.path": "owner/name"} if key == "run" else {}
         needs |= {"iteration.selection.per_epoch": 4} if key == "iteration.selection.by" else {}
         needs |= {"trainer.precision": "bf16-true"} if value == "float16" else {}
+        needs |= {"iteration.pairing.margin": 0.1} if value == "f_score" else {}
         needs |= {"labeler.path": "owner/name", "learner.changed_weight": 2.0 if value == "weighted" else 1.0}
         check_config(changed(base, **{**needs, key: value}))
 
@@ -98,6 +99,19 @@ def test_every_choice_can_be_made(base: DictConfig, key: str) -> None:
     ("values", "expected"),
     [
         ({"learner.weight_decay": -0.1}, ["learner.weight_decay=-0.1 must not be negative."]),
+        (
+            {"iteration.pairing.score": "f_score"},
+            [
+                "iteration.pairing.margin=1.0 is more than F-scores differ by, which are between 0 and 1; 0.1 is a start."
+            ],
+        ),
+        (
+            {"iteration.pairing.score_weight": 2.0},
+            [
+                "iteration.pairing.score_weight=2.0 has no effect with iteration.pairing.score=rejected; it is for net and "
+                "f_score."
+            ],
+        ),
         ({"seed": 2**32}, ["seed=4294967296 must be at most 4294967295."]),
         (
             {"learner.label_smoothing": 0.5},

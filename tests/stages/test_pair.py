@@ -49,23 +49,6 @@ def feedback(draw: st.DrawFn) -> tuple[list[Response], list[Judgement]]:
     return table(*answers)
 
 
-def test_score_is_minus_the_number_of_rejected_claims() -> None:
-    responses, judgements = table(
-        answer("p1/0", "a", "+-+-"), answer("p1/1", "b", "++"), answer("p1/2", "c", ""), answer("p1/3", "d", "?-")
-    )
-    assert score_responses(responses, judgements) == {"p1/0": -2.0, "p1/1": 0.0, "p1/3": -1.0}
-
-
-def test_other_scores_by_hand() -> None:
-    """P(no) is 0.1 of 1.0 where a claim is accepted and 0.1 of 0.2 where it is not, in these judgements."""
-    responses, judgements = table(
-        answer("p1/0", "a", "+-+-"), answer("p1/1", "b", "++"), answer("p1/2", "c", "?-"), answer("p1/3", "d", "?")
-    )
-    assert score_responses(responses, judgements, "rate") == {"p1/0": -0.5, "p1/1": 0.0, "p1/2": -1.0, "p1/3": 0.0}
-    by_probability = score_responses(responses, judgements, "probability")
-    assert by_probability == pytest.approx({"p1/0": -1.2, "p1/1": -0.2, "p1/2": -0.5, "p1/3": 0.0})
-
-
 def test_the_rules_score_is_the_one_that_pairs() -> None:
     """Two of six claims rejected against one of one: more of them, but a smaller share."""
     responses, judgements = table(answer("p/0", "long", "--++++"), answer("p/1", "short", "-"))
@@ -76,14 +59,25 @@ def test_the_rules_score_is_the_one_that_pairs() -> None:
         PairingRules(score="sum")  # type: ignore[arg-type]
 
 
-def test_score_refuses_mixed_up_records() -> None:
-    responses, judgements = table(answer("p1/0", "a", "+"))
-    with pytest.raises(ValueError, match="Two responses carry the id 'p1/0'"):
-        score_responses(responses * 2, judgements)
-    with pytest.raises(ValueError, match="Claim 'p1/0/0' was judged twice"):
-        score_responses(responses, judgements * 2)
-    with pytest.raises(ValueError, match="belongs to response 'p1/0', which is not there"):
-        score_responses([], judgements)
+def test_a_chosen_answer_that_says_less_that_is_true_is_dropped_on_request() -> None:
+    responses, judgements = table(answer("p/0", "silent", "+"), answer("p/1", "full of facts", "+++-"))
+    assert [pair.chosen for pair in build_pairs(responses, judgements, UNBALANCED, 0)[0]] == ["silent"]
+    rules = PairingRules(length_balance=False, keep_accepted=True)
+    assert build_pairs(responses, judgements, rules, 0) == ([], Counter(fewer_accepted=1))
+
+
+def test_pairs_of_different_lengths_are_dropped_on_request() -> None:
+    responses, judgements = table(answer("p/0", "two words", "+"), answer("p/1", "these are four words", "-"))
+    for gap, num_pairs in ((0.5, 1), (0.49, 0)):
+        rules = PairingRules(length_balance=False, max_length_gap=gap)
+        pairs, drops = build_pairs(responses, judgements, rules, 0)
+        assert (len(pairs), drops["length_mismatch"]) == (num_pairs, 1 - num_pairs)
+
+
+@pytest.mark.parametrize("rules", [{"score_weight": 0.0}, {"max_length_gap": 1.5}, {"score": "f_score"}])
+def test_rules_of_scores_that_have_no_meaning_are_refused(rules: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must be|between 0 and 1"):
+        PairingRules(**rules)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rules", [{"margin": 0.0}, {"margin": float("nan")}, {"max_pairs_per_prompt": 0}])
