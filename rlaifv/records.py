@@ -22,6 +22,7 @@ class Prompt:
 
     `facts` are texts that are true of the images, such as captions. Reward models may read them; policies and labelers never
     do. `answer` is the right answer to a question that has one, such as a letter; only rewards compare with it.
+    `demonstration` is what a person answered; only supervised fine-tuning learns from it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Prompt:
     history: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     answer: str = ""
+    demonstration: str = ""
 
     @property
     def asks(self) -> Asks:
@@ -110,6 +112,33 @@ class Pair:
     def answer_tokens(self) -> int:
         """Tokens of both answers."""
         return len(self.chosen_token_ids) + len(self.rejected_token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An answer to learn by supervised fine-tuning. `source` says whose it is: person or policy.
+
+    `token_ids` end with the end token. `prompt_tokens` is as in `Pair`.
+    """
+
+    id: str
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    source: str
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What kind of prompt a prompt is: fact, if a good answer needs facts of the image, other, or unknown."""
+
+    prompt_id: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +241,29 @@ class Rollout:
         return len(self.token_ids)
 
 
-Record = Prompt | Response | Claim | Judgement | AnswerScore | Pair | Comparison | LabelledSegments | Rollout
+Record = (
+    Prompt
+    | Route
+    | Response
+    | Claim
+    | Judgement
+    | AnswerScore
+    | Target
+    | Pair
+    | Comparison
+    | LabelledSegments
+    | Rollout
+)
 
 # Stored tables by name, in the order in which methods make them.
 STAGE_RECORDS: dict[str, type[Record]] = {
     "prompts": Prompt,
+    "routes": Route,
     "responses": Response,
     "claims": Claim,
     "judgements": Judgement,
     "scores": AnswerScore,
+    "targets": Target,
     "pairs": Pair,
     "comparisons": Comparison,
     "segments": LabelledSegments,

@@ -236,7 +236,7 @@ def _base(cfg: DictConfig, policy: LocalEngine) -> LocalEngine:
             policy.model, policy.prompter, cfg.engine.batch_tokens, policy.autocast, without_adapters=True
         )
     precision = str(cfg.trainer.precision)
-    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
+    model, processor = load_model(**{**_start(cfg), "dtype": dtype_of_weights(precision, cfg.model.dtype)})
     prompter, autocast = _prompter(cfg, processor), AUTOCAST.get(precision)
     return LocalEngine(model.requires_grad_(False), prompter, cfg.engine.batch_tokens, autocast)
 
@@ -257,7 +257,7 @@ def _made_of(node: DictConfig, parts: Mapping[str, Any]) -> Any:
 def _policy(cfg: DictConfig, run_dir: Path) -> LocalEngine:
     """Load the policy, select what trains, and build its engine."""
     precision = str(cfg.trainer.precision)
-    model, processor = load_model(**{**cfg.model, "dtype": dtype_of_weights(precision, cfg.model.dtype)})
+    model, processor = load_model(**{**_start(cfg), "dtype": dtype_of_weights(precision, cfg.model.dtype)})
     policy = _selected(cfg, model)
     if cfg.run != "label":
         prepare_trained(policy, precision)
@@ -266,6 +266,12 @@ def _policy(cfg: DictConfig, run_dir: Path) -> LocalEngine:
     if cfg.engine.feature_store_bytes:
         keep_features(model, FeatureStore(run_dir / "features", cfg.engine.feature_store_bytes))
     return LocalEngine(policy, _prompter(cfg, processor), cfg.engine.batch_tokens, AUTOCAST.get(precision))
+
+
+def _start(cfg: DictConfig) -> dict[str, Any]:
+    """Return what loads the weights that the run starts from: the model's, or an export in their place."""
+    own = dict(cfg.model)
+    return own if cfg.start_from is None else {**own, "path": cfg.start_from, "revision": None}
 
 
 def _selected(cfg: DictConfig, model: torch.nn.Module) -> torch.nn.Module:
@@ -321,7 +327,7 @@ def _labeler(cfg: DictConfig, policy: LocalEngine | None) -> LabelerModule:
         weights = (labeler.path, labeler.revision, labeler.dtype, cfg.model.attention, labeler.trust_remote_code)
         engine = _engine(cfg, *load_model(*weights))
     else:
-        engine = policy or _engine(cfg, *load_model(**cfg.model))
+        engine = policy or _engine(cfg, *load_model(**_start(cfg)))
     if labeler.error_rate:
         engine = ErringLabeler(engine, labeler.error_rate)
     return LabelerModule(engine, Wording(labeler.question_suffix, tuple(labeler.other_forms)))

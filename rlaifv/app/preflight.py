@@ -1,5 +1,6 @@
 """Estimate the cost of a run from its composed settings and print it before the run starts."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "generate.Generate": ("generate",),
     "score.Score": ("score",),
     "comparisons.CompareByLabeler": ("score",),
+    "rate.RateAnswers": ("score",),
+    "routes.RouteByLabeler": ("score",),
     "scores.ScoreAnswers": ("rewards",),
     "reference.ReferenceLogps": ("reference",),
     "rollout_logps.RolloutLogps": ("logps",),
@@ -36,6 +39,7 @@ COMPARING_TOKENS = 60
 RECORDS: dict[str, Record] = {
     "RolloutCollator": "answers",
     "SegmentCollator": "answers",
+    "TargetCollator": "answers",
     "ComparisonCollator": "comparisons",
 }
 
@@ -123,24 +127,38 @@ def _workload(cfg: DictConfig) -> Workload:
         num_iterations=cfg.iteration.num_iterations,
         reads_words=cfg.method.reward_model is None,
     )
-    criteria = [len(node.criteria) for node in cfg.method.stages.values() if node and _is_asked_to_compare(node)]
-    if not criteria:
+    return _with_questions(work, {_name(node): node for node in cfg.method.stages.values() if node}, per_prompt)
+
+
+def _with_questions(work: Workload, nodes: Mapping[str, DictConfig], per_prompt: int) -> Workload:
+    """Return the workload with questions about whole answers, beside those about claims."""
+    found = []  # (number, tokens of each) about an image
+    if "Score" in nodes:
+        found.append((work.questions_per_prompt, work.question_tokens))
+    if (node := nodes.get("CompareByLabeler")) is not None:  # in both orders
+        found.append((2 * per_prompt * len(node.criteria), 2 * work.average_tokens + COMPARING_TOKENS))
+    if (node := nodes.get("RateAnswers")) is not None:
+        found.append((work.num_responses * len(node.questions), work.average_tokens + COMPARING_TOKENS))
+    if "RouteByLabeler" in nodes:
+        found.append((1, COMPARING_TOKENS))
+    if len(found) < 1 or (len(found) == 1 and "Score" in nodes):
         return work
-    tokens = 2 * work.average_tokens + COMPARING_TOKENS
-    return replace(work, questions=2 * per_prompt * criteria[0], question_tokens=tokens)  # in both orders
+    number = sum(num for num, _ in found)
+    return replace(work, questions=number, question_tokens=round(sum(num * size for num, size in found) / number))
 
 
-def _is_asked_to_compare(node: DictConfig) -> bool:
-    return str(node._target_).endswith(".CompareByLabeler")
+def _name(node: DictConfig) -> str:
+    return str(node._target_).rpartition(".")[2]
 
 
 def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
     """Return the most records of a prompt that train; data sets that contain pairs have about one of each."""
     answers = int(cfg.iteration.num_responses)
+    wanted = [node.per_prompt for node in cfg.method.stages.values() if node and "per_prompt" in node]
     if record == "answers":
-        return answers
+        samples = any(_name(node) == "Generate" for node in cfg.method.stages.values() if node)
+        return (int(wanted[0]) if wanted else answers) if samples else 1
     if record == "comparisons":
-        wanted = [node.per_prompt for node in cfg.method.stages.values() if node and "per_prompt" in node]
         every = answers * (answers - 1) // 2
         return min(every, *wanted) if wanted and wanted[0] else every
     return 1 if cfg.run == "train" else int(cfg.iteration.pairing.max_pairs_per_prompt)
@@ -149,7 +167,8 @@ def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
 def _stages(cfg: DictConfig) -> tuple[StageName, ...]:
     """Return the stages of the method that cost something; a run that only labels does not train."""
     nodes = [node for node in cfg.method.stages.values() if node is not None]
-    stages = [name for node in nodes for name in STAGES.get(str(node._target_).removeprefix("rlaifv.stages."), ())]
+    found = [name for node in nodes for name in STAGES.get(str(node._target_).removeprefix("rlaifv.stages."), ())]
+    stages = list(dict.fromkeys(found))  # several may ask the labeler
     if not any(node.get("reference") == "base" for node in nodes):
         stages = [name for name in stages if name != "base"]
     return (*stages, *(() if cfg.run == "label" else ("train",)))

@@ -88,14 +88,24 @@ def _is_conversation(fields: dict[str, Any]) -> bool:
 
 
 def _asked(fields: dict[str, Any], number: int, where: str, turns: Turns) -> Iterator[dict[str, Any]]:
-    """Yield the user's questions of a conversation, without image markers."""
+    """Yield the user's questions of a conversation, without image markers, and the replies to them."""
     said = fields["conversations"]
     if not isinstance(said, Sequence) or not all(isinstance(turn, dict) for turn in said):
         raise ValueError(f"Field 'conversations' in {where} has to be a list of turns with 'from' and 'value'.")
-    questions = [turn.get("value") for turn in said if turn.get("from") in ("human", "user")]
-    if not questions:
+    asked = [
+        (turn.get("value"), _reply(following))
+        for turn, following in zip(said, [*said[1:], {}], strict=True)
+        if turn.get("from") in ("human", "user")
+    ]
+    if not asked:
         raise ValueError(f"Field 'conversations' in {where} has no turn from 'human'.")
-    for k, question in enumerate(questions if turns == "all" else questions[:1]):
+    for k, (question, reply) in enumerate(asked if turns == "all" else asked[:1]):
         text = MARKER.sub(" ", question).strip() if isinstance(question, str) else question
         own = {"id": f"{fields.get('id', number)}/{k + 1}"} if turns == "all" else {}
-        yield {**fields, "question": text, **own}
+        yield {"demonstration": reply, **fields, "question": text, **own}
+
+
+def _reply(turn: dict[str, Any]) -> str:
+    """Return what the assistant said in a turn; empty if it is no reply in text, which only fine-tuning would miss."""
+    said = turn.get("value") if turn.get("from") in ("gpt", "assistant") else ""
+    return said if isinstance(said, str) and said.strip() else ""

@@ -7,7 +7,8 @@ A list is JSON Lines, one object per line, or any other form that `prompt_lists`
 `image` is a path or a list of paths, relative to the image root, by default the list's folder. Images must lie inside
 it after links are resolved, so that an untrusted list cannot open other files of this machine. `id` is a string or an
 integer, by default the line number. `facts`, a text or a list of texts that are true of the images, are for reward models that
-read them; `answer` is the right answer, for rewards that compare with it. Other fields are ignored.
+read them; `answer` is the right answer, for rewards that compare with it; `demonstration` is what a person answered, for
+supervised fine-tuning. Of LLaVA conversations, it is the reply to the question. Other fields are ignored.
 """
 
 import logging
@@ -291,15 +292,19 @@ def _parse(fields: dict[str, Any], number: int, folder: Path, where: str) -> Pro
     identifier, question = _text(identifier, "id", where), _text(fields["question"], "question", where)
     facts = fields.get("facts") or []
     facts = tuple(_text(fact, "facts", where) for fact in (facts if isinstance(facts, list) else [facts]))
-    answer = "" if fields.get("answer") in (None, "") else _text(fields["answer"], "answer", where)
+    answer, demonstration = (
+        "" if fields.get(name) in (None, "") else _text(fields[name], name, where)
+        for name in ("answer", "demonstration")
+    )
     if not identifier.isprintable():
         raise ValueError(f"Field 'id' in {where} has characters that cannot be printed: {identifier!r}.")
     limited = [("id", identifier, MAX_ID_CHARS), ("question", question, MAX_QUESTION_CHARS)]
-    limited += [("answer", answer, MAX_QUESTION_CHARS), *(("facts", fact, MAX_QUESTION_CHARS) for fact in facts)]
+    limited += [("answer", answer, MAX_QUESTION_CHARS), ("demonstration", demonstration, MAX_QUESTION_CHARS)]
+    limited += [("facts", fact, MAX_QUESTION_CHARS) for fact in facts]
     for name, text, limit in limited:
         if len(text) > limit:
             raise ValueError(f"Field {name!r} in {where} has {len(text)} characters, more than the {limit} allowed.")
-    return Prompt(identifier, question, image_paths, facts=facts, answer=answer)
+    return Prompt(identifier, question, image_paths, facts=facts, answer=answer, demonstration=demonstration)
 
 
 def _image_path(image: str, folder: Path, where: str) -> str:

@@ -97,6 +97,38 @@ class RewardModelStatistics(Observer):
         )
 
 
+class TargetStatistics(Observer):
+    """Count the targets of supervised fine-tuning by whose they are, the kinds of prompts, and what was dropped."""
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        targets = work.records("targets")
+        counts = Counter(target.source for target in targets)
+        found = {
+            "targets": float(len(targets)),
+            **{f"targets/{source}": float(count) for source, count in sorted(counts.items())},
+            "length/target_tokens": sum(target.answer_tokens for target in targets) / max(len(targets), 1),
+        }
+        if "judgements" in work.units:
+            found |= verdict_statistics(len(work.records("responses")), work.records("judgements"))
+        if "routes" in work.units:
+            kinds = Counter(route.kind for route in work.records("routes"))
+            found |= {f"prompts/{kind}": float(kinds[kind]) for kind in ("fact", "other", "unknown")}
+        return found | _dropped(work.drops("targets")) | _dropped(work.drops("prompts"))
+
+
+class PairSetStatistics(FeedbackStatistics):
+    """The same as of one set of pairs, and the pairs of each set."""
+
+    def statistics(self, work: Iteration) -> dict[str, float]:
+        sets = Counter(pair.id.partition(":")[0] for pair in work.records(self.table))
+        kinds = Counter(route.kind for route in work.records("routes"))
+        return {
+            **super().statistics(work),
+            **{f"pairs/{name}": float(count) for name, count in sorted(sets.items())},
+            **{f"prompts/{kind}": float(kinds[kind]) for kind in ("fact", "other", "unknown")},
+        }
+
+
 class GivenPairStatistics(Observer):
     """Count the pairs that the data came with, and say what was dropped of them and what to do about it."""
 

@@ -110,6 +110,17 @@ ENTRIES = {
     "rollouts_kept": Entry(
         "Answers kept", "count", "Rewarded answers that the policy was trained on in the iteration."
     ),
+    "targets": Entry("Targets", "count", "Answers that the policy was fine-tuned on in the iteration."),
+    "targets/person": Entry("Targets by people", "count", "Those of them that a person wrote."),
+    "targets/policy": Entry(
+        "Targets of its own", "count", "Those that the policy itself gave, and the labeler accepted."
+    ),
+    "length/target_tokens": Entry("Tokens per target", "mean", "Mean number of tokens of the targets."),
+    "prompts/fact": Entry("Prompts about facts", "count", "Prompts that ask for facts of their image."),
+    "prompts/other": Entry("Other prompts", "count", "Prompts that ask for something else."),
+    "prompts/unknown": Entry(
+        "Prompts of no kind", "count", "Prompts that were routed nowhere; nothing is made of them."
+    ),
     "reward/mean": Entry("Reward", "mean", "Mean reward of the answers that were kept."),
     "reward/std": Entry("Reward, spread", "mean", "Standard deviation of the rewards of the answers that were kept."),
     "length/answer_tokens": Entry("Tokens per answer", "mean", "Mean number of tokens of the answers that were kept."),

@@ -180,7 +180,8 @@ def _numbers(run: Run) -> dict[str, Any]:
     pairs = ("pairs_possible", "pairs_kept", *PAIR_DROPS)
     answers = [name for name in words if name.startswith("dropped/") and name not in PAIR_DROPS]
     dropped = [name for name in answers if any(row.values.get(name) for row in feedback)]
-    rewarded = [name for name in words if name.startswith(("reward/", "score/", "kl/")) or name == "rollouts_kept"]
+    groups = ("reward/", "score/", "kl/", "targets", "prompts/")
+    rewarded = [name for name in words if name.startswith(groups) or name == "rollouts_kept"]
     scored = [name for name in words if name.startswith("reward_model/") and name.count("/") == 2]
     columns = [*headlines(_metrics(run)), *(name for name in COLUMNS if name not in HEADLINES), *scored]
     return {

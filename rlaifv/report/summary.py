@@ -28,6 +28,7 @@ def trained_on(statistics: Sequence[Numbers]) -> tuple[str, int]:
         "rollouts_kept": "answers",
         "reward_model/comparisons": "comparisons",
         "reward_model/segments": "labelled answers",
+        "targets": "targets",
     }
     name = next((name for name in known if any(name in numbers for numbers in statistics)), "pairs_kept")
     what = known.get(name, "pairs")

@@ -100,6 +100,17 @@ class Claims(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Supported(Term):
+    """Accepted claims as a share of the distinct claims with a verdict (FLAME's reward of facts); 0 without any."""
+
+    needs_claims: ClassVar[bool] = True
+
+    def values(self, answers: Sequence[Answer]) -> list[Placed]:
+        counts = [(one.verdicts["accepted"], one.verdicts["accepted"] + one.verdicts["rejected"]) for one in answers]
+        return _at_end(answers, [accepted / max(known, 1) for accepted, known in counts])
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoEnd(Term):
     """1 for an answer that was cut before it ended (Fact-RLHF takes 8 off)."""
 

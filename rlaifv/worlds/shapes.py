@@ -41,6 +41,8 @@ P_OMIT = 0.22
 
 CELL_PX = 64
 BACKGROUND = (246, 244, 238)
+# How much of a faint thing's colour is drawn; the rest is background.
+FAINT = 0.2
 _CLAIM = re.compile(
     rf"there is an? ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) at the "
     rf"({'|'.join(sorted(POSITIONS, key=len, reverse=True))})\.?$",
@@ -69,10 +71,14 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two to four things in distinct cells, in reading order, and the seed of their jitter in size and position."""
+    """Two to four things in distinct cells, in reading order, and the seed of their jitter in size and position.
+
+    The things of `faint` cells are drawn so faintly that the embedded model, which never saw such, does not see them.
+    """
 
     things: tuple[Thing, ...]
     seed: int
+    faint: tuple[int, ...] = ()
 
     @classmethod
     def draw_from(cls, rng: random.Random) -> "Scene":
@@ -108,8 +114,18 @@ def render(scene: Scene) -> Image.Image:
         row, column = divmod(thing.cell, 3)
         x = (column + 0.5 + jitter.uniform(-0.06, 0.06)) * CELL_PX
         y = (row + 0.5 + jitter.uniform(-0.06, 0.06)) * CELL_PX
-        _draw_shape(canvas, thing.shape, COLOURS[thing.colour], x, y, jitter.uniform(0.34, 0.42) * CELL_PX)
+        _draw_shape(canvas, thing.shape, _shade(thing, scene), x, y, jitter.uniform(0.34, 0.42) * CELL_PX)
     return image
+
+
+def _shade(thing: Thing, scene: Scene) -> tuple[int, int, int]:
+    """Return the colour that a thing is drawn in."""
+    strength = FAINT if thing.cell in scene.faint else 1.0
+    red, green, blue = (
+        round(strength * own + (1 - strength) * behind)
+        for own, behind in zip(COLOURS[thing.colour], BACKGROUND, strict=True)
+    )
+    return red, green, blue
 
 
 def _draw_shape(

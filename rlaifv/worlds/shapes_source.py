@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rlaifv.records import Prompt
 from rlaifv.runtime.seeds import derive_seed
 from rlaifv.stages.dividers.rules import to_claims
 from rlaifv.store.atomic import publish
-from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, truthful_questions
+from rlaifv.worlds.shapes import QUESTIONS, Scene, make_scenes, parse_claim, render, short_answers, truthful_questions
 from rlaifv.worlds.shapes_benchmark import benchmark_questions, likely_objects, objects_named, objects_of
 
 EXAM_QUESTIONS = 4
@@ -39,9 +40,28 @@ class ShapesSource:
         num_held_out: number of evaluation scenes; these are the same for every seed and never used in an iteration.
         seed: of the iterations' scenes.
         gives_facts: whether prompts carry captions that are true of their scene, for reward models that read facts.
+        gives_demonstrations: whether prompts carry what a person would answer, who sees everything, for fine-tuning.
+        unfamiliar: share of the iterations' scenes with a thing that a person sees and the embedded model does not.
+        short: share of the iterations' prompts that ask for one place, instead of a description.
+
+    Raises:
+        ValueError: a share outside of 0 to 1.
     """
 
-    def __init__(self, directory: str | Path, num_held_out: int, seed: int, gives_facts: bool = False) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        num_held_out: int,
+        seed: int,
+        gives_facts: bool = False,
+        gives_demonstrations: bool = False,
+        unfamiliar: float = 0.0,
+        short: float = 0.0,
+    ) -> None:
+        for name, share in (("unfamiliar", unfamiliar), ("short", short)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"data.{name} must be between 0 and 1, but it is {share}.")
+        self.gives_demonstrations, self.unfamiliar, self.short = gives_demonstrations, unfamiliar, short
         self.directory = Path(directory).absolute()
         self.seed = seed
         self.gives_facts = gives_facts
@@ -52,8 +72,8 @@ class ShapesSource:
         """Return an iteration's scenes, by default `PROMPTS_PER_ITERATION`; deterministic in seed and iteration."""
         seed = derive_seed(self.seed, "shapes", iteration)
         num_scenes = PROMPTS_PER_ITERATION if num_prompts is None else num_prompts
-        scenes = make_scenes(seed, num_scenes, exclude=self._held_out)
-        return self._publish(f"scene-{iteration:03d}", scenes, seed)
+        scenes = [self._seen_by_people(scene) for scene in make_scenes(seed, num_scenes, exclude=self._held_out)]
+        return [self._asked(prompt) for prompt in self._publish(f"scene-{iteration:03d}", scenes, seed)]
 
     def held_out(self) -> list[Prompt]:
         """Return the evaluation scenes."""
@@ -103,6 +123,21 @@ class ShapesSource:
     def benchmark_questions(self) -> list[BenchmarkQuestion]:
         """See `KnownObjects`."""
         return benchmark_questions(dict(zip(_ids(HELD_OUT, self._held_out), self._held_out, strict=True)))
+
+    def _seen_by_people(self, scene: Scene) -> Scene:
+        """Return the scene, with one of its things drawn faintly if it is an unfamiliar one."""
+        rng = random.Random(f"unfamiliar {scene.seed}")
+        return replace(scene, faint=(rng.choice(scene.things).cell,)) if rng.random() < self.unfamiliar else scene
+
+    def _asked(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with another question, if it is a short one, and with a person's answer, if wanted."""
+        scene = self._scenes[prompt.id]
+        rng = random.Random(f"person {scene.seed}")
+        answer = " ".join(thing.caption_sentence for thing in scene.things)
+        if rng.random() < self.short:
+            (question, answer), *_ = short_answers(scene, rng, 1)
+            prompt = replace(prompt, question=question)
+        return replace(prompt, demonstration=answer) if self.gives_demonstrations else prompt
 
     def _publish(self, name: str, scenes: Sequence[Scene], seed: int) -> list[Prompt]:
         self.directory.mkdir(parents=True, exist_ok=True)

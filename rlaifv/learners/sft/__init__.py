@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on trees: the negative log-likelihood of target answers."""
