@@ -161,7 +161,9 @@ def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
     if record == "comparisons":
         every = answers * (answers - 1) // 2
         return min(every, *wanted) if wanted and wanted[0] else every
-    return 1 if cfg.run == "train" else int(cfg.iteration.pairing.max_pairs_per_prompt)
+    sets = [len(node.sets) for node in cfg.method.stages.values() if node and _name(node) == "BuildPairSets"]
+    most = sets[0] if sets else int(cfg.iteration.pairing.max_pairs_per_prompt)  # a set has one pair of a prompt
+    return 1 if cfg.run == "train" else most
 
 
 def _stages(cfg: DictConfig) -> tuple[StageName, ...]:

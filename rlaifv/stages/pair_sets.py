@@ -17,7 +17,7 @@ class PairSet:
     """Pairs of each prompt's answers with the highest and the lowest reward.
 
     Attributes:
-        reward: terms, whose sum is an answer's reward.
+        reward: terms by name, whose sum is an answer's reward; null leaves one out.
         kinds: of prompts that it is for; empty: all.
         min_gap: least difference of the two rewards; 0 drops ties alone.
         max_gaps: of other sets' rewards, by name: pairs whose answers differ by more are dropped (FLAME drops pairs of facts
@@ -26,7 +26,7 @@ class PairSet:
         weight: of the set in the mixture: the pairs of the sets are in the proportion of their weights.
     """
 
-    reward: Mapping[str, Term]
+    reward: Mapping[str, Term | None]
     kinds: Sequence[str] = ()
     min_gap: float = 0.0
     max_gaps: Mapping[str, float] = field(default_factory=dict)
@@ -34,14 +34,19 @@ class PairSet:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.reward:
+        if not self.terms:
             raise ValueError("A set of pairs needs a reward of one term or more.")
         if not (self.weight > 0 and self.min_gap >= 0):
             raise ValueError("The weight of a set of pairs must be above 0, and min_gap 0 or more.")
 
+    @property
+    def terms(self) -> list[Term]:
+        """The terms of the reward."""
+        return [term for term in self.reward.values() if term is not None]
+
     def rewards(self, answers: Sequence[Answer]) -> list[float]:
         """Return the reward of each answer."""
-        values = [term(answers) for term in self.reward.values()]
+        values = [term(answers) for term in self.terms]
         return [sum(value for placed in of_answer for _, value in placed) for of_answer in zip(*values, strict=True)]
 
 
@@ -73,7 +78,7 @@ class BuildPairSets(Stage):
                 raise ValueError(
                     f"The set of pairs {name!r} refers to {unknown[0]!r}; there are {', '.join(self.sets)}."
                 )
-        needs_scores = any(term.needs_scores for one in self.sets.values() for term in one.reward.values())
+        needs_scores = any(term.needs_scores for one in self.sets.values() for term in one.terms)
         scores = ("scores",) if needs_scores else ()
         self.reads = ("prompts", "routes", "responses", "claims", "judgements", *scores)
 

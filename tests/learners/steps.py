@@ -26,10 +26,12 @@ from rlaifv.learners.policy_gradient.batch import RolloutCollator
 from rlaifv.learners.policy_gradient.module import ActorCriticModule, PolicyGradientModule
 from rlaifv.learners.reward_model.batch import ComparisonCollator, SegmentCollator
 from rlaifv.learners.reward_model.module import RewardModelModule
+from rlaifv.learners.sft.batch import TargetCollator
+from rlaifv.learners.sft.module import SFTModule
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.reward_head import RewardHead, RewardSpec, new_head
-from rlaifv.records import Comparison, LabelledSegments, Prompt, Rollout
+from rlaifv.records import Comparison, LabelledSegments, Prompt, Rollout, Target
 from rlaifv.runtime.ranks import rank
 from rlaifv.worlds.shapes_model import build_model, build_processor
 from rlaifv.worlds.shapes_source import ShapesSource
@@ -37,7 +39,7 @@ from tests.learners.dpo_run import ANSWERS, Run
 
 # A step of this size adds the gradient itself to the weights.
 SGD: Any = partial(torch.optim.SGD, lr=1.0)
-NAMES = ("dpo", "grpo", "dapo", "shared_critic", "own_critic", "reward_model", "segment_reward_model")
+NAMES = ("dpo", "sft", "grpo", "dapo", "shared_critic", "own_critic", "reward_model", "segment_reward_model")
 
 
 def weights_after(
@@ -64,6 +66,12 @@ def dpo(run: Run) -> Made:
     with torch.no_grad():
         run.model.lm_head.weight.mul_(1.1)  # away from the reference
     return DPOModule(run.model, SGD, schedule="constant"), PreferenceCollator(run.engine), run.pairs
+
+
+def sft(run: Run) -> Made:
+    """Targets of different lengths, two to each prompt."""
+    records = [Target(f"t{k}", prompt.id, ids, "person") for k, (prompt, ids) in enumerate(answers(run))]
+    return SFTModule(run.model, SGD, schedule="constant"), TargetCollator(run.engine), records
 
 
 def policy_gradient(run: Run, aggregation: Any) -> Made:
@@ -103,6 +111,7 @@ def segment_reward_model(run: Run) -> Made:
 
 LEARNERS = {
     "dpo": dpo,
+    "sft": sft,
     "grpo": partial(policy_gradient, aggregation="sequence"),
     "dapo": partial(policy_gradient, aggregation="token"),
     "shared_critic": partial(actor_critic, has_backbone=False),

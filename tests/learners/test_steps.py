@@ -45,7 +45,7 @@ def test_batches_of_a_step_are_one_batch(whole: dict[str, dict[str, Tensor]], pr
     check_equal(weights_after(name, prompts, batch_size=3, accumulate=2), whole[name])
 
 
-@pytest.mark.parametrize("name", ["dapo", "reward_model"])
+@pytest.mark.parametrize("name", ["dapo", "sft", "reward_model"])
 def test_without_weights_the_batches_would_show(
     whole: dict[str, dict[str, Tensor]], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
