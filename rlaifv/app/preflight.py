@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "comparisons.CompareByLabeler": ("score",),
     "scores.ScoreAnswers": ("rewards",),
     "reference.ReferenceLogps": ("reference",),
+    "reference.AnswerReferenceLogps": ("reference",),
     "rollout_logps.RolloutLogps": ("logps",),
     "rollout_logps.RolloutValues": ("logps", "values", "base"),
 }
@@ -35,6 +36,7 @@ COMPARING_TOKENS = 60
 # What collators' records are; those of all others are pairs.
 RECORDS: dict[str, Record] = {
     "RolloutCollator": "answers",
+    "LabelledCollator": "answers",
     "SegmentCollator": "answers",
     "ComparisonCollator": "comparisons",
 }

@@ -254,7 +254,14 @@ def _pairs(feedback: Mapping[str, float]) -> Table:
     """Return the counts of kept and dropped pairs, most frequent reason first; excess reasons share one line."""
     lines = [
         (entry(name).label.lower(), _show(name, feedback[name]))
-        for name in ("pairs_kept", "pairs_possible", "rollouts_kept")
+        for name in (
+            "pairs_kept",
+            "pairs_possible",
+            "rollouts_kept",
+            "answers_kept",
+            "answers/desirable",
+            "answers/undesirable",
+        )
         if name in feedback
     ]
     dropped = [(name, value) for name, value in feedback.items() if name.startswith("dropped/") and value > 0]
@@ -265,7 +272,7 @@ def _pairs(feedback: Mapping[str, float]) -> Table:
     rest = sum(value for _, value in dropped[len(shown) :])
     if rest:
         lines.append(("dropped: other", f"{rest:,.0f}"))
-    return _rows_of("trained on" if "rollouts_kept" in feedback else "pairs", lines)
+    return _rows_of("pairs" if feedback.keys().isdisjoint(("rollouts_kept", "answers_kept")) else "trained on", lines)
 
 
 def _evaluation(before: Mapping[str, float], after: Mapping[str, float], iteration: int) -> Table:
