@@ -241,6 +241,34 @@ class Rollout:
         return len(self.token_ids)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledAnswer:
+    """A sampled answer that is good or bad by itself, for learners that need no pairs. `id` is its response's.
+
+    `mismatched_token_ids` is an answer to another prompt, the same one for all answers to a prompt; empty where there is no
+    other prompt. `*_reference_logps` are the reference's log-probs after this prompt, one per token; empty until they are
+    computed. `weight` multiplies the answer's loss. `prompt_tokens` is the length of the encoded prompt, its images included,
+    and of the mismatched answer, as a prompt's answers share both; 0 until it is known.
+    """
+
+    id: str
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    is_desirable: bool
+    weight: float
+    num_accepted: int
+    num_rejected: int
+    mismatched_token_ids: tuple[int, ...] = ()
+    reference_logps: tuple[float, ...] = ()
+    mismatched_reference_logps: tuple[float, ...] = ()
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids)
+
+
 Record = (
     Prompt
     | Route
@@ -252,6 +280,7 @@ Record = (
     | Pair
     | Comparison
     | LabelledSegments
+    | LabelledAnswer
     | Rollout
 )
 
@@ -267,6 +296,7 @@ STAGE_RECORDS: dict[str, type[Record]] = {
     "pairs": Pair,
     "comparisons": Comparison,
     "segments": LabelledSegments,
+    "labelled_answers": LabelledAnswer,
     "valued": Rollout,
     "rollouts": Rollout,
 }

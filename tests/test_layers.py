@@ -34,6 +34,7 @@ LAYERS = {
     "rlaifv.data.rows": 1,
     "rlaifv.learners.dpo.losses": 1,
     "rlaifv.learners.dpo.token_weights": 1,
+    "rlaifv.learners.kto.losses": 1,
     "rlaifv.learners.optimizer": 1,
     "rlaifv.learners.policy_gradient.losses": 1,
     "rlaifv.runtime": 1,

@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "routes.RouteByLabeler": ("score",),
     "scores.ScoreAnswers": ("rewards",),
     "reference.ReferenceLogps": ("reference",),
+    "reference.AnswerReferenceLogps": ("reference",),
     "rollout_logps.RolloutLogps": ("logps",),
     "rollout_logps.RolloutValues": ("logps", "values", "base"),
 }
@@ -38,6 +39,7 @@ COMPARING_TOKENS = 60
 # What collators' records are; those of all others are pairs.
 RECORDS: dict[str, Record] = {
     "RolloutCollator": "answers",
+    "LabelledCollator": "answers",
     "SegmentCollator": "answers",
     "TargetCollator": "answers",
     "ComparisonCollator": "comparisons",

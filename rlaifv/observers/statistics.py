@@ -12,6 +12,7 @@ from rlaifv.observers.observer import Observer
 from rlaifv.records import Claim, Pair
 from rlaifv.stages.dividers.protocol import AnyDivider, may_fail
 from rlaifv.stages.gae import KL_MEAN, KL_WEIGHT, Advantages, mean_kl
+from rlaifv.stages.label_answers import labelled_statistics
 from rlaifv.stages.pair import pair_statistics
 from rlaifv.stages.reward import rollout_statistics
 from rlaifv.stages.rollout_logps import mean_entropy
@@ -45,6 +46,13 @@ class FeedbackStatistics(Observer):
         if self.truth is not None:
             statistics["labeler/agreement"] = agreement(claims, judgements, self.truth)
         return statistics | _dropped(work.drops("prompts"))
+
+
+class LabelledStatistics(FeedbackStatistics):
+    """The same of labelled answers: how many are desirable, and what the two kinds weigh."""
+
+    table = "labelled"
+    figures = staticmethod(labelled_statistics)
 
 
 class RewardStatistics(FeedbackStatistics):

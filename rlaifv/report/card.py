@@ -64,6 +64,8 @@ def _title(settings: Mapping[str, Any]) -> str:
         return "reward model"
     if _is_policy_gradient(settings):
         return f"trained by {_estimator(settings)}"
+    if _is_kto(settings):
+        return "trained by KTO"
     return "trained on given pairs" if _pairs_are_given(settings) else "aligned with RLAIF-V"
 
 
@@ -84,6 +86,9 @@ def _how(settings: Mapping[str, Any]) -> str:
         )
         return f"by {_estimator(settings)} on its own answers; the reward is made of {source}."
     other = settings["iteration"].get("chosen_from")
+    if _is_kto(settings):
+        source = f" and on those of `{_place(other)}`" if other else ""
+        return f"by KTO on its own answers{source}, labelled by the claims that {_judge(settings)} judges."
     answers = f"its own answers and those of `{_place(other)}`" if other else "its own answers"
     return (
         f"with feedback on {answers} (RLAIF-V, arXiv 2405.17220): claims are checked by {_judge(settings)}, preferences are "
@@ -107,7 +112,9 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
         rows["divider"] = settings["divider"]["_target_"].rpartition(".")[2]
         rows["iterations"] = f"{iteration['num_iterations']}, {iteration['num_responses']} answers a prompt"
         rows["chosen answers from"] = f"`{_place(other)}`" if other else None
-        rows["answers scored by"] = score if score != "rejected" and not _is_policy_gradient(settings) else None
+        rows["answers scored by"] = (
+            score if score != "rejected" and not _is_policy_gradient(settings) and not _is_kto(settings) else None
+        )
     kind = "answers" if _is_policy_gradient(settings) else trained_on(run.statistics)[0]
     rows[kind] = ", ".join(f"{trained_on([numbers])[1]:,}" for numbers in run.statistics)
     rows[f"passes over the {kind}"] = iteration["epochs"]
@@ -126,6 +133,10 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
         rows["scores"] = ", ".join(spec["heads"]) + (" of segments" if spec["num_classes"] > 1 else "")
         rows["facts"] = f"{spec['facts']!r}" if spec["facts"] else None
         rows["learning rate"] = f"{learner['lr']:g}"
+    elif _is_kto(settings):
+        label = settings["method"]["stages"]["label"]
+        rows["undesirable"] = f"from {label['min_rejected']} rejected claims"
+        rows["KTO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}"
     else:
         rows["loss"] = learner.get("loss")
         rows["DPO"] = f"beta {learner['beta']}, learning rate {learner['lr']:g}, {learner['reduction']} of log-probs"
@@ -163,6 +174,10 @@ def _is_reward_model(settings: Mapping[str, Any]) -> bool:
 
 def _is_policy_gradient(settings: Mapping[str, Any]) -> bool:
     return "reward" in settings.get("method", {}).get("stages", {})
+
+
+def _is_kto(settings: Mapping[str, Any]) -> bool:
+    return "label" in settings.get("method", {}).get("stages", {})
 
 
 def _estimator(settings: Mapping[str, Any]) -> str:

@@ -76,14 +76,17 @@ def pair_charts(run: Run) -> list[Markup]:
 
 
 def training_charts(run: Run) -> list[Markup]:
-    """Chart reward margins, accuracy and rewards over the steps, with a faint line at the start of each iteration."""
+    """Chart reward margins, accuracy, rewards and KTO's z0 over the steps; faint lines are the starts of iterations."""
     margins = ("rewards/margins",)
     accuracies = ("rewards/accuracies",)
     rewards = ("rewards/chosen", "rewards/rejected")
+    labelled = ("rewards/desirable", "rewards/undesirable")
     return _drawn(
         _by_step(run, "Reward margin", "chosen minus rejected", margins, ("margin",)),
         _by_step(run, "Reward accuracy", "% of pairs", accuracies, ("chosen above rejected",), y_to=100.0, scale=100.0),
         _by_step(run, "Rewards", "beta × log-ratio", rewards, ("chosen", "rejected")),
+        _by_step(run, "Rewards of labelled answers", "beta × log-ratio", labelled, ("desirable", "undesirable")),
+        _by_step(run, "Reference point", "nats", ("kto/reference_point",), ("z0",)),
     )
 
 

@@ -254,7 +254,17 @@ def _pairs(feedback: Mapping[str, float]) -> Table:
     """Return the counts of kept and dropped pairs, most frequent reason first; excess reasons share one line."""
     lines = [
         (entry(name).label.lower(), _show(name, feedback[name]))
-        for name in ("pairs_kept", "pairs_possible", "rollouts_kept", "targets", "targets/person", "targets/policy")
+        for name in (
+            "pairs_kept",
+            "pairs_possible",
+            "rollouts_kept",
+            "targets",
+            "targets/person",
+            "targets/policy",
+            "answers_kept",
+            "answers/desirable",
+            "answers/undesirable",
+        )
         if name in feedback
     ]
     dropped = [(name, value) for name, value in feedback.items() if name.startswith("dropped/") and value > 0]

@@ -121,6 +121,13 @@ ENTRIES = {
     "prompts/unknown": Entry(
         "Prompts of no kind", "count", "Prompts that were routed nowhere; nothing is made of them."
     ),
+    "answers_kept": Entry(
+        "Answers labelled", "count", "Answers with a label that the policy was trained on in the iteration."
+    ),
+    "answers/desirable": Entry("Answers, desirable", "count", "Labelled answers whose claims were all accepted."),
+    "answers/undesirable": Entry("Answers, undesirable", "count", "Labelled answers with rejected claims."),
+    "answers/desirable_weight": Entry("Weight, desirable", "mean", "Weight of a desirable answer in the loss."),
+    "answers/undesirable_weight": Entry("Weight, undesirable", "mean", "Weight of an undesirable answer in the loss."),
     "reward/mean": Entry("Reward", "mean", "Mean reward of the answers that were kept."),
     "reward/std": Entry("Reward, spread", "mean", "Standard deviation of the rewards of the answers that were kept."),
     "length/answer_tokens": Entry("Tokens per answer", "mean", "Mean number of tokens of the answers that were kept."),
@@ -144,6 +151,17 @@ ENTRIES = {
         "mean",
         "Reward of the chosen answer minus reward of the rejected answer, mean over pairs.",
         "higher",
+    ),
+    "rewards/desirable": Entry(
+        "Reward, desirable",
+        "mean",
+        "beta times (policy log-prob minus reference log-prob) of the desirable answers: the implicit reward of KTO.",
+    ),
+    "rewards/undesirable": Entry("Reward, undesirable", "mean", "The same for the undesirable answers."),
+    "kto/reference_point": Entry(
+        "Reference point",
+        "mean",
+        "Estimate of the KL divergence of policy and reference, in nats, that KTO compares rewards with; 0 at least.",
     ),
     "rewards/accuracies": Entry(
         "Reward accuracy",
@@ -190,6 +208,7 @@ _DROPPED = {
     "unknown": "Answers not used, because a claim of theirs has no verdict.",
     "not_contiguous": "Answers not used, because others of their prompt came before another prompt's.",
     "repeated_question": "Pairs not made, because one of the answers leads to the same question twice.",
+    "few_rejected": "Answers not used, because they have fewer rejected claims than make one undesirable.",
     "alone": "Answers not used, because no other answer to their prompt can be used.",
     "no_spread": "Answers not used, because all answers to their prompt have the same reward.",
     "identical": "Pairs not made, because both answers are the same text.",

@@ -35,6 +35,8 @@ from rlaifv.store.atomic import make_directory, write_text
 
 NUM_EXAMPLES = 6
 NUM_PAIRS = 6
+# Counts of what policies train on that is no pairs.
+KEPT = ("rollouts_kept", "answers_kept")
 CANDIDATE_COLUMNS = (
     "rejected/mention",
     "rejected/response",
@@ -180,8 +182,8 @@ def _numbers(run: Run) -> dict[str, Any]:
     pairs = ("pairs_possible", "pairs_kept", *PAIR_DROPS)
     answers = [name for name in words if name.startswith("dropped/") and name not in PAIR_DROPS]
     dropped = [name for name in answers if any(row.values.get(name) for row in feedback)]
-    groups = ("reward/", "score/", "kl/", "targets", "prompts/")
-    rewarded = [name for name in words if name.startswith(groups) or name == "rollouts_kept"]
+    groups = ("reward/", "score/", "kl/", "targets", "prompts/", "answers/")
+    rewarded = [name for name in words if name.startswith(groups) or name in KEPT]
     scored = [name for name in words if name.startswith("reward_model/") and name.count("/") == 2]
     columns = [*headlines(_metrics(run)), *(name for name in COLUMNS if name not in HEADLINES), *scored]
     return {

@@ -26,6 +26,7 @@ def trained_on(statistics: Sequence[Numbers]) -> tuple[str, int]:
     """
     known = {
         "rollouts_kept": "answers",
+        "answers_kept": "labelled answers",
         "reward_model/comparisons": "comparisons",
         "reward_model/segments": "labelled answers",
         "targets": "targets",

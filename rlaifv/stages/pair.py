@@ -225,7 +225,7 @@ def _usable(
     usable: dict[str, list[Response]] = {}
     for response in responses:
         group = usable.setdefault(response.prompt_id, [])
-        reason = _unusable(response, scores, unknown)
+        reason = unusable(response, scores, unknown)
         if reason is None:
             group.append(response)
         else:
@@ -254,12 +254,19 @@ def _with_repeated_questions(claims: Sequence[Claim]) -> set[str]:
     return {response_id for (response_id, _), count in counts.items() if count > 1}
 
 
-def _unusable(response: Response, scores: Mapping[str, float], unknown: set[str]) -> str | None:
+def unusable(response: Response, judged: Container[str], unknown: Container[str]) -> str | None:
+    """Return which of `RESPONSE_REASONS` keeps a response from being used, or None.
+
+    Args:
+        response: with its text.
+        judged: ids of responses that have claims.
+        unknown: ids of responses of which a claim has no verdict.
+    """
     if not response.text.strip():
         return "empty_response"
     if not response.finished:
         return "truncated"
-    if response.id not in scores:
+    if response.id not in judged:
         return "no_claims"
     return "unknown" if response.id in unknown else None
 

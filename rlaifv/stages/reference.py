@@ -1,4 +1,4 @@
-"""Preferences in, trainable pairs out: token ids, and the reference's log-prob of every token."""
+"""Token ids, and the reference's log-prob of every token, for preferences and for labelled answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from itertools import islice
 from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.protocol import Advance
 from rlaifv.models.digests import weights_digest
-from rlaifv.records import Pair, Prompt
+from rlaifv.records import LabelledAnswer, Pair, Prompt
 from rlaifv.stages.stage import Made, Stage, Task
 
 
@@ -73,6 +73,65 @@ class ReferenceLogps(Stage):
             )
             for pair in pairs
         ]
+
+
+class AnswerReferenceLogps(Stage):
+    """Compute the reference's log-probs of labelled answers and of the mismatched answer after each prompt.
+
+    A mismatched answer for which the model has no room after the prompt is left out.
+    """
+
+    name = "reference"
+    reads = ("prompts", "labelled")
+    writes = "labelled_answers"
+    unit = "labelled"
+    shard_factor = 2
+
+    def __init__(self, policy: LocalEngine) -> None:
+        self.policy = policy
+
+    def producer(self) -> dict[str, str]:
+        return {"policy": weights_digest(self.policy.model, is_cached=True)}
+
+    def __call__(self, task: Task, prompts: Sequence[Prompt], labelled: Sequence[LabelledAnswer]) -> Made:
+        """Return the answers with log-probs. A prompt's answers and the mismatched one are branches of one prefix."""
+        by_id = {prompt.id: prompt for prompt in prompts}
+        groups: dict[str, list[LabelledAnswer]] = {}
+        for answer in labelled:
+            groups.setdefault(answer.prompt_id, []).append(answer)
+        num_tokens = {name: self.policy.num_tokens(by_id[name]) for name in groups}
+        others = {name: self._fitting(num_tokens[name], group[0]) for name, group in groups.items()}
+        answered = [
+            (by_id[name], [one.token_ids for one in group] + [others[name]] * bool(others[name]))
+            for name, group in groups.items()
+        ]
+        sizes = map(len, groups.values())
+        logps = self.policy.completion_logps(
+            answered, lambda num_finished: task.advance(sum(islice(sizes, num_finished)))
+        )
+        made = []
+        for (name, group), values in zip(groups.items(), logps, strict=True):
+            other = others[name]
+            of_other = tuple(values[-1]) if other else ()
+            made += [
+                replace(
+                    answer,
+                    mismatched_token_ids=other,
+                    reference_logps=tuple(of_answer),
+                    mismatched_reference_logps=of_other,
+                    prompt_tokens=num_tokens[name] + len(other),
+                )
+                for answer, of_answer in zip(
+                    group, values, strict=False
+                )  # the last values may be the mismatched answer's
+            ]
+        return Made(made)
+
+    def _fitting(self, num_tokens: int, answer: LabelledAnswer) -> tuple[int, ...]:
+        """Return the mismatched answer, or nothing if the model has no room for it after a prompt of so many tokens."""
+        limit = self.policy.max_positions
+        is_too_long = limit is not None and num_tokens + len(answer.mismatched_token_ids) > limit
+        return () if is_too_long else answer.mismatched_token_ids
 
 
 def encode_pair(policy: LocalEngine, prompt: Prompt, pair: Pair) -> tuple[Pair, str]:

@@ -26,6 +26,13 @@ def test_settings_of_pairs_are_refused_by_other_methods(launch: Launch, method: 
     assert "one iteration" not in output  # no table of an earlier run before the refusal
 
 
+@pytest.mark.parametrize("typed", ["learner.loss=ipo", "learner.reduction=mean", "iteration.pairing.margin=2"])
+def test_kto_takes_beta_and_no_other_setting_of_pairs(launch: Launch, typed: str) -> None:
+    status, output = launch("method=kto_claims", typed, "preflight_only=true")
+    assert status == 2
+    assert f"{typed.partition('=')[0]} has no effect with this method" in output
+
+
 @pytest.mark.parametrize(
     "typed",
     [
@@ -38,6 +45,7 @@ def test_settings_of_pairs_are_refused_by_other_methods(launch: Launch, method: 
             "learner.row_tokens=0",
         ),
         ("method=grpo_claims", "learner=shapes", "pairing=paper"),
+        ("method=kto_claims", "learner.beta=0.2", "learner.lr=1e-4", "learner.batch_tokens=900"),
     ],
 )
 def test_settings_that_are_used_are_not(launch: Launch, typed: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ As a script, one of two ranks: takes the steps with two batches of one record on
 import copy
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,8 @@ from rlaifv.engines.local import LocalEngine
 from rlaifv.engines.reward import RewardEngine
 from rlaifv.learners.dpo.batch import PreferenceCollator
 from rlaifv.learners.dpo.module import DPOModule
+from rlaifv.learners.kto.batch import LabelledCollator
+from rlaifv.learners.kto.module import KTOModule
 from rlaifv.learners.policy import PolicyModule
 from rlaifv.learners.policy_gradient.batch import RolloutCollator
 from rlaifv.learners.policy_gradient.module import ActorCriticModule, PolicyGradientModule
@@ -31,15 +34,18 @@ from rlaifv.learners.sft.module import SFTModule
 from rlaifv.models.loading import select_trainable
 from rlaifv.models.prompting import Prompter
 from rlaifv.models.reward_head import RewardHead, RewardSpec, new_head
-from rlaifv.records import Comparison, LabelledSegments, Prompt, Rollout, Target
+from rlaifv.records import Comparison, LabelledAnswer, LabelledSegments, Prompt, Rollout, Target
 from rlaifv.runtime.ranks import rank
+from rlaifv.stages.label_answers import with_mismatched
+from rlaifv.stages.reference import AnswerReferenceLogps
+from rlaifv.stages.stage import Task
 from rlaifv.worlds.shapes_model import build_model, build_processor
 from rlaifv.worlds.shapes_source import ShapesSource
 from tests.learners.dpo_run import ANSWERS, Run
 
 # A step of this size adds the gradient itself to the weights.
 SGD: Any = partial(torch.optim.SGD, lr=1.0)
-NAMES = ("dpo", "sft", "grpo", "dapo", "shared_critic", "own_critic", "reward_model", "segment_reward_model")
+NAMES = ("dpo", "sft", "kto", "grpo", "dapo", "shared_critic", "own_critic", "reward_model", "segment_reward_model")
 
 
 def weights_after(
@@ -72,6 +78,24 @@ def sft(run: Run) -> Made:
     """Targets of different lengths, two to each prompt."""
     records = [Target(f"t{k}", prompt.id, ids, "person") for k, (prompt, ids) in enumerate(answers(run))]
     return SFTModule(run.model, SGD, schedule="constant"), TargetCollator(run.engine), records
+
+
+def kto(run: Run) -> Made:
+    """Mismatched answers are likelier under the reference, so that the reference point is 0 in every batch."""
+    some = [
+        LabelledAnswer(f"k{k}", prompt.id, ids, k in (0, 3), (2.0, 1.0, 1.0, 2.0)[k], 1, 0)
+        for k, (prompt, ids) in enumerate(answers(run))
+    ]
+    made = AnswerReferenceLogps(run.engine)(Task(), run.prompts, with_mismatched(some)).records
+    records = [
+        replace(
+            one,
+            reference_logps=tuple(value - 0.1 for value in one.reference_logps),
+            mismatched_reference_logps=tuple(value + 0.1 for value in one.mismatched_reference_logps),
+        )
+        for one in made
+    ]
+    return KTOModule(run.model, SGD, beta=0.5, schedule="constant"), LabelledCollator(run.engine), records
 
 
 def policy_gradient(run: Run, aggregation: Any) -> Made:
@@ -112,6 +136,7 @@ def segment_reward_model(run: Run) -> Made:
 LEARNERS = {
     "dpo": dpo,
     "sft": sft,
+    "kto": kto,
     "grpo": partial(policy_gradient, aggregation="sequence"),
     "dapo": partial(policy_gradient, aggregation="token"),
     "shared_critic": partial(actor_critic, has_backbone=False),

@@ -1,5 +1,7 @@
 """A step of every learner does not depend on the batches and ranks among which its records are shared out.
 
+KTO's does where its reference point does, which is estimated for each batch; here it is 0.
+
 Gains of weights are gradients here, and equal up to the order in which float32 sums are added: some 1e-7 of the largest
 term for each of some hundred terms, so 1e-5 of a tensor's largest entry. Means of means would differ by more than 1e-2.
 """

@@ -78,6 +78,16 @@ def test_a_labeler_of_its_own_is_named_with_its_revision() -> None:
     assert "| labeler | `owner/judge` (revision `v2`) |" in text
 
 
+def test_kto_is_said_to_be_it() -> None:
+    text = card("method=kto_claims", "learner.beta=0.2", "method.stages.label.min_rejected=2")
+    assert "trained by KTO" in text
+    assert "by KTO on its own answers, labelled by the claims that" in text
+    assert "| KTO | beta 0.2, learning rate 2e-05 |" in text.splitlines()
+    assert "| undesirable | from 2 rejected claims |" in text.splitlines()
+    assert "DPO" not in text
+    assert not any(line.startswith("| pairs") for line in text.splitlines())
+
+
 def test_a_policy_gradient_is_said_to_be_one() -> None:
     text = card("method=rloo_claims", "method.stages.reward.terms.cut.weight=-2")
     assert "trained by RLOO" in text

@@ -30,5 +30,6 @@ def test_headlines_follow_what_is_known() -> None:
 
 def test_rewarded_answers_are_not_called_pairs() -> None:
     assert trained_on([{"rollouts_kept": 8.0}, {"rollouts_kept": 3.0}]) == ("answers", 11)
+    assert trained_on([{"answers_kept": 8.0}, {"answers_kept": 3.0}]) == ("labelled answers", 11)
     assert trained_on([{"pairs_kept": 3.0}, {}]) == ("pairs", 3)
     assert trained_on([]) == ("pairs", 0)
