@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
-from rlaifv.app.data_sizes import num_rows
+from rlaifv.app.data_sizes import max_pairs_per_prompt, num_rows
 from rlaifv.models.budget.architecture import architecture_config
 from rlaifv.models.budget.estimate import Beside, estimate
 from rlaifv.models.budget.layout import has_layout
@@ -143,7 +143,7 @@ def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
         wanted = [node.per_prompt for node in cfg.method.stages.values() if node and "per_prompt" in node]
         every = answers * (answers - 1) // 2
         return min(every, *wanted) if wanted and wanted[0] else every
-    return 1 if cfg.run == "train" else int(cfg.iteration.pairing.max_pairs_per_prompt)
+    return 1 if cfg.run == "train" else max_pairs_per_prompt(cfg)
 
 
 def _stages(cfg: DictConfig) -> tuple[StageName, ...]:
