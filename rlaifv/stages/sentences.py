@@ -164,7 +164,7 @@ def closest(sentence: Sentence, candidates: Sequence[Sentence]) -> Sentence | No
 
     So a pair differs where the sentence is wrong rather than in what it is about. None if there is no candidate.
     """
-    matcher = SequenceMatcher(None, b=sentence.token_ids, autojunk=False)
+    matcher: SequenceMatcher[int] = SequenceMatcher(None, (), sentence.token_ids, autojunk=False)
 
     def likeness(candidate: Sentence) -> float:
         matcher.set_seq1(candidate.token_ids)
