@@ -78,6 +78,12 @@ def num_rows(cfg: DictConfig) -> int | None:
     return min((rows for rows in (cfg.data.num_rows, found) if rows), default=None)
 
 
+def max_pairs_per_prompt(cfg: DictConfig) -> int:
+    """Return how many pairs of a prompt are kept at most: as its stage of pairs has it, or else the rules of pairing."""
+    own = [node.max_pairs_per_prompt for node in cfg.method.stages.values() if node and "max_pairs_per_prompt" in node]
+    return int(own[0] if own else cfg.iteration.pairing.max_pairs_per_prompt)
+
+
 def _data(cfg: DictConfig, wanted: Sizes) -> Data | None:
     path = OmegaConf.select(cfg, "data.path")
     if path is None or (_is_list(cfg) and not Path(path).expanduser().is_file()):
@@ -91,7 +97,7 @@ def _data(cfg: DictConfig, wanted: Sizes) -> Data | None:
         prompts, rows = _distinct(cfg, rows, max(enough, HELD_OUT_TIMES * wanted.num_held_out))
     if not prompts:
         return None
-    each = (rows or prompts) / prompts if given else float(cfg.iteration.pairing.max_pairs_per_prompt)
+    each = (rows or prompts) / prompts if given else float(max_pairs_per_prompt(cfg))
     return Data(name, prompts, each, given, reuse)
 
 

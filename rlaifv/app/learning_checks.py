@@ -32,6 +32,22 @@ def _normalization_faults(cfg: DictConfig) -> Iterator[str]:
         yield f"learner.normalize_weights=false has no effect with learner.reduction={cfg.learner.reduction}."
 
 
+def _prefix_faults(cfg: DictConfig) -> Iterator[str]:
+    """Pairs that share a prefix train their last sentences alone, as long as the prefix cancels in the loss."""
+    if not any(str(node._target_).endswith(".SentencePairs") for node in cfg.method.stages.values() if node):
+        return
+    if cfg.learner.reduction != "sum":
+        yield (
+            f"learner.reduction={cfg.learner.reduction} does not go together with method.stages.pair=SentencePairs: only with "
+            "learner.reduction=sum does what comes before the sentences cancel."
+        )
+    if cfg.learner.nll_weight:
+        yield (
+            f"learner.nll_weight={cfg.learner.nll_weight} does not go together with method.stages.pair=SentencePairs: it "
+            "would train what comes before the sentences as well."
+        )
+
+
 def _score_faults(cfg: DictConfig) -> Iterator[str]:
     rules = cfg.iteration.pairing
     if rules.score == "f_score" and rules.margin >= 1:
@@ -73,6 +89,7 @@ LEARNING_CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     _weighting_faults,
     _quantization_faults,
     _normalization_faults,
+    _prefix_faults,
     _score_faults,
     _loss_faults,
     _train_parts_faults,

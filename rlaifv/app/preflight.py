@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
-from rlaifv.app.data_sizes import num_rows
+from rlaifv.app.data_sizes import max_pairs_per_prompt, num_rows
 from rlaifv.models.budget.architecture import architecture_config
 from rlaifv.models.budget.estimate import Beside, estimate
 from rlaifv.models.budget.layout import has_layout
@@ -164,8 +164,8 @@ def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
         every = answers * (answers - 1) // 2
         return min(every, *wanted) if wanted and wanted[0] else every
     sets = [len(node.sets) for node in cfg.method.stages.values() if node and _name(node) == "BuildPairSets"]
-    most = sets[0] if sets else int(cfg.iteration.pairing.max_pairs_per_prompt)  # a set has one pair of a prompt
-    return 1 if cfg.run == "train" else most
+    most = sets[0] if sets else max_pairs_per_prompt(cfg)  # a set has one pair of a prompt
+    return 1 if cfg.run == "train" else max(1, most)  # fewer are refused where the stage is built
 
 
 def _stages(cfg: DictConfig) -> tuple[StageName, ...]:

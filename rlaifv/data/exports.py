@@ -90,9 +90,10 @@ def read_examples(run_dir: Path, iteration: int, about: dict[str, Any]) -> list[
         found = {"text": claim.text, "question": claim.question}
         found |= {"p_yes": judged.p_yes, "p_no": judged.p_no, "verdict": judged.verdict}
         claims.setdefault(claim.response_id, []).append(found)
+    texts = {one.id: one.text for one in manifest.records("responses")} if "responses" in stages else {}
     shared = {**about, "policy": producer["policy"], "seed": producer["seed"], "iteration": iteration}
     return [
-        Example(f"{iteration:03d}/{pair.id}", prompts[pair.prompt_id], pair, shared | _of_pair(pair, claims))
+        Example(f"{iteration:03d}/{pair.id}", prompts[pair.prompt_id], pair, shared | _of_pair(pair, claims, texts))
         for pair in manifest.records("pairs")
     ]
 
@@ -120,14 +121,22 @@ def write_pairs(form: str, examples: Sequence[Example], out: Path) -> None:
         _write_parquet(form, examples, out)
 
 
-def _of_pair(pair: Pair, claims: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _of_pair(pair: Pair, claims: dict[str, list[dict[str, Any]]], texts: dict[str, str]) -> dict[str, Any]:
+    """Return scores and claims of a pair. A side that is no response as it was sampled, but made of parts, has no claims."""
+    of_side = {
+        side: claims.get(response_id, []) if texts.get(response_id, text) == text else []
+        for side, response_id, text in (
+            ("chosen", pair.chosen_response_id, pair.chosen),
+            ("rejected", pair.rejected_response_id, pair.rejected),
+        )
+    }
     return {
         "prompt_id": pair.prompt_id,
         "pair_id": pair.id,
         "chosen_score": pair.chosen_score,
         "rejected_score": pair.rejected_score,
-        "chosen_claims": claims.get(pair.chosen_response_id, []),
-        "rejected_claims": claims.get(pair.rejected_response_id, []),
+        "chosen_claims": of_side["chosen"],
+        "rejected_claims": of_side["rejected"],
     }
 
 

@@ -1,7 +1,7 @@
 """Read a few preference pairs of an iteration with their judged claims from its shards."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.dataset as arrow
 from pyarrow import parquet
 
+from rlaifv.report.answers import mark_claims
 from rlaifv.report.run import JudgedClaim, verdict_of
 from rlaifv.store.manifest import iteration_directory
 
@@ -54,18 +55,27 @@ def read_pairs(run_dir: Path, iteration: int, num_pairs: int) -> tuple[PairExamp
     prompts = {row["id"]: row for row in _rows(folder, "prompts", "id", [row["prompt_id"] for row in rows])}
     response_ids = [row[f"{side}_response_id"] for row in rows for side in ("chosen", "rejected")]
     claims = _claims(folder, response_ids)
+    texts = {row["id"]: row["text"] for row in _rows(folder, "responses", "id", response_ids)}
     pairs = []
     for row in rows:
         prompt = prompts.get(row["prompt_id"], {})
-        chosen, rejected = (
-            Side(row[side], row[f"{side}_score"], tuple(claims[row[f"{side}_response_id"]]))
-            for side in ("chosen", "rejected")
-        )
+        chosen, rejected = (_side(row, side, claims, texts) for side in ("chosen", "rejected"))
         image_paths = prompt.get("image_paths") or [""]
         pairs.append(
             PairExample(iteration, row["prompt_id"], prompt.get("question", ""), image_paths[0], chosen, rejected)
         )
     return tuple(pairs)
+
+
+def _side(
+    row: dict[str, Any], side: str, claims: Mapping[str, Sequence[JudgedClaim]], texts: Mapping[str, str]
+) -> Side:
+    """Return a side with its claims; of a text that is not the whole response, with those that are found in it."""
+    response_id, text = row[f"{side}_response_id"], row[side]
+    own = claims.get(response_id, ())
+    if text != texts.get(response_id, text):
+        own = [segment.claim for segment in mark_claims(text, own).segments if segment.claim is not None]
+    return Side(text, row[f"{side}_score"], tuple(own))
 
 
 def _choose(folder: Path, num_pairs: int) -> list[dict[str, Any]]:

@@ -141,11 +141,15 @@ def build_pairs(
     drops: Counter[str] = Counter()
     is_reference = rules.order == "reference"
     repeating = _with_repeated_questions(claims) if is_reference else set()
-    usable = _contiguous(responses, scores, drops) if is_reference else _usable(responses, judgements, scores, drops)
+    usable = (
+        _contiguous(responses, scores, drops)
+        if is_reference
+        else usable_responses(responses, judgements, scores, drops)
+    )
     pairs: list[Pair] = []
     for prompt_id, group in usable.items():
         candidates = list(_candidates(group, scores, rules, repeating, drops, others, num_accepted))
-        pairs += _cap(candidates, prompt_id, rules, seed, drops)
+        pairs += cap_pairs(candidates, prompt_id, rules.max_pairs_per_prompt, seed, drops)
     if is_reference:
         different = [pair for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
         drops["identical"] += len(pairs) - len(different)
@@ -191,6 +195,37 @@ def length_threshold(chosen_words: Sequence[int], rejected_words: Sequence[int])
     return best_threshold
 
 
+def usable_responses(
+    responses: Sequence[Response], judgements: Sequence[Judgement], judged: Container[str], drops: Counter[str]
+) -> dict[str, list[Response]]:
+    """Return the responses of each prompt that the paper's order pairs; the others are counted in `drops`.
+
+    `judged` are the ids of those that have claims.
+    """
+    unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
+    usable: dict[str, list[Response]] = {}
+    for response in responses:
+        group = usable.setdefault(response.prompt_id, [])
+        reason = unusable(response, judged, unknown)
+        if reason is None:
+            group.append(response)
+        else:
+            drops[reason] += 1
+    return usable
+
+
+def cap_pairs(candidates: Sequence[Pair], prompt_id: str, max_pairs: int, seed: int, drops: Counter[str]) -> list[Pair]:
+    """Return at most `max_pairs` of a prompt's pairs, drawn uniformly; the others are counted as `over_cap`."""
+    ordered = sorted(candidates, key=lambda pair: pair.id)
+    excess = len(ordered) - max_pairs
+    if excess <= 0:
+        return ordered
+    drops["over_cap"] += excess
+    # A generator of its own for each prompt: what one prompt draws does not depend on which prompts came before it.
+    rng = random.Random(hashlib.sha256(f"{seed}/{prompt_id}".encode("utf-8", "surrogatepass")).digest())
+    return [ordered[k] for k in sorted(rng.sample(range(len(ordered)), max_pairs))]
+
+
 def pair_statistics(
     responses: Sequence[Response],
     judgements: Sequence[Judgement],
@@ -215,22 +250,6 @@ def pair_statistics(
     }
     reasons = dict.fromkeys((*RESPONSE_REASONS, *PAIR_REASONS, *drops))
     return statistics | {f"dropped/{reason}": float(drops.get(reason, 0)) for reason in reasons}
-
-
-def _usable(
-    responses: Sequence[Response], judgements: Sequence[Judgement], scores: Mapping[str, float], drops: Counter[str]
-) -> dict[str, list[Response]]:
-    """Return the responses of each prompt that the paper's order pairs."""
-    unknown = {judgement.response_id for judgement in judgements if judgement.verdict == "unknown"}
-    usable: dict[str, list[Response]] = {}
-    for response in responses:
-        group = usable.setdefault(response.prompt_id, [])
-        reason = unusable(response, scores, unknown)
-        if reason is None:
-            group.append(response)
-        else:
-            drops[reason] += 1
-    return usable
 
 
 def _contiguous(
@@ -332,17 +351,6 @@ def _is_from_other(first: Response, second: Response, scores: Mapping[str, float
     """Return whether the better of two is another model's, and the worse the policy's."""
     chosen, rejected = (first, second) if scores[first.id] >= scores[second.id] else (second, first)
     return chosen.id in others and rejected.id not in others
-
-
-def _cap(candidates: Sequence[Pair], prompt_id: str, rules: PairingRules, seed: int, drops: Counter[str]) -> list[Pair]:
-    ordered = sorted(candidates, key=lambda pair: pair.id)
-    excess = len(ordered) - rules.max_pairs_per_prompt
-    if excess <= 0:
-        return ordered
-    drops["over_cap"] += excess
-    # A generator of its own for each prompt: what one prompt draws does not depend on which prompts came before it.
-    rng = random.Random(hashlib.sha256(f"{seed}/{prompt_id}".encode("utf-8", "surrogatepass")).digest())
-    return [ordered[k] for k in sorted(rng.sample(range(len(ordered)), rules.max_pairs_per_prompt))]
 
 
 def _balance(pairs: Sequence[Pair], drops: Counter[str]) -> list[Pair]:

@@ -135,13 +135,18 @@ class AnswerReferenceLogps(Stage):
 
 
 def encode_pair(policy: LocalEngine, prompt: Prompt, pair: Pair) -> tuple[Pair, str]:
-    """Return the pair with token ids, and why it cannot be used, if so: `no_history` or `too_long`."""
-    if pair.chosen_token_ids:
+    """Encode the answers that have no token ids yet.
+
+    Returns:
+        The pair, and why it cannot be used, if so: `no_history` or `too_long`.
+    """
+    if pair.chosen_token_ids and pair.rejected_token_ids:
         return pair, ""
     prompter, limit = policy.prompter, policy.max_positions
     if prompt.history and not prompter.template.has_history:
         return pair, "no_history"
-    chosen, rejected = (prompter.completion_ids(prompt, answer.strip()) for answer in (pair.chosen, pair.rejected))
+    chosen = pair.chosen_token_ids or prompter.completion_ids(prompt, pair.chosen.strip())
+    rejected = pair.rejected_token_ids or prompter.completion_ids(prompt, pair.rejected.strip())
     longest = max(len(chosen), len(rejected))
     is_too_long = limit is not None and policy.num_tokens(prompt) + longest > limit
     return replace(pair, chosen_token_ids=chosen, rejected_token_ids=rejected), "too_long" if is_too_long else ""

@@ -20,10 +20,10 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|$")
 _PART_END = re.compile(r"[,;:](?=\s)")
 
 
-def segment_spans(text: str) -> list[tuple[int, int]]:
+def segment_spans(text: str, parts: bool = True) -> list[tuple[int, int]]:
     """Return (start, end) of the segments of an answer, in characters; white space between them belongs to none.
 
-    Sentences are cut after a comma, semicolon or colon where at least `MIN_WORDS` words are before and after it.
+    With `parts`, sentences are cut after a comma, semicolon or colon where at least `MIN_WORDS` words are before and after it.
 
     >>> text = "A man is holding a cup, which is full of hot tea. He smiles."
     >>> [text[start:end] for start, end in segment_spans(text)]
@@ -35,7 +35,7 @@ def segment_spans(text: str) -> list[tuple[int, int]]:
         stop = match.end()
         if text[at:stop].strip():
             start = at
-            for part in _PART_END.finditer(text, at, stop):
+            for part in _PART_END.finditer(text, at, stop) if parts else ():
                 enough = [len(text[a:b].split()) >= MIN_WORDS for a, b in ((start, part.end()), (part.end(), stop))]
                 if all(enough):
                     spans.append((start, part.end()))
@@ -45,7 +45,9 @@ def segment_spans(text: str) -> list[tuple[int, int]]:
     return [(a + len(text[a:b]) - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())) for a, b in spans]
 
 
-def segments_of(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[tuple[str, int]]:
+def segments_of(
+    token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], parts: bool = True
+) -> list[tuple[str, int]]:
     """Return the segments of a sampled answer, and the place of the last token of each.
 
     Places come from decoding the sampled ids themselves, never from encoding the text again. A segment whose last token also
@@ -54,6 +56,7 @@ def segments_of(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]
     Args:
         token_ids: of the answer.
         decode: gives their text.
+        parts: whether long sentences are cut, see `segment_spans`.
     """
     text = decode(token_ids)
     lengths: list[int] = []  # characters of the text of the first k + 1 tokens
@@ -65,7 +68,7 @@ def segments_of(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]
 
     segments: list[tuple[str, int]] = []
     at = start = 0
-    for first, end in segment_spans(text):
+    for first, end in segment_spans(text, parts):
         while at + 1 < len(token_ids) and length(at) < end:
             at += 1
         if segments and segments[-1][1] == at:

@@ -87,7 +87,7 @@ def test_all_runs_of_a_command_are_budgeted_before_the_first(launch: Launch, tmp
 def test_kto_trains_on_answers_and_makes_no_pairs(launch: Launch) -> None:
     status, output = launch("method=kto_claims", "preflight_only=true")
     assert status == 0, output
-    assert list(rows(output)) == ["generate", "score", "reference", "train"]
+    assert list(rows(output)) == ["generate", "score", "reference log-probs", "train"]
     assert "5,120 answers × 1 epoch " in rows(output)["train"] + " "
     assert "pairs" not in output
 

@@ -33,10 +33,19 @@ def test_kto_takes_beta_and_no_other_setting_of_pairs(launch: Launch, typed: str
     assert f"{typed.partition('=')[0]} has no effect with this method" in output
 
 
+@pytest.mark.parametrize("method", ["corrected_pairs", "sentence_pairs"])
+def test_rules_of_scores_are_refused_by_methods_with_pairs_of_their_own(launch: Launch, method: str) -> None:
+    status, output = launch(f"method={method}", "iteration.pairing.margin=2", "preflight_only=true")
+    assert status == 2
+    assert "iteration.pairing.margin has no effect with this method, which makes no pairs by score." in output
+
+
 @pytest.mark.parametrize(
     "typed",
     [
         ("learner.beta=0.2", "iteration.pairing.order=paper"),
+        ("method=corrected_pairs", "learner.beta=0.2", "learner.nll_weight=0.1"),
+        ("method=sentence_pairs", "learner.beta=0.2", "learner.loss=robust"),
         (
             "method=grpo_claims",
             "learner.lr=1e-4",
