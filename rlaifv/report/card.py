@@ -116,6 +116,7 @@ def _rows(run: Run, settings: Mapping[str, Any]) -> list[str]:
             score if score != "rejected" and not _is_policy_gradient(settings) and not _is_kto(settings) else None
         )
     kind = "answers" if _is_policy_gradient(settings) else trained_on(run.statistics)[0]
+    kind = "labelled answers" if _is_kto(settings) else kind
     rows[kind] = ", ".join(f"{trained_on([numbers])[1]:,}" for numbers in run.statistics)
     rows[f"passes over the {kind}"] = iteration["epochs"]
     rows["trained"] = f"LoRA adapters (rank {adapters['r']})" if adapters else ", ".join(learner["train_parts"])
