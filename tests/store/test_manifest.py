@@ -119,7 +119,7 @@ def test_plan_is_fixed(tmp_path: Path) -> None:
     manifest.plan("claims", 2)
     with pytest.raises(ValueError, match="stage 'claims' has 2 shards planned, not 3"):
         Manifest.open(tmp_path, 0, PRODUCER).plan("claims", 3)
-    with pytest.raises(ValueError, match="'answers' is not a stage; there are prompts, responses"):
+    with pytest.raises(ValueError, match="'answers' is not a stage; there are prompts, routes, responses"):
         manifest.plan("answers", 1)
     with pytest.raises(ValueError, match="'pairs' needs at least one shard, not 0"):
         manifest.plan("pairs", 0)

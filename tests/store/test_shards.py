@@ -177,7 +177,9 @@ def test_file_from_before_a_field_was_added_is_read(tmp_path: Path) -> None:
     prompts = [Prompt("a", "What?", ("/a.png",), "Be brief.", ("Who?", "A cat."))]
     write_shard(path, prompts, Prompt)
     assert read_shard(path, Prompt) == prompts
-    pq.write_table(pq.ParquetFile(path).read().drop_columns(["system", "history", "facts", "answer"]), path)
+    pq.write_table(
+        pq.ParquetFile(path).read().drop_columns(["system", "history", "facts", "answer", "demonstration"]), path
+    )
     assert read_shard(path, Prompt) == [Prompt("a", "What?", ("/a.png",))]
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["image_paths"]), path)
     with pytest.raises(ValueError, match="its columns are id, question, but must be id, question, image_paths, system"):
