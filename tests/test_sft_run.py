@@ -96,7 +96,7 @@ def test_what_people_answered_reaches_no_prompt(launch: Launch, monkeypatch: pyt
         (("method=flame_dpo", "method.stages.pair.sets.factual.not_worse=[useful]"), "refers to 'useful'"),
         (("method=sft", "data.unfamiliar=2"), "data.unfamiliar must be between 0 and 1, but it is 2."),
         (("method=sft", "learner.beta=0.2"), "learner.beta has no effect with this method"),
-        (("start_from=nowhere",), "nowhere"),
+        (("start_from=nowhere",), "start_from=nowhere is not a directory, nor does it have the form of a hub id"),
     ],
 )
 def test_wrong_settings_end_in_one_sentence(launch: Launch, arguments: tuple[str, ...], message: str) -> None:

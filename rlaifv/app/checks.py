@@ -302,6 +302,16 @@ def _path_faults(cfg: DictConfig) -> Iterator[str]:
             )
 
 
+def _start_faults(cfg: DictConfig) -> Iterator[str]:
+    start = cfg.start_from
+    if start is None or not _looks_local(start) or Path(start).expanduser().is_dir():
+        return
+    if not (
+        cfg.before and Path(start).absolute().is_relative_to(Path(cfg.run_dir).absolute())
+    ):  # made before it is read
+        yield f"start_from={start} is not a directory, nor does it have the form of a hub id (owner/name)."
+
+
 def _is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch("[0-9a-f]{40}", str(revision)) is not None
 
@@ -338,4 +348,5 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     _trainer_faults,
     _callback_faults,
     _path_faults,
+    _start_faults,
 )

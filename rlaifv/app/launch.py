@@ -46,6 +46,7 @@ _DIVIDER_PATH_KEYS = tuple(
 PATH_KEYS = (
     "data.path",
     "model.path",
+    "start_from",
     "labeler.path",
     "iteration.chosen_from",
     "evaluation.benchmarks.data_root",

@@ -134,6 +134,8 @@ def _workload(cfg: DictConfig) -> Workload:
 
 def _with_questions(work: Workload, nodes: Mapping[str, DictConfig], per_prompt: int) -> Workload:
     """Return the workload with questions about whole answers, beside those about claims."""
+    if not {"CompareByLabeler", "RateAnswers", "RouteByLabeler"} & {*nodes}:
+        return work
     found = []  # (number, tokens of each) about an image
     if "Score" in nodes:
         found.append((work.questions_per_prompt, work.question_tokens))
@@ -143,8 +145,6 @@ def _with_questions(work: Workload, nodes: Mapping[str, DictConfig], per_prompt:
         found.append((work.num_responses * len(node.questions), work.average_tokens + COMPARING_TOKENS))
     if "RouteByLabeler" in nodes:
         found.append((1, COMPARING_TOKENS))
-    if len(found) < 1 or (len(found) == 1 and "Score" in nodes):
-        return work
     number = sum(num for num, _ in found)
     return replace(work, questions=number, question_tokens=round(sum(num * size for num, size in found) / number))
 
@@ -159,7 +159,7 @@ def _records_per_prompt(cfg: DictConfig, record: Record) -> int:
     wanted = [node.per_prompt for node in cfg.method.stages.values() if node and "per_prompt" in node]
     if record == "answers":
         samples = any(_name(node) == "Generate" for node in cfg.method.stages.values() if node)
-        return (int(wanted[0]) if wanted else answers) if samples else 1
+        return (max(1, int(wanted[0])) if wanted else answers) if samples else 1
     if record == "comparisons":
         every = answers * (answers - 1) // 2
         return min(every, *wanted) if wanted and wanted[0] else every

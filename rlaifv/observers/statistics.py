@@ -119,8 +119,7 @@ class TargetStatistics(Observer):
         if "judgements" in work.units:
             found |= verdict_statistics(len(work.records("responses")), work.records("judgements"))
         if "routes" in work.units:
-            kinds = Counter(route.kind for route in work.records("routes"))
-            found |= {f"prompts/{kind}": float(kinds[kind]) for kind in ("fact", "other", "unknown")}
+            found |= _kinds(work)
         return found | _dropped(work.drops("targets")) | _dropped(work.drops("prompts"))
 
 
@@ -129,12 +128,8 @@ class PairSetStatistics(FeedbackStatistics):
 
     def statistics(self, work: Iteration) -> dict[str, float]:
         sets = Counter(pair.id.partition(":")[0] for pair in work.records(self.table))
-        kinds = Counter(route.kind for route in work.records("routes"))
-        return {
-            **super().statistics(work),
-            **{f"pairs/{name}": float(count) for name, count in sorted(sets.items())},
-            **{f"prompts/{kind}": float(kinds[kind]) for kind in ("fact", "other", "unknown")},
-        }
+        counts = {f"pairs/{name}": float(count) for name, count in sorted(sets.items())}
+        return super().statistics(work) | counts | _kinds(work)
 
 
 class GivenPairStatistics(Observer):
@@ -175,6 +170,12 @@ class GivenPairStatistics(Observer):
             raise TooFewPairs(f"No pair of iteration {iteration} can be trained on: {'. '.join(reasons)}.")
         for reason in reasons:
             logger.warning("Dropped from iteration %d: %s.", iteration, reason)
+
+
+def _kinds(work: Iteration) -> dict[str, float]:
+    """Count prompts by their kind."""
+    kinds = Counter(route.kind for route in work.records("routes"))
+    return {f"prompts/{kind}": float(kinds[kind]) for kind in ("fact", "other", "unknown")}
 
 
 def _num_questions(claims: Sequence[Claim]) -> int:

@@ -78,7 +78,7 @@ def f_score(group: Sequence[Verdicts], weight: float) -> list[float]:
     squared = weight**2
     # (1 + b²) tp / ((1 + b²) tp + b² fn + fp), with fn = known - tp and fp = rejected.
     return [
-        (1 + squared) * len(one.accepted) / (len(one.accepted) + squared * known + len(one.rejected))
+        (len(one.accepted) + squared * len(one.accepted)) / (len(one.accepted) + squared * known + len(one.rejected))
         if one.accepted
         else 0.0
         for one in group
@@ -143,6 +143,23 @@ def verdicts_of(
     return groups
 
 
+def score_groups(groups: Mapping[str, Mapping[str, Verdicts]], score: Score, weight: float) -> dict[str, float]:
+    """Score each response by its claims; the higher, the better.
+
+    Args:
+        groups: what `verdicts_of` returns; a score sees the responses to a prompt together.
+        score: which one, a name of `SCORES`.
+        weight: what `net` and `f_score` weigh with.
+
+    Returns:
+        Response id to score, in the order of the groups.
+    """
+    scores: dict[str, float] = {}
+    for group in groups.values():
+        scores |= zip(group, SCORES[score](list(group.values()), weight), strict=True)
+    return scores
+
+
 def score_responses(
     responses: Iterable[Response],
     judgements: Iterable[Judgement],
@@ -150,22 +167,5 @@ def score_responses(
     weight: float = 1.0,
     claims: Iterable[Claim] = (),
 ) -> dict[str, float]:
-    """Score each response by its claims; the higher, the better. Unknown verdicts do not count.
-
-    Args:
-        responses: of any number of prompts; a score sees those of a prompt together.
-        judgements: of their claims.
-        score: which one, a name of `SCORES`.
-        weight: what `net` and `f_score` weigh with.
-        claims: which claims ask the same.
-
-    Returns:
-        Response id to score, prompts in order of first appearance. A response without claims is absent.
-
-    Raises:
-        ValueError: as for `verdicts_of`.
-    """
-    scores: dict[str, float] = {}
-    for group in verdicts_of(responses, judgements, claims).values():
-        scores |= zip(group, SCORES[score](list(group.values()), weight), strict=True)
-    return scores
+    """Score responses from their judgements: `verdicts_of`, then `score_groups`; see there. Unknown verdicts do not count."""
+    return score_groups(verdicts_of(responses, judgements, claims), score, weight)

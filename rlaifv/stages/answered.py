@@ -6,8 +6,8 @@ from typing import Any
 
 from rlaifv.engines.protocol import Labeler
 from rlaifv.records import Prompt, Response
+from rlaifv.stages.answer_scores import score_responses
 from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all
-from rlaifv.stages.pair import score_responses
 from rlaifv.stages.score import WORDING, Wording, score
 
 

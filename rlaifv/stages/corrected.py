@@ -9,25 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rlaifv.engines.local import LocalEngine
-from rlaifv.records import Claim, Judgement, Pair, Response
-from rlaifv.stages.pair import cap_pairs
-from rlaifv.stages.sentences import Answer, Sentence, answers_of, closest, distinct
-from rlaifv.stages.stage import ITERATION, Made, Stage, Task
+from rlaifv.records import Pair
+from rlaifv.stages.sentences import Answer, Sentence, SentencePairing, closest, distinct
 
 
-def refuse_others(chosen_from: object | None) -> None:
-    """Raise ValueError if another model gives half of the answers."""
-    if chosen_from is not None:
-        raise ValueError("Sentences come from the policy's own answers: set iteration.chosen_from=null.")
-
-
-def check_cap(max_pairs_per_prompt: int) -> None:
-    """Raise ValueError for a cap below 1."""
-    if max_pairs_per_prompt < 1:
-        raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {max_pairs_per_prompt}.")
-
-
-class CorrectedPairs(Stage):
+class CorrectedPairs(SentencePairing):
     """Pair each answer that has rejected claims with its correction, which is chosen.
 
     The score of an answer is minus the number of its rejected claims and of the sentences that its correction adds.
@@ -49,12 +35,6 @@ class CorrectedPairs(Stage):
         ValueError: a cap below 1, or another model. When called: a claim that does not know its sentence.
     """
 
-    name = "pair"
-    reads = ("responses", "judgements", "claims")
-    writes = "preferences"
-    unit = ITERATION
-    is_stored = False
-
     def __init__(
         self,
         policy: LocalEngine,
@@ -63,26 +43,14 @@ class CorrectedPairs(Stage):
         complete: bool = False,
         chosen_from: object | None = None,
     ) -> None:
-        refuse_others(chosen_from)
-        check_cap(max_pairs_per_prompt)
-        self.policy, self.max_pairs_per_prompt = policy, max_pairs_per_prompt
+        super().__init__(policy, max_pairs_per_prompt, chosen_from)
         self.fill, self.complete = fill, complete
 
     def producer(self) -> dict[str, str]:
         return {"pairing": f"corrected {self.max_pairs_per_prompt} {self.fill} {self.complete}"}
 
-    def __call__(
-        self, task: Task, responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
-    ) -> Made:
-        drops: Counter[str] = Counter()
-        groups = answers_of(responses, judgements, claims, self.policy.decode, drops)
-        pairs: list[Pair] = []
-        for prompt_id, group in groups.items():
-            candidates = corrected_pairs(group, self.policy.decode, drops, self.fill, self.complete)
-            pairs += cap_pairs(candidates, prompt_id, self.max_pairs_per_prompt, task.seed, drops)
-        # Responses that were not divided have no claims either, and are counted already.
-        drops["no_claims"] -= task.drops.get("not_divided", 0)
-        return Made(pairs, +drops)
+    def candidates(self, group: Sequence[Answer], drops: Counter[str]) -> list[Pair]:
+        return corrected_pairs(group, self.policy.decode, drops, self.fill, self.complete)
 
 
 def corrected_pairs(

@@ -14,7 +14,7 @@ from itertools import combinations, groupby
 from typing import Literal, get_args
 
 from rlaifv.records import Claim, Judgement, Pair, Response
-from rlaifv.stages.answer_scores import Score, check_score, score_responses, verdicts_of
+from rlaifv.stages.answer_scores import Score, check_score, score_groups, verdicts_of
 from rlaifv.stages.generate import OTHER_MARK
 from rlaifv.stages.score import verdict_statistics
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
@@ -136,8 +136,9 @@ def build_pairs(
     Raises:
         ValueError: as for `rlaifv.stages.answer_scores.verdicts_of`.
     """
-    scores = score_responses(responses, judgements, rules.score, rules.score_weight, claims)
-    num_accepted = _num_accepted(responses, judgements, claims) if rules.keep_accepted else {}
+    verdicts = verdicts_of(responses, judgements, claims)
+    scores = score_groups(verdicts, rules.score, rules.score_weight)
+    num_accepted = {name: len(one.accepted) for group in verdicts.values() for name, one in group.items()}
     drops: Counter[str] = Counter()
     is_reference = rules.order == "reference"
     repeating = _with_repeated_questions(claims) if is_reference else set()
@@ -325,14 +326,6 @@ def _candidates(
                 chosen_score=scores[chosen.id],
                 rejected_score=scores[rejected.id],
             )
-
-
-def _num_accepted(
-    responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
-) -> dict[str, int]:
-    """Return how many distinct accepted claims each response has."""
-    groups = verdicts_of(responses, judgements, claims).values()
-    return {response_id: len(one.accepted) for group in groups for response_id, one in group.items()}
 
 
 def _optional_reason(

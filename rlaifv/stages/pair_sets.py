@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from rlaifv.records import AnswerScore, Claim, Judgement, Pair, Prompt, Response, Route
 from rlaifv.runtime.seeds import derive_seed
+from rlaifv.stages.pair import usable_responses
 from rlaifv.stages.reward import distinct_verdicts
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
-from rlaifv.stages.terms import Answer, Term
+from rlaifv.stages.terms import Answer, Term, by_response
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,17 @@ class BuildPairSets(Stage):
         scores: Sequence[AnswerScore] = (),
     ) -> Made:
         drops: Counter[str] = Counter()
-        answers = _usable(prompts, responses, distinct_verdicts(claims, judgements), scores, drops)
+        verdicts, scored, by_id = (
+            distinct_verdicts(claims, judgements),
+            by_response(scores),
+            {one.id: one for one in prompts},
+        )
+        usable = usable_responses(responses, judgements, verdicts, drops)
+        answers = [
+            Answer(by_id[prompt_id], one, verdicts[one.id], scored.get(one.id, {}))
+            for prompt_id, group in usable.items()
+            for one in group
+        ]
         # Responses that were not divided have no claims either, and are counted already.
         drops["no_claims"] -= task.drops.get("not_divided", 0)
         rewards = {name: one.rewards(answers) for name, one in self.sets.items()}
@@ -164,30 +175,3 @@ class BuildPairSets(Stage):
             chosen = random.Random(derive_seed(seed, name)).sample(range(len(pairs)), size)
             kept += [pairs[k] for k in sorted(chosen)]
         return sorted(kept, key=lambda pair: pair.prompt_id)
-
-
-def _usable(
-    prompts: Sequence[Prompt],
-    responses: Sequence[Response],
-    verdicts: Mapping[str, Counter[str]],
-    scores: Sequence[AnswerScore],
-    drops: Counter[str],
-) -> list[Answer]:
-    by_id = {prompt.id: prompt for prompt in prompts}
-    scored: dict[str, dict[str, AnswerScore]] = {}
-    for score in scores:
-        scored.setdefault(score.response_id, {})[score.model] = score
-    answers = []
-    for response in responses:
-        found = verdicts.get(response.id, Counter())
-        if not response.text.strip():
-            drops["empty_response"] += 1
-        elif not response.finished:
-            drops["truncated"] += 1
-        elif not found:
-            drops["no_claims"] += 1
-        elif found["unknown"]:
-            drops["unknown"] += 1
-        else:
-            answers.append(Answer(by_id[response.prompt_id], response, found, scored.get(response.id, {})))
-    return answers

@@ -140,13 +140,16 @@ def encode_pair(policy: LocalEngine, prompt: Prompt, pair: Pair) -> tuple[Pair, 
     Returns:
         The pair, and why it cannot be used, if so: `no_history` or `too_long`.
     """
-    if pair.chosen_token_ids and pair.rejected_token_ids:
-        return pair, ""
-    prompter, limit = policy.prompter, policy.max_positions
-    if prompt.history and not prompter.template.has_history:
-        return pair, "no_history"
-    chosen = pair.chosen_token_ids or prompter.completion_ids(prompt, pair.chosen.strip())
-    rejected = pair.rejected_token_ids or prompter.completion_ids(prompt, pair.rejected.strip())
-    longest = max(len(chosen), len(rejected))
-    is_too_long = limit is not None and policy.num_tokens(prompt) + longest > limit
-    return replace(pair, chosen_token_ids=chosen, rejected_token_ids=rejected), "too_long" if is_too_long else ""
+    sides = (pair.chosen, pair.chosen_token_ids), (pair.rejected, pair.rejected_token_ids)
+    (chosen, not_chosen), (rejected, not_rejected) = (
+        (ids, "") if ids else encode_answer(policy, prompt, text) for text, ids in sides
+    )
+    return replace(pair, chosen_token_ids=chosen, rejected_token_ids=rejected), not_chosen or not_rejected
+
+
+def encode_answer(policy: LocalEngine, prompt: Prompt, text: str) -> tuple[tuple[int, ...], str]:
+    """Return the token ids of an answer, and why it cannot be used, if so: `no_history` or `too_long`."""
+    if prompt.history and not policy.prompter.template.has_history:
+        return (), "no_history"
+    ids, limit = policy.prompter.completion_ids(prompt, text.strip()), policy.max_positions
+    return ids, "too_long" if limit is not None and policy.num_tokens(prompt) + len(ids) > limit else ""

@@ -10,7 +10,7 @@ from rlaifv.records import AnswerScore, Claim, Judgement, Prompt, Response, Roll
 from rlaifv.stages.advantages import EPSILON, Estimator, group_advantages, whiten
 from rlaifv.stages.score import verdict_statistics
 from rlaifv.stages.stage import ITERATION, Made, Stage, Task
-from rlaifv.stages.terms import Answer, Term
+from rlaifv.stages.terms import Answer, Term, by_response
 
 RESPONSE_REASONS = ("empty_response", "no_claims", "unknown", "alone", "no_spread")
 Estimators = Estimator | Literal["gae"]
@@ -83,9 +83,7 @@ class Reward(Stage):
     ) -> list[Answer]:
         """Return the answers that can be rewarded, in order, and count the others."""
         by_id = {prompt.id: prompt for prompt in prompts}
-        scored: dict[str, dict[str, AnswerScore]] = {}
-        for score in scores:
-            scored.setdefault(score.response_id, {})[score.model] = score
+        scored = by_response(scores)
         answers = []
         for response in responses:
             found = verdicts.get(response.id, Counter())

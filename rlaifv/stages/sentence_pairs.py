@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from rlaifv.engines.local import LocalEngine
-from rlaifv.records import Claim, Judgement, Pair, Response
-from rlaifv.stages.corrected import check_cap, refuse_others
-from rlaifv.stages.pair import cap_pairs
-from rlaifv.stages.sentences import Answer, Sentence, answers_of, closest, distinct
-from rlaifv.stages.stage import ITERATION, Made, Stage, Task
+from rlaifv.records import Pair
+from rlaifv.stages.sentences import Answer, Sentence, SentencePairing, closest, distinct
 
 
-class SentencePairs(Stage):
+class SentencePairs(SentencePairing):
     """Pair the first sentence of an answer with a rejected claim with an accepted one that could stand in its place.
 
     An accepted sentence comes from another answer that goes on from the same prefix. Where no such answer has one, it is taken
@@ -37,12 +34,6 @@ class SentencePairs(Stage):
         ValueError: a cap below 1, or another model. When called: a claim that does not know its sentence.
     """
 
-    name = "pair"
-    reads = ("responses", "judgements", "claims")
-    writes = "preferences"
-    unit = ITERATION
-    is_stored = False
-
     def __init__(
         self,
         policy: LocalEngine,
@@ -50,25 +41,14 @@ class SentencePairs(Stage):
         may_end: bool = False,
         chosen_from: object | None = None,
     ) -> None:
-        refuse_others(chosen_from)
-        check_cap(max_pairs_per_prompt)
-        self.policy, self.max_pairs_per_prompt, self.may_end = policy, max_pairs_per_prompt, may_end
+        super().__init__(policy, max_pairs_per_prompt, chosen_from)
+        self.may_end = may_end
 
     def producer(self) -> dict[str, str]:
         return {"pairing": f"sentences {self.max_pairs_per_prompt} {self.may_end}"}
 
-    def __call__(
-        self, task: Task, responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
-    ) -> Made:
-        drops: Counter[str] = Counter()
-        groups = answers_of(responses, judgements, claims, self.policy.decode, drops)
-        pairs: list[Pair] = []
-        for prompt_id, group in groups.items():
-            candidates = sentence_pairs(group, self.policy.decode, self.may_end, drops)
-            pairs += cap_pairs(candidates, prompt_id, self.max_pairs_per_prompt, task.seed, drops)
-        # Responses that were not divided have no claims either, and are counted already.
-        drops["no_claims"] -= task.drops.get("not_divided", 0)
-        return Made(pairs, +drops)
+    def candidates(self, group: Sequence[Answer], drops: Counter[str]) -> list[Pair]:
+        return sentence_pairs(group, self.policy.decode, self.may_end, drops)
 
 
 def sentence_pairs(

@@ -1,5 +1,6 @@
 """Sentences of sampled answers, with their tokens and the verdicts on what they claim."""
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +8,11 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from rlaifv.engines.local import LocalEngine
-from rlaifv.records import Claim, Judgement, Prompt, Response
+from rlaifv.records import Claim, Judgement, Pair, Prompt, Response
 from rlaifv.stages.dividers.protocol import AnyDivider, NotDivided, divide_all, producer_of
-from rlaifv.stages.pair import usable_responses
+from rlaifv.stages.pair import cap_pairs, usable_responses
 from rlaifv.stages.segments import segments_of
-from rlaifv.stages.stage import Made, Stage, Task
+from rlaifv.stages.stage import ITERATION, Made, Stage, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,48 @@ class DivideSentences(Stage):
             num_failed += failed and response.finished
         task.advance(len(prompts))
         return Made(claims, {"not_divided": num_failed} if num_failed else {})
+
+
+class SentencePairing(Stage):
+    """What stages share that make pairs of sentences; subclasses define `candidates`.
+
+    Args:
+        policy: decodes answers.
+        max_pairs_per_prompt: how many pairs of one prompt are kept; more are sampled uniformly.
+        chosen_from: another model that gave some answers, which is refused.
+
+    Raises:
+        ValueError: a cap below 1, or another model. When called: a claim that does not know its sentence.
+    """
+
+    name = "pair"
+    reads = ("responses", "judgements", "claims")
+    writes = "preferences"
+    unit = ITERATION
+    is_stored = False
+
+    def __init__(self, policy: LocalEngine, max_pairs_per_prompt: int, chosen_from: object | None) -> None:
+        if chosen_from is not None:
+            raise ValueError("Sentences come from the policy's own answers: set iteration.chosen_from=null.")
+        if max_pairs_per_prompt < 1:
+            raise ValueError(f"max_pairs_per_prompt must be at least 1, but it is {max_pairs_per_prompt}.")
+        self.policy, self.max_pairs_per_prompt = policy, max_pairs_per_prompt
+
+    @abstractmethod
+    def candidates(self, group: Sequence[Answer], drops: Counter[str]) -> list[Pair]:
+        """Return all pairs of the answers to a prompt, and count what gives none in `drops`."""
+
+    def __call__(
+        self, task: Task, responses: Sequence[Response], judgements: Sequence[Judgement], claims: Sequence[Claim]
+    ) -> Made:
+        drops: Counter[str] = Counter()
+        groups = answers_of(responses, judgements, claims, self.policy.decode, drops)
+        pairs: list[Pair] = []
+        for prompt_id, group in groups.items():
+            pairs += cap_pairs(self.candidates(group, drops), prompt_id, self.max_pairs_per_prompt, task.seed, drops)
+        # Responses that were not divided have no claims either, and are counted already.
+        drops["no_claims"] -= task.drops.get("not_divided", 0)
+        return Made(pairs, +drops)
 
 
 def answers_of(

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from rlaifv.data.sources import PromptSource
 from rlaifv.engines.local import LocalEngine
 from rlaifv.records import Claim, Judgement, Prompt, Response, Route, Target
-from rlaifv.stages.answer_scores import Score, check_score, score_responses, verdicts_of
+from rlaifv.stages.answer_scores import Score, check_score, score_groups, verdicts_of
 from rlaifv.stages.given_pairs import PairSource
+from rlaifv.stages.reference import encode_answer
 from rlaifv.stages.stage import Made, Stage, Task
 
 PERSON, POLICY = "person", "policy"
@@ -30,19 +31,14 @@ class _Targets(Stage):
         texts = [prompt.demonstration] if prompt.demonstration else []
         if not texts and isinstance(self.source, PairSource):
             texts = [row.chosen or "" for row in self.source.answers(prompt)]
-        texts = [text.strip() for text in dict.fromkeys(texts) if text.strip()]
+        texts = [text for text in dict.fromkeys(map(str.strip, texts)) if text]
         drops["no_demonstration"] += not texts
         for k, text in enumerate(texts):
-            target = self.target(f"{prompt.id}/person-{k}", prompt, (), PERSON)
-            if prompt.history and not self.policy.prompter.template.has_history:
-                drops["no_history"] += 1
-                continue
-            ids = self.policy.prompter.completion_ids(prompt, text)
-            limit = self.policy.max_positions
-            if limit is not None and target.prompt_tokens + len(ids) > limit:
-                drops["too_long"] += 1
-                continue
-            yield self.target(target.id, prompt, ids, PERSON)
+            ids, reason = encode_answer(self.policy, prompt, text)
+            if reason:
+                drops[reason] += 1
+            else:
+                yield self.target(f"{prompt.id}/person-{k}", prompt, ids, PERSON)
 
     def target(self, name: str, prompt: Prompt, ids: tuple[int, ...], source: str) -> Target:
         """Return a target."""
@@ -110,10 +106,19 @@ class ChooseTargets(_Targets):
         responses: Sequence[Response],
         claims: Sequence[Claim],
         judgements: Sequence[Judgement],
+        routes: Sequence[Route] = (),
     ) -> Made:
-        drops: Counter[str] = Counter()
+        """Return targets; prompts without a route get the policy's own."""
+        kinds = {route.prompt_id: route.kind for route in routes}
         best = self.best(responses, claims, judgements)
-        targets = [target for prompt in prompts for target in self.own(prompt, best, drops)]
+        drops: Counter[str] = Counter()
+        targets: list[Target] = []
+        for prompt in prompts:
+            kind = kinds.get(prompt.id, "fact")
+            if kind == "fact":
+                targets += self.own(prompt, best, drops)
+            elif kind == "other":
+                targets += self.written(prompt, drops)
         task.advance(len(prompts))
         return Made(targets, +drops)
 
@@ -128,21 +133,20 @@ class ChooseTargets(_Targets):
         self, responses: Sequence[Response], claims: Sequence[Claim], judgements: Sequence[Judgement]
     ) -> dict[str, list[Response]]:
         """Return the best answers to each prompt, those of equal text once."""
-        scores = score_responses(responses, judgements, self.score, self.score_weight, claims)
+        groups = verdicts_of(responses, judgements, claims)
+        scores = score_groups(groups, self.score, self.score_weight)
         unknown = {one.response_id for one in judgements if one.verdict == "unknown"}
-        verdicts = {
-            key: one for group in verdicts_of(responses, judgements, claims).values() for key, one in group.items()
-        }
-        groups: dict[str, dict[str, Response]] = {}
+        verdicts = {key: one for group in groups.values() for key, one in group.items()}
+        good: dict[str, dict[str, Response]] = {}
         for response in responses:
             found = verdicts.get(response.id)
             if not response.finished or found is None or response.id in unknown or not found.accepted:
                 continue
             if found.num_rejected <= self.max_rejected * found.num_known:
-                groups.setdefault(response.prompt_id, {}).setdefault(response.text.strip(), response)
+                good.setdefault(response.prompt_id, {}).setdefault(response.text.strip(), response)
         return {
             prompt_id: sorted(group.values(), key=lambda one: -scores[one.id])[: self.per_prompt]
-            for prompt_id, group in groups.items()
+            for prompt_id, group in good.items()
         }
 
 
@@ -156,24 +160,3 @@ class RoutedTargets(ChooseTargets):
 
     def producer(self) -> dict[str, str]:
         return {"targets": f"routed {super().producer()['targets']}"}
-
-    def __call__(
-        self,
-        task: Task,
-        prompts: Sequence[Prompt],
-        responses: Sequence[Response],
-        claims: Sequence[Claim],
-        judgements: Sequence[Judgement],
-        routes: Sequence[Route] = (),
-    ) -> Made:
-        kinds = {route.prompt_id: route.kind for route in routes}
-        best = self.best(responses, claims, judgements)
-        drops: Counter[str] = Counter()
-        targets: list[Target] = []
-        for prompt in prompts:
-            if kinds[prompt.id] == "fact":
-                targets += self.own(prompt, best, drops)
-            elif kinds[prompt.id] == "other":
-                targets += self.written(prompt, drops)
-        task.advance(len(prompts))
-        return Made(targets, +drops)

@@ -57,6 +57,14 @@ class Answer:
         return found.values[found.names.index(head)]
 
 
+def by_response(scores: Sequence[AnswerScore]) -> dict[str, dict[str, AnswerScore]]:
+    """Return the scores of each response by the name of the reward model."""
+    found: dict[str, dict[str, AnswerScore]] = {}
+    for score in scores:
+        found.setdefault(score.response_id, {})[score.model] = score
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Term(ABC):
     """A part of the reward.

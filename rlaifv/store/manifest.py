@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaifv.records import STAGE_RECORDS, AnswerScore, Judgement, Record
+from rlaifv.records import STAGE_RECORDS, AnswerScore, Judgement, Record, Route
 from rlaifv.store.atomic import make_directory, remove_leftovers, write_json
 from rlaifv.store.shards import read_shard, verify_shard, write_shard
 
@@ -334,10 +334,12 @@ def _contradictions(records: Mapping[str, Sequence[Any]], complete: bool) -> Ite
 
 
 def _key(record: Any) -> str:
-    """Return the id that identifies a record; for a judgement, the id of its claim; for a score, model and response."""
+    """Return what identifies a record: its id, a judgement's claim, a route's prompt, or a score's model and response."""
     if isinstance(record, AnswerScore):
         return f"{record.model}: {record.response_id}"
-    return str(record.claim_id if isinstance(record, Judgement) else record.id)
+    if isinstance(record, Judgement):
+        return record.claim_id
+    return str(record.prompt_id if isinstance(record, Route) else record.id)
 
 
 def audit_run(run_dir: Path) -> Iterator[tuple[int, str, list[str]]]:
