@@ -9,10 +9,8 @@ from rlaifv.store.manifest import Manifest, main
 from tests.launching import Launch
 from tests.test_policy_gradient_run import SMALL, run
 
-METHODS = ["corrected_pairs", "sentence_pairs"]
 
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param("corrected_pairs", marks=pytest.mark.slow), "sentence_pairs"])
 def test_a_killed_run_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(f"method={name}", f"run_dir={whole}", *SMALL) == 0

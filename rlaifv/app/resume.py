@@ -26,6 +26,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "experiment": ("refuse", "selects many settings at once"),
     "method": ("refuse", "names the stages and the learner"),
     "before": ("refuse", "names the runs that came first"),
+    "start_from": ("refuse", "is what the iterations so far were trained from"),
     "model": ("refuse", "made the answers and is half trained"),
     "labeler": ("refuse", "judged the claims so far"),
     "divider": ("refuse", "made the claims so far"),

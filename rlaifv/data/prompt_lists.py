@@ -94,7 +94,7 @@ def _asked(fields: dict[str, Any], number: int, where: str, turns: Turns) -> Ite
         raise ValueError(f"Field 'conversations' in {where} has to be a list of turns with 'from' and 'value'.")
     asked = [
         (turn.get("value"), _reply(following))
-        for turn, following in zip(said, [*said[1:], {}], strict=True)
+        for turn, following in zip(said, [*said, {}][1:], strict=True)
         if turn.get("from") in ("human", "user")
     ]
     if not asked:

@@ -29,6 +29,7 @@ OTHER = {
     "iteration": "iteration.decoding.temperature=0.5",
     "iteration.num_iterations": "iteration.num_iterations=9",
     "before": "+before.reward_model=reward_model/facts",
+    "start_from": "start_from=elsewhere",
     "learner": "learner.beta=0.7",
     "trainer": "trainer.gradient_clip_val=3",
     "trainer.accelerator": "trainer.accelerator=gpu",

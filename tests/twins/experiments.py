@@ -83,6 +83,7 @@ EXPERIMENTS |= {
     for name in (
         *(f"rl/{method}" for method in ("fact_rlhf", "fgaif", "grpo_claims", "morlaif", "rloo_claims")),
         *(f"reward_model/{what}" for what in ("facts", "no_facts", "principles", "segments")),
+        *(f"flame/{what}" for what in ("dpo", "flame", "plain_sft", "sft")),
     )
 }
 
